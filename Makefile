@@ -1,0 +1,61 @@
+# Every target creates what it needs. Needs only make and Python 3.11 or newer (with its venv module):
+#   make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lint layers types bench bench-setup bench-quick clean
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
+
+demo: $(VENV)/.has-examples  ## deploy a real model, ask it something, serve until Ctrl-C
+	@$(BIN)/python -m examples.demo
+
+test: $(VENV)/.has-test  ## all tests, with real processes
+	$(BIN)/python -m pytest
+
+check: lint  ## format, lint, layers, types and the tests without processes
+	$(BIN)/python -m pytest -q -m "not processes"
+
+lint: $(VENV)/.has-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: $(VENV)/.has-dev  ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+layers: $(VENV)/.has-dev
+	$(BIN)/lint-imports
+
+types: $(VENV)/.has-dev
+	$(BIN)/mypy
+
+bench-setup: $(VENV)/.has-bench  ## install the servers we compare with, each into .venvs/
+	$(BIN)/python -m benchmarks setup
+
+bench: $(VENV)/.has-bench  ## the full comparison; writes benchmarks/results/latest.md
+	$(BIN)/python -m benchmarks run
+
+bench-quick: $(VENV)/.has-bench  ## the same in short rounds, to see that it works
+	$(BIN)/python -m benchmarks run --quick
+
+clean:  ## remove environments, caches and build products
+	rm -rf .venv .venvs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "serve-lite needs Python 3.11 or newer, and $(PYTHON) is older or missing. Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each extra; redone when pyproject.toml changes.
+$(VENV)/.has-%: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""The servers that are compared, one file each. Start with `base.py`; `run.CONTENDERS` lists them."""

@@ -1,0 +1,1 @@
+"""Programs that run in a contender's own environment and measure what HTTP cannot show."""

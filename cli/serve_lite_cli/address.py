@@ -1,0 +1,98 @@
+"""Which instance a command means: a URL, a state directory, or the user's own instance."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from serve_lite.daemon.options import home_from_environment
+from serve_lite.engines.local import find_instance
+from serve_lite.exceptions import InstanceError, InvalidConfigError
+
+if TYPE_CHECKING:
+    from serve_lite_cli.rest import RestClient
+
+#: Looked at in this order when there is no --address. The last two are what Ray's own command line reads.
+ENVIRONMENT = ("SERVE_LITE_ADDRESS", "RAY_AGENT_ADDRESS", "RAY_DASHBOARD_ADDRESS")
+
+#: What Ray calls "the one that runs here".
+HERE = ("", "auto", "local")
+
+
+def control_plane(address: str) -> RestClient:
+    """Return the control plane that `address`, the environment or the user's own instance stands for.
+
+    Raises:
+        InvalidConfigError: the address is neither a URL nor a directory.
+        InstanceError: no instance runs in that directory.
+    """
+    from serve_lite_cli.rest import RestClient  # an HTTP client, which starting an instance has no use for
+
+    address = given_address(address)
+    if "://" in address:
+        return RestClient(checked_url(address))
+    return RestClient(local_url(state_directory(address)))
+
+
+def given_address(option: str) -> str:
+    """Return the address that was given: as an option, else in the environment; "" if in neither."""
+    return option or next((os.environ[name] for name in ENVIRONMENT if os.environ.get(name)), "")
+
+
+def local_home(address: str) -> str:
+    """Return the state directory of an instance on this machine; for commands that start or join one.
+
+    Raises:
+        InvalidConfigError: `address` is a URL.
+    """
+    if "://" in address:
+        raise InvalidConfigError(
+            f"This command works with an instance of this machine, and {address!r} is a URL. "
+            "Give --address a state directory, or use `serve deploy --address URL`."
+        )
+    if not address and "://" not in (named := os.environ.get(ENVIRONMENT[0], "")):
+        address = named
+    return state_directory(address)
+
+
+def state_directory(address: str) -> str:
+    """Return the state directory that an address without `://` names."""
+    if address in HERE:
+        return home_from_environment()
+    path = os.path.abspath(os.path.expanduser(address))
+    if not address.startswith(("/", "~", ".")) and not os.path.isdir(path):
+        raise InvalidConfigError(
+            f"The address {address!r} is neither a URL, like http://localhost:52365, nor a state directory."
+        )
+    return path
+
+
+def local_url(home: str) -> str:
+    """Return the URL of the control plane of the instance in `home`."""
+    info = find_instance(home)
+    if info is None:
+        raise InstanceError(
+            f"No instance is running in {home}. Start one with `serve start`, or name another with --address."
+        )
+    return url(info.admin_host, info.admin_port)
+
+
+def url(host: str, port: int, path: str = "") -> str:
+    """Return an URL that a browser on this machine can open."""
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"http://{host}:{port}{path}"
+
+
+def checked_url(address: str) -> str:
+    """Return the URL without a slash at its end.
+
+    Raises:
+        InvalidConfigError: it is not http or https.
+    """
+    scheme = address.split("://", 1)[0]
+    if scheme not in ("http", "https"):
+        raise InvalidConfigError(
+            f"The address {address!r} starts with {scheme}://, and should start with http:// or https://."
+        )
+    return address.rstrip("/")

@@ -1,0 +1,30 @@
+"""`serve config`: the configuration that was deployed, as it was submitted."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from serve_lite_cli.address import control_plane
+from serve_lite_cli.flags import AddressOption
+from serve_lite_cli.rest import APPLICATIONS
+from serve_lite_cli.yaml_text import to_yaml
+
+
+def command(
+    address: AddressOption = "",
+    name: Annotated[
+        str, typer.Option("--name", "-n", help="Print only the configuration of this application.")
+    ] = "",
+) -> None:
+    """Print the current configuration of the applications as YAML."""
+    apps = control_plane(address).get(APPLICATIONS)["applications"]
+    configs = {app: details.get("deployed_app_config") for app, details in apps.items()}
+    if not name:
+        found = [to_yaml(config) for config in configs.values() if config]
+        print("\n---\n\n".join(found) or "No configuration was found.\n", end="")
+    elif configs.get(name):
+        print(to_yaml(configs[name]), end="")
+    else:
+        print(f'No config has been deployed for application "{name}".')

@@ -1,0 +1,26 @@
+"""`serve delete`: remove single applications."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from serve_lite_cli.address import control_plane
+from serve_lite_cli.flags import AddressOption
+from serve_lite_cli.rest import APPLICATIONS
+
+
+def command(
+    names: Annotated[list[str], typer.Argument(help="Applications to remove.", metavar="NAME...")],
+    address: AddressOption = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove applications; what else runs goes on running."""
+    client = control_plane(address)
+    if not yes:
+        typer.confirm(f"This will delete {', '.join(names)}. Do you want to continue?", abort=True)
+    for name in names:
+        client.delete(f"{APPLICATIONS}{quote(name, safe='')}")
+        print(f"Deleted application '{name}'.")

@@ -1,0 +1,66 @@
+"""Where an instance that a command starts is to listen, from flags and documents."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from serve_lite.daemon.options import InstanceOptions
+from serve_lite.exceptions import InstanceError, InvalidConfigError, PortInUseError
+
+#: Keys of a document's `http_options`, with the fields of `InstanceOptions` they set.
+FIELDS = {
+    "host": "http_host",
+    "port": "http_port",
+    "root_path": "root_path",
+    "request_timeout_s": "request_timeout_s",
+    "keep_alive_timeout_s": "keep_alive_timeout_s",
+    "ssl_keyfile": "ssl_keyfile",
+    "ssl_certfile": "ssl_certfile",
+    "ssl_keyfile_password": "ssl_keyfile_password",
+    "ssl_ca_certs": "ssl_ca_certs",
+}
+
+
+def instance_options(home: str, http_options: Mapping[str, Any], admin_port: int | None) -> InstanceOptions:
+    """Return the options of an instance in `home`; what is not given keeps its default.
+
+    The port of the REST API may also come from the environment, as SERVE_LITE_ADMIN_PORT.
+
+    Raises:
+        InvalidConfigError: a value has the wrong type.
+    """
+    given = {FIELDS[key]: value for key, value in http_options.items() if key in FIELDS}
+    named = os.environ.get("SERVE_LITE_ADMIN_PORT", "")
+    if admin_port is not None or named:
+        given["admin_port"] = _port(named) if admin_port is None else admin_port
+    try:
+        return msgspec.convert({"home": home, **given}, InstanceOptions)
+    except msgspec.ValidationError as error:
+        raise InvalidConfigError(f"The HTTP options are wrong: {error}.") from error
+
+
+@contextlib.contextmanager
+def explain_port_in_use(options: InstanceOptions) -> Iterator[None]:
+    """Add to a `PortInUseError` from inside which option chooses that port.
+
+    Raises:
+        InstanceError: instead of the `PortInUseError`.
+    """
+    try:
+        yield
+    except PortInUseError as error:
+        flag = "--admin-port" if error.port == options.admin_port else "the option for the HTTP port"
+        if error.port == options.http_port:
+            flag = "--port (`serve start`: --http-port)"
+        raise InstanceError(f"{error} The port is chosen by {flag}; 0 takes any free one.") from error
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) <= 65535:  # noqa: PLR2004  (the highest there is)
+        return int(text)
+    raise InvalidConfigError(f"SERVE_LITE_ADMIN_PORT is {text!r}; it must be a port, 0 to 65535.")

@@ -1,0 +1,179 @@
+"""What `serve run` was asked for, as a request to an instance. Nothing is imported or started here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from serve_lite.exceptions import InvalidConfigError
+from serve_lite.options import route_prefix as check_prefix
+from serve_lite.state.goal import AppSubmission, BuildRequest, CodeEnvironment
+from serve_lite.wire.messages import DeployRequest
+
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Applications to run and what the instance should listen on if it has to be started."""
+
+    request: DeployRequest
+    http_options: dict[str, Any] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The applications, in the order given."""
+        return [app.name for app in self.request.apps]
+
+
+def plan_import_path(
+    import_path: str,
+    arguments: Mapping[str, str],
+    *,
+    name: str,
+    route_prefix: str,
+    app_dir: str,
+    runtime_env: Mapping[str, Any],
+) -> Plan:
+    """Return the plan for one application that is named by its import path.
+
+    The importer looks for it as a Python script in `app_dir` would: there first, then in the working directory
+    of the environment, then among what is installed.
+
+    Raises:
+        InvalidConfigError: a value is malformed; the error names it.
+    """
+    check_import_path(import_path)
+    if not name:
+        raise InvalidConfigError("--name is empty; an application needs a name.")
+    prefix = check_prefix(route_prefix, "--route-prefix")
+    app = AppSubmission(
+        name=name,
+        route_prefix=prefix,
+        environment=environment_for(app_dir, runtime_env),
+        build=BuildRequest(app_name=name, import_path=import_path, args=dict(arguments)),
+    )
+    return Plan(request=DeployRequest(apps=[app]))
+
+
+def plan_config_file(name: str) -> Plan:
+    """Return the plan for the applications of a configuration file. Others that run are left alone.
+
+    Raises:
+        InvalidConfigError: the file or what is in it is wrong; says where.
+    """
+    from serve_lite.admin.documents import deploy_request, is_single_app, single_app_request
+    from serve_lite_cli.files import absolute_paths, read_config  # loads a YAML reader
+
+    config = read_config(name)
+    document = absolute_paths(config.document, config.folder)
+    is_single = is_single_app(document)
+    make_request = single_app_request if is_single else deploy_request
+    try:
+        request = make_request(document, base_dir=config.folder)
+    except InvalidConfigError as error:
+        raise config.explain(error) from error
+    http_options: dict[str, Any] = document if is_single else document.get("http_options") or {}
+    return Plan(
+        request=msgspec.structs.replace(request, replace_declarative=False), http_options=http_options
+    )
+
+
+def environment_for(app_dir: str, runtime_env: Mapping[str, Any]) -> CodeEnvironment:
+    """Return where code is found and run: `app_dir`, this process's directory, and what the environment says.
+
+    Raises:
+        InvalidConfigError: `app_dir` is no directory, or the runtime environment is wrong.
+    """
+    folder = os.path.abspath(os.path.expanduser(app_dir))
+    if not os.path.isdir(folder):
+        raise InvalidConfigError(f"--app-dir is {app_dir!r}, which is not a directory.")
+    base = CodeEnvironment(cwd=os.getcwd())
+    if runtime_env:
+        from serve_lite.admin.runtime_env import code_environment  # most runs have no use for it
+
+        base = code_environment(absolute_env(runtime_env), base_dir=os.getcwd())
+    return msgspec.structs.replace(base, sys_path=tuple(dict.fromkeys((folder, *base.sys_path))))
+
+
+def absolute_env(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the runtime environment with its local paths absolute, seen from this process's directory."""
+    from serve_lite_cli.files import absolute_paths  # loads a YAML reader
+
+    changed: dict[str, Any] = absolute_paths({"runtime_env": dict(runtime_env)}, os.getcwd())["runtime_env"]
+    return changed
+
+
+def parse_arguments(arguments: Sequence[str]) -> dict[str, str]:
+    """Return `key=value` arguments of an application builder as a dict.
+
+    Raises:
+        InvalidConfigError: an argument has another form.
+    """
+    parsed = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not key or not equals or not value:
+            raise InvalidConfigError(
+                f"Invalid application argument '{argument}', must be of the form '<key>=<val>'."
+            )
+        parsed[key] = value
+    return parsed
+
+
+def read_runtime_env(path: str, text: str, working_dir: str) -> dict[str, Any]:
+    """Return the runtime environment that the three options of `serve run` describe.
+
+    Raises:
+        InvalidConfigError: both `path` and `text` are given, or one of them holds no mapping.
+    """
+    if path and text:
+        raise InvalidConfigError("Only one of --runtime-env and --runtime-env-json can be given.")
+    env: Any = {}
+    if text:
+        try:
+            env = json.loads(text)
+        except ValueError as error:
+            raise InvalidConfigError(f"--runtime-env-json is not valid JSON: {error}.") from error
+    elif path:
+        from serve_lite_cli.files import read_config  # loads a YAML reader
+
+        env = read_config(path).document
+    if not isinstance(env, dict):
+        raise InvalidConfigError(
+            '--runtime-env-json must be a JSON object, like {"env_vars": {"NAME": "value"}}.'
+        )
+    return {**env, "working_dir": working_dir} if working_dir else env
+
+
+def is_config_file(target: str) -> bool:
+    """Tell whether what `serve run` was given is a configuration file.
+
+    Raises:
+        InvalidConfigError: it is called like one, and there is no such file.
+    """
+    if os.path.isfile(target):
+        return True
+    if target.endswith(CONFIG_SUFFIXES):
+        raise InvalidConfigError(f"There is no config file {target!r} in {os.getcwd()}.")
+    return False
+
+
+def check_import_path(path: str) -> None:
+    """Refuse what cannot be `module:attribute` or `module.attribute`."""
+    separator = ":" if ":" in path else "."
+    module, _, attribute = path.rpartition(separator)
+    if not module or not attribute or ":" in module:
+        raise InvalidConfigError(
+            f"Got invalid import path {path!r}. It should look like 'module:app', where `app` in module.py is an "
+            "application (made by .bind()) or a function that returns one."
+        )
+    if module.endswith(".py") or "/" in module:
+        better = module.removesuffix(".py").strip("./").replace("/", ".")
+        raise InvalidConfigError(
+            f"Got invalid import path {path!r}: it names a file. Write '{better}:{attribute}', and --app-dir if "
+            "the module is not in this directory."
+        )

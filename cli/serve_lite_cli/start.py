@@ -1,0 +1,129 @@
+"""`serve start`: an instance that stays after the command."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from typing import Annotated
+
+import typer
+
+from serve_lite.daemon.options import InstanceOptions
+from serve_lite.engines.local import AlreadyUpError, find_instance, start_instance
+from serve_lite.exceptions import InstanceError
+from serve_lite.wire.messages import InstanceInfo
+from serve_lite_cli.address import local_home, url
+from serve_lite_cli.flags import AddressOption, AdminPortOption
+from serve_lite_cli.listeners import explain_port_in_use, instance_options
+
+
+class Location(enum.StrEnum):
+    """Where proxies run. On one machine all but Disabled are the same."""
+
+    Disabled = "Disabled"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+
+
+class OldLocation(enum.StrEnum):
+    """2.7's older names for `Location`."""
+
+    NoServer = "NoServer"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+    FixedNumber = "FixedNumber"
+
+
+def command(
+    address: AddressOption = "",
+    http_host: Annotated[str, typer.Option("--http-host", help="Host for HTTP.")] = "127.0.0.1",
+    http_port: Annotated[
+        int, typer.Option("--http-port", min=0, max=65535, help="Port for HTTP; 0 takes any free one.")
+    ] = 8000,
+    admin_port: AdminPortOption = None,
+    http_location: Annotated[
+        OldLocation, typer.Option("--http-location", help="DEPRECATED: use --proxy-location.")
+    ] = OldLocation.HeadOnly,
+    proxy_location: Annotated[
+        Location, typer.Option("--proxy-location", help="Disabled: no HTTP, only handles.")
+    ] = Location.EveryNode,
+    grpc_port: Annotated[
+        int, typer.Option("--grpc-port", min=0, max=65535, help="Port for gRPC. Not available yet.")
+    ] = 9000,
+    grpc_servicer_functions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grpc-servicer-functions", help="Import path of a gRPC servicer function. Repeatable."
+        ),
+    ] = None,
+    grpc_enable_reflection: Annotated[
+        bool, typer.Option("--grpc-enable-reflection/--grpc-disable-reflection", help="gRPC reflection.")
+    ] = True,
+) -> None:
+    """Start an instance in the background. It stays until `serve shutdown`.
+
+    Does nothing but say so if the instance is already running.
+    """
+    if http_location is not OldLocation.HeadOnly:
+        warn("--http-location is deprecated, use --proxy-location.")
+        proxy_location = location_of(http_location)
+    if grpc_servicer_functions:
+        warn("gRPC is not available yet; --grpc-servicer-functions has no effect.")
+    host = None if proxy_location is Location.Disabled else http_host
+    options = instance_options(local_home(address), {"host": host, "port": http_port}, admin_port)
+    try:
+        with explain_port_in_use(options):
+            info = start_instance(options)
+    except AlreadyUpError:
+        running = find_instance(options.home)
+        if running is None:
+            raise InstanceError(f"The instance in {options.home} is just ending; try again.") from None
+        print("An instance is already running; new HTTP options are not applied.")
+        warn_of_differences(options, running)
+        print(where(running))
+        return
+    wait_until_up(info)
+    print(f"Started an instance.\n{where(info)}")
+
+
+def location_of(old: OldLocation) -> Location:
+    """Return today's word for an old one."""
+    match old:
+        case OldLocation.NoServer:
+            return Location.Disabled
+        case OldLocation.HeadOnly:
+            return Location.HeadOnly
+        case OldLocation.EveryNode | OldLocation.FixedNumber:
+            return Location.EveryNode
+
+
+def wait_until_up(info: InstanceInfo) -> None:
+    """Return when the daemon answers, so that the next command finds an instance that works.
+
+    Raises:
+        InstanceError: it ended instead.
+    """
+    if find_instance(info.home) is None:
+        raise InstanceError(f"The instance in {info.home} ended as soon as it was up.")
+
+
+def warn_of_differences(asked: InstanceOptions, running: InstanceInfo) -> None:
+    """Tell which listeners the running instance has elsewhere than asked for; port 0 asks for none."""
+    for name in ("http_host", "http_port", "admin_port"):
+        wanted, actual = getattr(asked, name), getattr(running, name)
+        if wanted != actual and wanted != 0:
+            warn(f"{name} is {actual}, and {wanted} was asked for.")
+
+
+def where(info: InstanceInfo) -> str:
+    """Return where an instance is, for people."""
+    http = "off" if info.http_host is None else url(info.http_host, info.http_port)
+    return (
+        f"  HTTP   {http}\n  REST   {url(info.admin_host, info.admin_port)}\n  State  {info.home}\n"
+        "Stop it with `serve shutdown`."
+    )
+
+
+def warn(text: str) -> None:
+    """Print a warning beside the command's output."""
+    print(f"Warning: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,79 @@
+"""The control plane as one ASGI application: the gate, V2, V1, and what clients ask first.
+
+The daemon imports this module only when somebody connects to the admin port: applications that are
+deployed through Python or the control socket never pay for it.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from typing import Protocol
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from serve_lite.admin import v1, v2
+from serve_lite.admin.auth import Gate, check_listener
+from serve_lite.admin.controls import Controls, answer, refused
+
+#: The release of Ray whose REST answers ours look like; Ray's own clients refuse anything older than 1.12.
+RAY_VERSION = "2.60.0"
+
+logger = logging.getLogger(__name__)
+
+
+class AdminOptions(Protocol):
+    """What the control plane needs to know of the instance."""
+
+    @property
+    def admin_host(self) -> str: ...
+
+
+def build_app(controller: Controls, options: AdminOptions, *, token: str | None = None) -> ASGIApp:
+    """Return the control plane of `controller`, gate included.
+
+    Raises:
+        InvalidConfigError: `options.admin_host` is not on loopback and there is no token.
+    """
+    check_listener(options.admin_host, token)
+    routes = [
+        *v2.routes(controller),
+        *v1.routes(controller),
+        Route("/api/ray/version", ray_version, methods=["GET"]),
+        Route("/-/healthz", healthz, methods=["GET"]),
+    ]
+    app = Starlette(
+        routes=routes, exception_handlers={HTTPException: refuse_unknown, Exception: answer_failure}
+    )
+    app.router.redirect_slashes = False
+    return Gate(app, host=options.admin_host, token=token)
+
+
+async def ray_version(request: Request) -> Response:
+    """Tell Ray's clients that they may talk to us; they ask before anything else."""
+    return answer({"version": "4", "ray_version": RAY_VERSION, "ray_commit": "serve-lite"})
+
+
+async def healthz(request: Request) -> Response:
+    """Say that the control plane answers. The door for users has its own."""
+    return PlainTextResponse("success")
+
+
+async def refuse_unknown(request: Request, error: Exception) -> Response:
+    """Answer an unknown path or method."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    said = refused(f"{http.HTTPStatus(error.status_code).phrase}: {where}", status=error.status_code)
+    said.headers.update(error.headers or {})
+    return said
+
+
+async def answer_failure(request: Request, error: Exception) -> Response:
+    """Answer a mistake of ours without telling paths or values; the log has them."""
+    logger.error("Control plane failed on %s %s", request.method, request.url.path, exc_info=error)
+    return refused("Internal Server Error", status=500)

@@ -1,0 +1,105 @@
+"""From a configuration document to a `DeployRequest`. Used by the REST API and by `serve run FILE`.
+
+`schema.py` knows what a document may hold; here is what only this machine can tell: whether the directories
+are there, and which code version the applications have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from serve_lite.admin.runtime_env import code_environment
+from serve_lite.checks import invalid
+from serve_lite.schema import parse_deploy_document
+from serve_lite.state.goal import AppSubmission, BuildRequest
+from serve_lite.wire.messages import DeployRequest
+
+#: Request header with the folder that applications without a `working_dir` run in. The command line sends it,
+#: since it knows where the file is; for clients that do not, it is the daemon's own folder.
+BASE_DIR_HEADER = "serve-lite-base-dir"
+
+
+def is_single_app(document: Mapping[str, Any]) -> bool:
+    """Tell whether a document is of the older kind that describes just one application."""
+    return "import_path" in document and "applications" not in document
+
+
+def deploy_request(document: dict[str, Any], *, base_dir: str | None = None) -> DeployRequest:
+    """Return the request that makes a multi-application document the goal.
+
+    Raises:
+        InvalidConfigError: something in it is wrong; its `path` says what.
+    """
+    parse_deploy_document(document)
+    apps = [
+        _submission(app, f"applications[{index}].", base_dir)
+        for index, app in enumerate(document["applications"])
+    ]
+    return DeployRequest(apps=apps, replace_declarative=True, document=document)
+
+
+def single_app_request(document: dict[str, Any], *, base_dir: str | None = None) -> DeployRequest:
+    """Return the request that makes a single-application document the goal; its name is "default".
+
+    Raises:
+        InvalidConfigError: something in it is wrong, or it has a name.
+    """
+    if "name" in document:
+        raise invalid(
+            "name",
+            "Specifying the name of an application is only allowed for apps that are listed in a multi-app config "
+            "file, under `applications:`.",
+        )
+    return DeployRequest(
+        apps=[_submission(document, "", base_dir)], replace_declarative=True, document=document
+    )
+
+
+def _submission(app: dict[str, Any], where: str, base_dir: str | None) -> AppSubmission:
+    """Return one application; `where` is the prefix of paths into its part of the document."""
+    name = app.get("name", "default")
+    runtime_env = app.get("runtime_env") or {}
+    overrides = tuple(app.get("deployments") or ())
+    for index, override in enumerate(overrides):
+        _check_own_environment(override, f"{where}deployments[{index}].ray_actor_options.runtime_env")
+    return AppSubmission(
+        name=name,
+        route_prefix=app.get("route_prefix", "/"),
+        source="declarative",
+        environment=code_environment(runtime_env, f"{where}runtime_env", base_dir=base_dir),
+        build=BuildRequest(app_name=name, import_path=app["import_path"], args=app.get("args") or {}),
+        overrides=overrides,
+        document=app,
+        code_version=code_version(app, base_dir),
+    )
+
+
+def code_version(app: Mapping[str, Any], base_dir: str | None) -> str:
+    """Return what changes exactly when the application has to be imported again.
+
+    Options of deployments are not in it: they are laid over what was built.
+    """
+    runtime_env = app.get("runtime_env") or {}
+    code = {
+        "import_path": app["import_path"],
+        "runtime_env": runtime_env,
+        "args": app.get("args") or {},
+        "base_dir": None if runtime_env.get("working_dir") else base_dir,
+    }
+    return hashlib.sha256(msgspec.json.encode(code, order="deterministic")).hexdigest()
+
+
+def _check_own_environment(override: Mapping[str, Any], where: str) -> None:
+    """Refuse what a deployment cannot have for itself yet: anything but variables."""
+    runtime_env = (override.get("ray_actor_options") or {}).get("runtime_env") or {}
+    code_environment(runtime_env, where)
+    for key in ("working_dir", "py_modules"):
+        if runtime_env.get(key):
+            raise invalid(
+                f"{where}.{key}",
+                f"{where}.{key} is not supported yet for a single deployment; set it in the application's runtime_env.",
+            )

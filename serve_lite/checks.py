@@ -1,0 +1,308 @@
+"""What a configured value may be: small checks that return the clean value or say what would be right.
+
+Used by the classes in `config.py`, by the table of deployment options in `options.py` and by the
+documents in `schema.py`, so that a wrong value reads the same in a decorator and in a file. A check
+gets the value, where it stands ("applications[0].deployments[1].num_replicas", or only the option's
+name in code) and `lax`: whether numbers may also arrive as text, as they do from the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from enum import Enum
+from typing import Any, Protocol, TypeVar, cast
+
+from serve_lite.exceptions import InvalidConfigError
+
+E = TypeVar("E", bound=Enum)
+
+
+class Check(Protocol):
+    """Returns the value, made clean, or raises `InvalidConfigError` that names `where`."""
+
+    def __call__(self, value: Any, where: str, lax: bool) -> Any: ...
+
+
+class ConfigTypeError(InvalidConfigError, TypeError):
+    """A configured value is of the wrong kind. A TypeError too, as Ray Serve raises there."""
+
+
+def invalid(where: str, text: str, *, wrong_type: bool = False) -> InvalidConfigError:
+    """Return the error for a wrong value; `where` stays readable as its `path`."""
+    error = (ConfigTypeError if wrong_type else InvalidConfigError)(text)
+    error.path = where
+    return error
+
+
+def wrong(value: Any, where: str, expected: str, *, wrong_type: bool = False) -> InvalidConfigError:
+    """Return the error "<where> is <value>; it must be <expected>."."""
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return invalid(where, f"{where} is {shown}; it must be {expected}.", wrong_type=wrong_type)
+
+
+def unknown_key(
+    key: object, where: str, known: Collection[str], *, thing: str, elsewhere: Mapping[str, str] | None = None
+) -> InvalidConfigError:
+    """Return the error for a key that does not exist, with the nearest right name or its right place.
+
+    Args:
+        thing: what has the keys, for example "a deployment".
+        elsewhere: names known in other places, with a phrase for the place.
+    """
+    text = f"{key!r} is not an option of {thing}"
+    place = (elsewhere or {}).get(str(key))
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
+    if place:
+        text += f"; it belongs to {place}."
+    elif near:
+        text += f"; did you mean {near[0]!r}?"
+    else:
+        text += f". Known options: {', '.join(sorted(known))}."
+    full = f"{where}.{key}" if where else str(key)
+    return invalid(full, f"{full}: {text}")
+
+
+def warn_deprecated(text: str) -> None:
+    """Warn of an old name or option, pointing at the line outside serve_lite that used it."""
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("serve_lite."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, DeprecationWarning, stacklevel=level)
+
+
+# --- checks of single values ---------------------------------------------------------------------
+
+
+def integer(*, at_least: int | None = None, at_most: int | None = None, none: bool = False) -> Check:
+    """Whole numbers in a range; 3.0 is 3, True is refused."""
+    expected = _range("an integer", at_least=at_least, at_most=at_most, none=none)
+
+    def check(value: Any, where: str, lax: bool) -> int | None:
+        if value is None and none:
+            return None
+        number = _as_number(value, lax)
+        if number is None or not float(number).is_integer():
+            raise wrong(value, where, expected, wrong_type=not isinstance(value, int | float | str))
+        whole = int(number)
+        if (at_least is not None and whole < at_least) or (at_most is not None and whole > at_most):
+            raise wrong(value, where, expected)
+        return whole
+
+    return check
+
+
+def real(
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    none: bool = False,
+) -> Check:
+    """Finite numbers in a range, as float."""
+    expected = _range("a number", at_least=at_least, above=above, at_most=at_most, none=none)
+
+    def check(value: Any, where: str, lax: bool) -> float | None:
+        if value is None and none:
+            return None
+        number = _as_number(value, lax)
+        if number is None or not math.isfinite(number):
+            raise wrong(value, where, expected, wrong_type=not isinstance(value, int | float | str))
+        too_low = (at_least is not None and number < at_least) or (above is not None and number <= above)
+        if too_low or (at_most is not None and number > at_most):
+            raise wrong(value, where, expected)
+        return float(number)
+
+    return check
+
+
+def text(*, none: bool = False, empty: bool = True) -> Check:
+    """Strings."""
+    expected = "a string" + ("" if empty else " that is not empty") + (" or null" if none else "")
+
+    def check(value: Any, where: str, lax: bool) -> str | None:
+        if value is None and none:
+            return None
+        if not isinstance(value, str):
+            raise wrong(value, where, expected, wrong_type=True)
+        if not value and not empty:
+            raise wrong(value, where, expected)
+        return value
+
+    return check
+
+
+def flag(value: Any, where: str, lax: bool) -> bool:
+    """True or False; "true" and "false" where text is allowed."""
+    if isinstance(value, bool):
+        return value
+    if lax and isinstance(value, str) and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    raise wrong(value, where, "true or false", wrong_type=True)
+
+
+def one_of(members: type[E]) -> Check:
+    """A member of an enumeration, or its value as a string."""
+    expected = "one of " + ", ".join(repr(m.value) for m in members)
+
+    def check(value: Any, where: str, lax: bool) -> E:
+        if isinstance(value, members):
+            return value
+        if not isinstance(value, str):
+            raise wrong(value, where, expected, wrong_type=True)
+        try:
+            return members(value)
+        except ValueError:
+            raise wrong(value, where, expected) from None
+
+    return check
+
+
+def list_of(item: Check, *, none: bool = False) -> Check:
+    """Lists (or tuples) whose items pass `item`."""
+
+    def check(value: Any, where: str, lax: bool) -> list[Any] | None:
+        if value is None and none:
+            return None
+        if not isinstance(value, list | tuple):
+            raise wrong(value, where, "a list", wrong_type=True)
+        return [item(v, f"{where}[{i}]", lax) for i, v in enumerate(value)]
+
+    return check
+
+
+def mapping_of(item: Check | None = None, *, none: bool = False) -> Check:
+    """Dicts with string keys whose values pass `item`."""
+
+    def check(value: Any, where: str, lax: bool) -> dict[str, Any] | None:
+        if value is None and none:
+            return None
+        if not isinstance(value, Mapping):
+            raise wrong(value, where, "a mapping", wrong_type=True)
+        for key in value:
+            if not isinstance(key, str):
+                raise invalid(where, f"{where} has the key {key!r}; keys must be strings.", wrong_type=True)
+        if item is None:
+            return dict(value)
+        return {k: item(v, f"{where}.{k}", lax) for k, v in value.items()}
+
+    return check
+
+
+def json_value(value: Any, where: str, lax: bool) -> Any:
+    """Anything `json.dumps` accepts; bytes are let through as Ray Serve does."""
+    if isinstance(value, bytes):
+        return value
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise invalid(where, f"{where} is not JSON-serializable: {error}.") from error
+    return plain(value)
+
+
+def anything(value: Any, where: str, lax: bool) -> Any:
+    """Every value."""
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Return a JSON-like value with exact builtin types, so that it encodes to msgpack as well."""
+    match value:
+        case bool() | None:
+            return value
+        case str():
+            return str(value) if type(value) is str else str.__str__(value)
+        case int():
+            return int(value)
+        case float():
+            return float(value)
+        case Mapping():
+            return {plain(k): plain(v) for k, v in value.items()}
+        case list() | tuple():
+            return [plain(v) for v in value]
+        case _:
+            return value
+
+
+# --- checks of whole records ---------------------------------------------------------------------
+
+
+def check_fields(
+    given: Any,
+    fields: Mapping[str, Check],
+    where: str,
+    lax: bool,
+    *,
+    thing: str,
+    required: Collection[str] = (),
+    elsewhere: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the given fields, each checked; refuses unknown and missing ones."""
+    if not isinstance(given, Mapping):
+        raise wrong(given, where or "the document", f"a mapping with the options of {thing}", wrong_type=True)
+    for key in given:
+        if key not in fields:
+            raise unknown_key(key, where, fields, thing=thing, elsewhere=elsewhere)
+    for key in required:
+        if key not in given:
+            raise invalid(where, f"{where or 'the document'} has no {key!r}; {thing} needs one.")
+    prefix = f"{where}." if where else ""
+    return {key: fields[key](value, prefix + key, lax) for key, value in given.items()}
+
+
+def _as_number(value: Any, lax: bool) -> float | int | None:
+    """Return the number, or None if this is not one. numpy scalars count, booleans do not."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        if not lax:
+            return None
+        try:
+            return float(value) if not value.strip().lstrip("+-").isdigit() else int(value)
+        except ValueError:
+            return None
+    if isinstance(value, int | float):
+        return value
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return _as_number(value.item(), lax)
+    return None
+
+
+def _range(
+    kind: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    none: bool = False,
+) -> str:
+    parts = []
+    if at_least is not None:
+        parts.append(f"at least {at_least:g}")
+    if above is not None:
+        parts.append(f"larger than {above:g}")
+    if at_most is not None:
+        parts.append(f"at most {at_most:g}")
+    return kind + (", " + " and ".join(parts) if parts else "") + (" or null" if none else "")
+
+
+def import_path_of(target: Callable[..., Any] | type | str, where: str) -> str:
+    """Return `module:qualname` for something importable, or the given path.
+
+    Raises:
+        InvalidConfigError: it cannot be imported by name, for example a lambda.
+    """
+    if isinstance(target, str):
+        return target
+    module = cast("str | None", getattr(target, "__module__", None))
+    qualname = cast("str | None", getattr(target, "__qualname__", None))
+    if not module or not qualname or "<" in qualname:
+        raise invalid(
+            where, f"{where} is {target!r}; it must be an import path, or defined at the top of a module."
+        )
+    return f"{module}:{qualname}"

@@ -1,0 +1,522 @@
+"""The classes users configure with, and `DeploymentConfig`, the effective options of one deployment.
+
+The user-facing classes check their fields when made, when assigned to, and when read from a dict
+(`from_value`); they refuse unknown fields. Which options a decorator or a document may set on a
+deployment, and how they end up in a `DeploymentConfig`, is told by `options.py`.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import msgspec
+
+from serve_lite import checks
+from serve_lite.checks import Check, ConfigTypeError, invalid
+
+DEFAULT_POLICY = "serve_lite.policy.autoscaling:default_autoscaling_policy"
+DEFAULT_ROUTER = "serve_lite.routing.router:Router"
+AUTO_MAX_REPLICAS = 100  #: upper bound that `num_replicas="auto"` implies
+
+
+class Checked(msgspec.Struct, kw_only=True):
+    """A record whose fields are checked whenever they are set."""
+
+    _checks: ClassVar[Mapping[str, Check]] = {}
+    _thing: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            check = self._checks.get(field, checks.anything)
+            value = check(getattr(self, field), f"{type(self).__name__}.{field}", True)
+            msgspec.structs.force_setattr(self, field, value)
+        self._check_whole()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check = self._checks.get(name, checks.anything)
+        super().__setattr__(name, check(value, f"{type(self).__name__}.{name}", True))
+
+    def _check_whole(self) -> None:
+        """Check what concerns more than one field."""
+
+    @classmethod
+    def from_value(cls, value: Any, where: str, lax: bool = True) -> Self:
+        """Return `value` if it is one already, or one made of a dict; `where` is named in errors."""
+        if isinstance(value, cls):
+            return value
+        fields: dict[str, Check] = {f: cls._checks.get(f, checks.anything) for f in cls.__struct_fields__}
+        given = checks.check_fields(
+            value, fields, where, lax, thing=cls._thing or cls.__name__, elsewhere=PLACES
+        )
+        try:
+            return cls(**given)
+        except ConfigTypeError:
+            raise
+        except ValueError as error:
+            raise invalid(where, f"{where}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field as JSON-like data."""
+        return {f: msgspec.to_builtins(getattr(self, f)) for f in self.__struct_fields__}
+
+    def changed_fields(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults."""
+        default = type(self)()
+        return {f: v for f in self.__struct_fields__ if (v := getattr(self, f)) != getattr(default, f)}
+
+
+#: Names that people put one level too deep or too high, with the place they belong to.
+PLACES: dict[str, str] = {
+    "max_ongoing_requests": "the deployment itself, beside autoscaling_config",
+    "max_queued_requests": "the deployment itself",
+    "num_replicas": "the deployment itself",
+    "min_replicas": "autoscaling_config",
+    "max_replicas": "autoscaling_config",
+    "initial_replicas": "autoscaling_config",
+    "target_ongoing_requests": "autoscaling_config",
+    "upscale_delay_s": "autoscaling_config",
+    "downscale_delay_s": "autoscaling_config",
+    "num_cpus": "ray_actor_options",
+    "num_gpus": "ray_actor_options",
+    "request_timeout_s": "http_options",
+    "keep_alive_timeout_s": "http_options",
+    "working_dir": "runtime_env",
+    "env_vars": "runtime_env",
+    "route_prefix": "the application",
+    "import_path": "the application",
+}
+
+
+# --- where and how requests come in --------------------------------------------------------------
+
+
+class ProxyLocation(enum.StrEnum):
+    """Where proxies run. On one machine HeadOnly and EveryNode are the same."""
+
+    Disabled = "Disabled"  #: no HTTP and no gRPC, only handles
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+
+    @classmethod
+    def from_value(cls, value: ProxyLocation | DeploymentMode | str | None) -> ProxyLocation:
+        """Return the location that a name means; None means EveryNode, "NoServer" Disabled.
+
+        Raises:
+            ValueError: an unknown name.
+            TypeError: not a name.
+        """
+        if value is None:
+            return cls.EveryNode
+        if not isinstance(value, str):
+            raise checks.wrong(value, "proxy_location", _LOCATIONS, wrong_type=True)
+        name = {"NoServer": "Disabled", "FixedNumber": "EveryNode"}.get(str(value), str(value))
+        try:
+            return cls(name)
+        except ValueError:
+            raise checks.wrong(str(value), "proxy_location", _LOCATIONS) from None
+
+
+_LOCATIONS = '"Disabled", "HeadOnly" or "EveryNode"'
+
+
+class DeploymentMode(enum.StrEnum):
+    """Ray Serve 2.7's name for `ProxyLocation`."""
+
+    NoServer = "NoServer"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+    FixedNumber = "FixedNumber"
+
+
+def _location(value: Any, where: str, lax: bool) -> ProxyLocation | None:
+    return None if value is None else ProxyLocation.from_value(value)
+
+
+class HTTPOptions(Checked, kw_only=True):
+    """How the HTTP front listens."""
+
+    host: str | None = "127.0.0.1"  #: None: no HTTP at all
+    port: int = 8000  #: 0: chosen by the kernel and reported
+    middlewares: list[Any] = []  #: not supported; wrap the ASGI app instead
+    location: ProxyLocation | None = None  #: deprecated; the `proxy_location` of `serve.start`
+    num_cpus: float = 0.0  #: accepted for Ray; must be 0
+    root_url: str = ""
+    root_path: str = ""  #: prefix that an outer proxy strips; requests arrive without it
+    request_timeout_s: float | None = None  #: end to end, queueing and streaming included; None: no limit
+    keep_alive_timeout_s: float = 90.0  #: idle seconds until a connection is closed
+    ssl_keyfile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: str | None = None
+    fixed_number_replicas: int | None = None  #: accepted for Ray; one machine has one proxy
+    fixed_number_selection_seed: int = 0  #: accepted for Ray
+
+    _thing: ClassVar[str] = "HTTP options"
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "host": checks.text(none=True),
+        "port": checks.integer(at_least=0, at_most=65535),
+        "middlewares": checks.list_of(checks.anything),
+        "location": _location,
+        "num_cpus": checks.real(at_least=0, at_most=0),
+        "root_url": checks.text(),
+        "root_path": checks.text(),
+        "request_timeout_s": checks.real(above=0, none=True),
+        "keep_alive_timeout_s": checks.real(above=0),
+        "ssl_keyfile": checks.text(none=True),
+        "ssl_certfile": checks.text(none=True),
+        "ssl_keyfile_password": checks.text(none=True),
+        "ssl_ca_certs": checks.text(none=True),
+        "fixed_number_replicas": checks.integer(at_least=1, none=True),
+        "fixed_number_selection_seed": checks.integer(),
+    }
+
+    def _check_whole(self) -> None:
+        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
+            raise invalid("ssl_keyfile", "ssl_keyfile and ssl_certfile must be given together.")
+        if self.middlewares:
+            raise invalid(
+                "middlewares", "HTTPOptions.middlewares is not supported; add the middleware to your ASGI app."
+            )
+        if self.location is not None:
+            checks.warn_deprecated("HTTPOptions.location is deprecated; use the proxy_location of serve.start.")
+
+
+class gRPCOptions(Checked, kw_only=True):  # noqa: N801  (Ray Serve's name)
+    """How the gRPC front listens. There is none while `grpc_servicer_functions` is empty."""
+
+    port: int = 9000
+    grpc_servicer_functions: list[str] = []  #: import paths of generated `add_XServicer_to_server` functions
+    request_timeout_s: float | None = None
+    enable_reflection: bool = True
+
+    _thing: ClassVar[str] = "gRPC options"
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "port": checks.integer(at_least=0, at_most=65535),
+        "grpc_servicer_functions": checks.list_of(checks.text(empty=False)),
+        "request_timeout_s": checks.real(above=0, none=True),
+        "enable_reflection": checks.flag,
+    }
+
+    @property
+    def grpc_servicer_func_callable(self) -> list[Callable[..., Any]]:
+        """The servicer functions, imported.
+
+        Raises:
+            ModuleNotFoundError, AttributeError: one cannot be found.
+            ValueError: one is not callable.
+        """
+        found = []
+        for path in self.grpc_servicer_functions:
+            module, _, name = path.replace(":", ".").rpartition(".")
+            target = getattr(importlib.import_module(module), name)
+            if not callable(target):
+                raise invalid(
+                    "grpc_servicer_functions", f"{path!r} is not callable; give an add_*_to_server function."
+                )
+            found.append(target)
+        return found
+
+
+class ControllerOptions(Checked, kw_only=True):
+    """Options of the controller: only environment variables, and only Ray needs them."""
+
+    runtime_env: dict[str, Any] | None = None
+
+    _thing: ClassVar[str] = "controller options"
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "runtime_env": lambda value, where, lax: (
+            None
+            if value is None
+            else checks.check_fields(
+                value,
+                {"env_vars": checks.mapping_of(checks.text())},
+                where,
+                lax,
+                thing="the controller's runtime_env",
+            )
+        )
+    }
+
+
+# --- logs and traces -----------------------------------------------------------------------------
+
+
+class EncodingType(enum.StrEnum):
+    """How log lines are written."""
+
+    TEXT = "TEXT"
+    JSON = "JSON"
+
+
+#: As the logging module has them; it is not imported here because pure rooms import this module.
+_LEVELS = {
+    "CRITICAL": 50,
+    "FATAL": 50,
+    "ERROR": 40,
+    "WARNING": 30,
+    "WARN": 30,
+    "INFO": 20,
+    "DEBUG": 10,
+    "NOTSET": 0,
+}
+_RECORD_ATTRIBUTES = frozenset(
+    "args asctime created exc_info exc_text filename funcName levelname levelno lineno message module msecs "
+    "msg name pathname process processName relativeCreated stack_info taskName thread threadName".split()
+)
+
+
+def _level(value: Any, where: str, lax: bool) -> str:
+    if isinstance(value, str) and value.upper() in _LEVELS:
+        return value.upper()
+    if isinstance(value, int) and not isinstance(value, bool):
+        for name, number in _LEVELS.items():
+            if number == value:
+                return name
+    raise checks.wrong(value, where, "a level that the logging module knows, such as 'INFO'")
+
+
+def _record_attributes(value: Any, where: str, lax: bool) -> list[str]:
+    names = checks.list_of(checks.text(empty=False))(value, where, lax)
+    for name in names:
+        if name not in _RECORD_ATTRIBUTES:
+            raise checks.unknown_key(name, where, _RECORD_ATTRIBUTES, thing="a LogRecord")
+    return list(dict.fromkeys(names))
+
+
+class LoggingConfig(Checked, kw_only=True):
+    """How replicas write their logs. A deployment's own config wins over the app's, that over the global."""
+
+    encoding: EncodingType = EncodingType.TEXT
+    log_level: str | int = "INFO"
+    logs_dir: str | None = None
+    enable_access_log: bool = True
+    additional_log_standard_attrs: list[str] = []  #: names of LogRecord attributes to add to JSON lines
+
+    _thing: ClassVar[str] = "a logging config"
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "encoding": checks.one_of(EncodingType),
+        "log_level": _level,
+        "logs_dir": checks.text(none=True),
+        "enable_access_log": checks.flag,
+        "additional_log_standard_attrs": _record_attributes,
+    }
+
+
+class TracingConfig(Checked, kw_only=True):
+    """How spans are exported."""
+
+    enabled: bool = False
+    exporter_import_path: str = ""
+    sampling_ratio: float = 0.01  #: share of requests that are traced, 0 to 1
+
+    _thing: ClassVar[str] = "a tracing config"
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "enabled": checks.flag,
+        "exporter_import_path": checks.text(),
+        "sampling_ratio": checks.real(at_least=0, at_most=1),
+    }
+
+
+# --- scaling, routing, refusing ------------------------------------------------------------------
+
+
+class AggregationFunction(enum.StrEnum):
+    """How the load samples of the look-back period become one number."""
+
+    MEAN = "mean"
+    MAX = "max"
+    MIN = "min"
+
+
+def _aggregation(value: Any, where: str, lax: bool) -> AggregationFunction:
+    folded = value.lower() if isinstance(value, str) else value
+    return checks.one_of(AggregationFunction)(folded, where, lax)  # type: ignore[no-any-return]  # checked
+
+
+class AutoscalingPolicy(Checked, kw_only=True, frozen=True, omit_defaults=True):
+    """A custom decision: `fn(ctx) -> (target_replicas, state)`, as import path or importable callable."""
+
+    policy_function: Any = DEFAULT_POLICY
+    policy_kwargs: dict[str, Any] = {}
+
+    _thing: ClassVar[str] = "an autoscaling policy"
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "policy_function": lambda value, where, lax: checks.import_path_of(value, where),
+        "policy_kwargs": lambda value, where, lax: checks.json_value(
+            checks.mapping_of()(value, where, lax), where, lax
+        ),
+    }
+
+
+class AutoscalingConfig(Checked, frozen=True, kw_only=True, omit_defaults=True):
+    """How the number of replicas follows the load."""
+
+    min_replicas: int = 1
+    initial_replicas: int | None = None
+    max_replicas: int = 1
+    target_ongoing_requests: float = 2.0  #: requests running or queued, per replica
+    metrics_interval_s: float = 10.0
+    look_back_period_s: float = 30.0
+    smoothing_factor: float = 1.0  #: deprecated in Ray Serve; use the two scaling factors
+    upscale_smoothing_factor: float | None = None  #: deprecated in Ray Serve; `upscaling_factor`
+    downscale_smoothing_factor: float | None = None  #: deprecated in Ray Serve; `downscaling_factor`
+    upscaling_factor: float | None = None  #: share of a wanted increase that is made
+    downscaling_factor: float | None = None
+    upscale_delay_s: float = 30.0
+    downscale_delay_s: float = 600.0
+    downscale_to_zero_delay_s: float | None = None  #: for the step from 1 to 0; None: `downscale_delay_s`
+    aggregation_function: AggregationFunction = AggregationFunction.MEAN
+    policy: AutoscalingPolicy | None = None  #: None: the built-in one
+    target_num_ongoing_requests_per_replica: float | None = None  #: 2.7's name; None once read
+
+    _thing: ClassVar[str] = "autoscaling_config"
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "min_replicas": checks.integer(at_least=0),
+        "initial_replicas": checks.integer(at_least=0, none=True),
+        "max_replicas": checks.integer(at_least=1),
+        "target_ongoing_requests": checks.real(above=0),
+        "metrics_interval_s": checks.real(above=0),
+        "look_back_period_s": checks.real(above=0),
+        "smoothing_factor": checks.real(above=0),
+        "upscale_smoothing_factor": checks.real(above=0, none=True),
+        "downscale_smoothing_factor": checks.real(above=0, none=True),
+        "upscaling_factor": checks.real(above=0, none=True),
+        "downscaling_factor": checks.real(above=0, none=True),
+        "upscale_delay_s": checks.real(at_least=0),
+        "downscale_delay_s": checks.real(at_least=0),
+        "downscale_to_zero_delay_s": checks.real(at_least=0, none=True),
+        "aggregation_function": _aggregation,
+        "policy": lambda value, where, lax: (
+            None if value is None else AutoscalingPolicy.from_value(value, where, lax)
+        ),
+        "target_num_ongoing_requests_per_replica": checks.real(above=0, none=True),
+    }
+
+    def _check_whole(self) -> None:
+        self._read_old_target()
+        if self.min_replicas > self.max_replicas:
+            raise invalid(
+                "min_replicas",
+                f"min_replicas ({self.min_replicas}) is larger than max_replicas ({self.max_replicas}).",
+            )
+        first = self.initial_replicas
+        if first is not None and not self.min_replicas <= first <= self.max_replicas:
+            raise invalid(
+                "initial_replicas",
+                f"initial_replicas ({first}) is not between min_replicas ({self.min_replicas}) "
+                f"and max_replicas ({self.max_replicas}).",
+            )
+
+    def _read_old_target(self) -> None:
+        old = self.target_num_ongoing_requests_per_replica
+        if old is None:
+            return
+        if self.target_ongoing_requests not in (2.0, old):
+            raise invalid(
+                "target_ongoing_requests",
+                f"target_ongoing_requests is {self.target_ongoing_requests:g} and its old name "
+                f"target_num_ongoing_requests_per_replica is {old:g}; give only the first.",
+            )
+        checks.warn_deprecated(
+            "target_num_ongoing_requests_per_replica is called target_ongoing_requests now."
+        )
+        msgspec.structs.force_setattr(self, "target_ongoing_requests", old)
+        msgspec.structs.force_setattr(self, "target_num_ongoing_requests_per_replica", None)
+
+    @classmethod
+    def default(cls) -> AutoscalingConfig:
+        """Return what `num_replicas="auto"` starts from."""
+        return cls(min_replicas=1, max_replicas=AUTO_MAX_REPLICAS, target_ongoing_requests=2)
+
+    def get_upscaling_factor(self) -> float:
+        return self.upscaling_factor or self.upscale_smoothing_factor or self.smoothing_factor
+
+    def get_downscaling_factor(self) -> float:
+        return self.downscaling_factor or self.downscale_smoothing_factor or self.smoothing_factor
+
+    def get_target_ongoing_requests(self) -> float:
+        return self.target_ongoing_requests
+
+    def first_target(self) -> int:
+        """Return how many replicas a new deployment starts with."""
+        return self.min_replicas if self.initial_replicas is None else self.initial_replicas
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field that REST shows."""
+        shown = super().to_dict()
+        del shown["target_num_ongoing_requests_per_replica"]
+        shown["policy"] = (self.policy or AutoscalingPolicy()).to_dict()
+        return shown
+
+
+class RequestRouterConfig(Checked, kw_only=True):
+    """How callers choose a replica, and how they wait for one."""
+
+    request_router_class: Any = DEFAULT_ROUTER  #: import path or importable class
+    request_router_kwargs: dict[str, Any] = {}
+    request_routing_stats_period_s: float = 10.0
+    request_routing_stats_timeout_s: float = 30.0
+    initial_backoff_s: float = 0.025
+    backoff_multiplier: float = 2.0
+    max_backoff_s: float = 0.5
+
+    _thing: ClassVar[str] = "a request router config"
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "request_router_class": lambda value, where, lax: checks.import_path_of(value, where),
+        "request_router_kwargs": lambda value, where, lax: checks.json_value(
+            checks.mapping_of()(value, where, lax), where, lax
+        ),
+        "request_routing_stats_period_s": checks.real(above=0),
+        "request_routing_stats_timeout_s": checks.real(above=0),
+        "initial_backoff_s": checks.real(at_least=0),
+        "backoff_multiplier": checks.real(above=0),
+        "max_backoff_s": checks.real(at_least=0),
+    }
+
+
+class BackpressureConfig(Checked, kw_only=True):
+    """What a client is told when `max_queued_requests` calls already wait."""
+
+    status_code: int = 503  #: 503 or 429
+    retry_after_s: float | None = None  #: for the `Retry-After` header, rounded up to whole seconds
+
+    _thing: ClassVar[str] = "a backpressure config"
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "status_code": checks.integer(),
+        "retry_after_s": checks.real(at_least=0, none=True),
+    }
+
+    def _check_whole(self) -> None:
+        if self.status_code not in (429, 503):
+            raise checks.wrong(self.status_code, "status_code", "503 or 429")
+
+
+# --- the effective options of one deployment -----------------------------------------------------
+
+
+class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The effective options of one deployment. Built by `options.apply_overrides` only, so always valid."""
+
+    num_replicas: int = 1  #: with autoscaling: how many to start with
+    max_ongoing_requests: int = 100
+    max_queued_requests: int = -1
+    user_config: Any = None
+    autoscaling_config: AutoscalingConfig | None = None
+    graceful_shutdown_wait_loop_s: float = 2.0
+    graceful_shutdown_timeout_s: float = 20.0
+    health_check_period_s: float = 10.0
+    health_check_timeout_s: float = 30.0
+    ray_actor_options: dict[str, Any] = {}
+    max_constructor_retry_count: int = 20
+    rolling_update_percentage: float = 0.2
+    max_surge_percent: int | None = None  #: None: one extra replica while updating
+    backpressure_status: int = 503
+    retry_after_s: float | None = None
+    serialize_sync: bool = False
+    sync_threads: int | None = None  #: None: min(max_ongoing_requests, 5)
+    logging_config: dict[str, Any] | None = None
+    request_router_config: dict[str, Any] | None = None
+    accepted: dict[str, Any] = {}  #: options that Ray knows and one machine does not need, as given

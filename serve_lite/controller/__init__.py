@@ -1,0 +1,1 @@
+"""The loop that owns processes: compares goal and observed, and acts."""

@@ -1,0 +1,559 @@
+"""The loop that brings what runs to what is wanted.
+
+One goal, one loop: a deploy changes the goal, a crash changes what is observed; each pass compares both
+(`policy/reconcile.py`) and carries out what comes of it (`fleet.py`). It wakes on events and at the time the last plan
+asked for, and never polls.
+
+Order within a pass: fold what happened, plan, fold what the plan begins, publish, perform. So routers have heard that
+a replica leaves before it is told to stop, and an action is never planned twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import string
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, assert_never
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import msgspec
+
+from serve_lite.controller import goals
+from serve_lite.controller.failures import describe
+from serve_lite.controller.fleet import Fleet, StopOrder
+from serve_lite.controller.publisher import Publisher
+from serve_lite.controller.spawner import Spawner
+from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
+from serve_lite.exceptions import RayServeException, ServeLiteError
+from serve_lite.policy import actions as act
+from serve_lite.policy.reconcile import reconcile
+from serve_lite.policy.update import status_move
+from serve_lite.schema import ProxyStatus, ReplicaState, ServeStatus
+from serve_lite.state import events as ev
+from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
+from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
+from serve_lite.state.lifecycle import IllegalMoveError
+from serve_lite.state.observed import Observed, ReplicaView, fold
+from serve_lite.state.status import InstanceFacts, instance_details, instance_status, is_settled
+from serve_lite.wire.messages import DeployReply, DeployRequest, InitRequest, ReconfigureRequest
+
+logger = logging.getLogger(__name__)
+
+#: Routers are told of an incomplete set of replicas only if adopting the others takes longer than this.
+#: Ray Serve: RECOVERING_LONG_POLL_BROADCAST_TIMEOUT_S.
+ADOPTION_S = 10.0
+AFTER_FAULT_S = 1.0  #: wait after a pass that failed for a fault of ours
+_ALPHABET = string.ascii_lowercase + string.digits
+
+
+class Builder(Protocol):
+    """Builds applications in another process (`importer.py`)."""
+
+    async def build(self, request: BuildRequest, environment: CodeEnvironment, /) -> BuildResult: ...
+
+
+class Controller:
+    """What is wanted, what runs, and the loop between them.
+
+    Lifetime: the daemon starts `run` in its task group and awaits its start; the other methods may be used from
+    then on. When `run` is cancelled, replicas are left running for the next daemon; `shutdown` ends them. Store and
+    spawner are open as long as it runs.
+
+    Args:
+        builder: builds applications that come as an import path.
+        publisher: tells routers; the controller tells it.
+        control_socket: path that replicas connect to for the handles they hold.
+        http_options: as REST shows them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        spawner: Spawner,
+        builder: Builder,
+        publisher: Publisher,
+        *,
+        control_socket: str = "",
+        orphan_grace_s: float = 60.0,
+        http_options: Mapping[str, Any] | None = None,
+        grpc_options: Mapping[str, Any] | None = None,
+        proxy_location: str | None = "EveryNode",
+        log_file: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.proxy_status = ProxyStatus.HEALTHY  #: the daemon keeps it true
+        self.epoch = store.stored.epoch  #: of this daemon; replicas obey the newest
+        self._store, self._spawner, self._builder, self._publisher = store, spawner, builder, publisher
+        self._control_socket, self._orphan_grace_s = control_socket, orphan_grace_s
+        self._facts = InstanceFacts(
+            node_id=store.stored.node_id,
+            epoch=store.stored.epoch,
+            pid=os.getpid(),
+            http_options=dict(http_options or {}),
+            grpc_options=dict(grpc_options or {}),
+            proxy_location=proxy_location,
+            log_file=log_file,
+        )
+        self._clock = clock
+        self._goal = Goal()
+        self._observed = Observed()
+        self._inbox = Inbox(clock)
+        self._changing = anyio.Lock()  #: one change of the goal at a time, stored before it counts
+        self._changed = anyio.Event()  #: replaced after every pass
+        self._builds: dict[str, tuple[int, anyio.CancelScope]] = {}
+        self._tidying: set[str] = set()  #: applications that are being forgotten; "" for the shutdown itself
+        self._keeps_goal = False  #: everything stops, and is wanted again by the next daemon
+        self._started_at = 0.0
+        self._fleet: Fleet
+        self._group: anyio.abc.TaskGroup
+
+    # --- what others ask ---
+
+    @property
+    def node_id(self) -> str:
+        """Names this instance for as long as its state directory lives."""
+        return self._facts.node_id
+
+    async def submit(self, request: DeployRequest) -> DeployReply:
+        """Make these applications the goal; answered once that is stored.
+
+        Raises:
+            InvalidConfigError, RayServeException: the request is refused, and nothing has changed.
+            InstanceError: it could not be stored, and nothing has changed.
+        """
+        if self._keeps_goal:
+            raise RayServeException(
+                "Serve is stopping, so nothing can be deployed. Start it again afterwards."
+            )
+        alive = {r.deployment for r in self._observed.replicas.values()}
+        goal = await self._change_goal(
+            lambda goal: goals.accept_deploy(goal, request, now=time.time(), alive=alive)
+        )
+        for app in request.apps:
+            self._record(app.name, f"deployed as revision {goal.revision}")
+        return DeployReply(revision=goal.revision)
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Take applications out of the goal; unknown names are passed over. `wait_apps` waits for their end."""
+        await self._change_goal(lambda goal: goals.accept_delete(goal, names))
+        for name in names:
+            self._record(name, "deleted")
+
+    def status(self) -> ServeStatus:
+        """Return what `serve.status()` answers."""
+        return instance_status(self._goal, self._observed, self._current_facts())
+
+    def details(self) -> dict[str, Any]:
+        """Return what `GET /api/serve/applications/` answers."""
+        return instance_details(self._goal, self._observed, self._current_facts())
+
+    def ingress_of(self, name: str) -> str:
+        """Return the name of an application's ingress deployment; "" if there is no such application."""
+        app = self._goal.apps.get(name)
+        return app.ingress.id.name if app is not None and not app.is_deleting and app.ingress else ""
+
+    async def wait_apps(self, names: Iterable[str]) -> ServeStatus:
+        """Return the status once none of these applications is being deployed or deleted. No deadline."""
+        names = list(names)
+        while True:
+            apps = [self._goal.apps[name] for name in names if name in self._goal.apps]
+            if all(is_settled(app, self._observed) for app in apps):
+                return self.status()
+            await self._changed.wait()  # every wait has an end: each pass of the loop ends this one
+
+    async def shutdown(self, *, keep_goal: bool = False) -> None:
+        """Stop everything and return when no replica is left.
+
+        Args:
+            keep_goal: the applications are wanted again when a daemon starts the next time; else they
+                are deleted, and a daemon that starts meanwhile goes on deleting them.
+        """
+        if keep_goal:
+            self._keeps_goal = True
+            self._inbox.wake()
+        else:
+            await self._change_goal(goals.accept_shutdown)
+        while (
+            self._observed.replicas
+            or self._observed.builds
+            or (self._goal.is_shutting_down and not keep_goal)
+        ):
+            await self._changed.wait()  # replicas are killed after their grace, so this ends
+
+    # --- the loop ---
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Bring what runs to what is wanted, until cancelled.
+
+        Started when the replicas of an earlier daemon have answered (or `ADOPTION_S` is over), which is also
+        when routers are told anything.
+        """
+        async with anyio.create_task_group() as self._group:
+            self._load(self._store.stored)
+            wake_at: float | None = self._clock()
+            is_started = False
+            while True:
+                events = await self._inbox.collect(until=wake_at)
+                try:
+                    wake_at = self._pass(events)
+                except Exception:  # boundary: the loop outlives our own faults
+                    logger.exception("a pass of the controller failed")
+                    wake_at = self._clock() + AFTER_FAULT_S
+                if not is_started and self._publisher.published.is_set():
+                    is_started = True
+                    task_status.started()
+
+    def _load(self, stored: Stored) -> None:
+        """Take up where the last daemon left."""
+        now = self._started_at = self._clock()
+        self._fleet = Fleet(
+            group=self._group,
+            spawner=self._spawner,
+            store=self._store,
+            post=self._inbox.post,
+            clock=self._clock,
+            epoch=stored.epoch,
+        )
+        self._observed = Observed(deployments=stored.deployments)
+        self._set_goal(stored.goal)
+        found = [self._found(row, now) for row in stored.replicas if self._fleet.adopt(row)]
+        self._observed = fold(self._observed, found)
+        self._spawner.sweep()
+        if found:
+            logger.info("adopting %d replicas", len(found))
+
+    def _found(self, row: ReplicaRow, now: float) -> ev.ReplicaFound:
+        return ev.ReplicaFound(
+            replica=row.id,
+            deployment=row.deployment,
+            version=row.version,
+            settings=row.settings,
+            pid=row.pid,
+            rank=row.rank,
+            wall_time=row.wall_time,
+            log_file=row.log_file,
+            at=now,
+        )
+
+    def _pass(self, events: Sequence[ev.Event]) -> float | None:
+        """Do everything there is to do now; return when to look again if nothing happens."""
+        now = self._clock()
+        before = self._observed
+        self._fold(events)
+        goal = self._goal
+        if self._keeps_goal:
+            goal = msgspec.structs.replace(goal, is_shutting_down=True)
+        plan = reconcile(goal, self._observed, now)
+        self._fold(plan.findings)
+        begun = [self._begin(action, now) for action in plan.actions]
+        self._fold(event for event, _ in begun if event is not None)
+        self._publish(goal, now)
+        for _, perform in begun:
+            if perform is not None:
+                perform()
+        self._remember(before)
+        self._finish_shutdown()
+        self._changed.set()
+        self._changed = anyio.Event()
+        is_still = all(event is None for event, _ in begun) and not plan.findings
+        return self._wake_at(plan.wake_at) if is_still else now
+
+    def _fold(self, events: Iterable[ev.Event]) -> None:
+        for event in events:
+            try:
+                self._observed = fold(self._observed, (event,))
+            except (IllegalMoveError, KeyError):
+                logger.exception("an event does not fit what is known, and is left out: %r", event)
+
+    def _publish(self, goal: Goal, now: float) -> None:
+        """Tell routers; the first time only when the replicas of the last daemon have answered."""
+        if not self._publisher.published.is_set():
+            is_adopting = any(r.state is ReplicaState.RECOVERING for r in self._observed.replicas.values())
+            if is_adopting and now < self._started_at + ADOPTION_S:
+                return
+        self._publisher.publish(goal, self._observed)
+
+    def _wake_at(self, planned: float | None) -> float | None:
+        if self._publisher.published.is_set():
+            return planned
+        until = self._started_at + ADOPTION_S
+        return until if planned is None else min(planned, until)
+
+    # --- carrying out ---
+
+    def _begin(self, action: act.Action, now: float) -> tuple[ev.Event | None, Callable[[], None] | None]:
+        """Return what the action means for the view at once, and what performs it."""
+        match action:
+            case act.StartReplica():
+                return self._begin_start(action, now)
+            case act.StopReplica():
+                return self._begin_stop(action, now)
+            case act.ReconfigureReplica():
+                return self._begin_reconfigure(action, now)
+            case act.CheckHealth():
+                event: ev.Event = ev.ReplicaHealthAsked(replica=action.replica, at=now)
+                return event, lambda: self._fleet.check_health(action.replica, action.timeout_s)
+            case act.StartBuild():
+                event = ev.BuildStarted(app=action.app, revision=action.revision, at=now)
+                return event, lambda: self._start_build(action)
+            case act.CancelBuild():
+                event = ev.BuildEnded(app=action.app, revision=action.revision, at=now)
+                return event, lambda: self._cancel_build(action)
+            case act.ForgetApp():
+                return None, lambda: self._start_forgetting(action)
+            case _:
+                assert_never(action)
+
+    def _begin_start(self, action: act.StartReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
+        goal = self._deployment_goal(action.deployment)
+        name = replica_id(goal.id, "".join(secrets.choice(_ALPHABET) for _ in range(8)))
+        row = ReplicaRow(
+            id=name,
+            deployment=goal.id,
+            version=goal.version,
+            settings=goal.settings,
+            rank=action.rank,
+            wall_time=time.time(),
+            log_file=self._spawner.log_path("replica", name),
+        )
+        event = ev.ReplicaPlanned(
+            replica=name,
+            deployment=goal.id,
+            version=goal.version,
+            settings=goal.settings,
+            rank=action.rank,
+            wall_time=row.wall_time,
+            log_file=row.log_file,
+            at=now,
+        )
+        request = InitRequest(
+            replica_id=name,
+            app_name=goal.id.app_name,
+            deployment=goal.id.name,
+            version=goal.version,
+            code=goal.spec.code,
+            init=goal.spec.init,
+            config=goal.config,
+            route_prefix=goal.route_prefix,
+            rank=action.rank,
+            world_size=goal.target,
+            epoch=self.epoch,
+            control_socket=self._control_socket,
+            orphan_grace_s=self._orphan_grace_s,
+        )
+        self._record(name, f"start: {action.reason}")
+        return event, lambda: self._fleet.start(row, request, goal.environment)
+
+    def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
+        view = self._observed.replicas[action.replica]
+        order = self._stop_order(view, action.is_graceful)
+        event = ev.ReplicaStopping(
+            replica=action.replica,
+            reason=action.reason,
+            is_failure=action.is_failure,
+            spread=secrets.randbelow(1000) / 1000,
+            at=now,
+        )
+        self._record(action.replica, f"stop: {action.reason}")
+        return event, lambda: self._fleet.stop(action.replica, order)
+
+    def _begin_reconfigure(
+        self, action: act.ReconfigureReplica, now: float
+    ) -> tuple[ev.Event, Callable[[], None]]:
+        goal = self._deployment_goal(self._observed.replicas[action.replica].deployment)
+        request = ReconfigureRequest(config=goal.config, route_prefix=goal.route_prefix, epoch=self.epoch)
+        event = ev.ReplicaReconfiguring(replica=action.replica, settings=goal.settings, at=now)
+        self._record(action.replica, f"reconfigure: {action.reason}")
+        return event, lambda: self._fleet.reconfigure(action.replica, request, goal.settings)
+
+    def _stop_order(self, view: ReplicaView, is_graceful: bool) -> StopOrder:
+        app = self._goal.apps.get(view.deployment.app_name)
+        known = [d for d in (*app.deployments, *app.retired) if d.id == view.deployment] if app else []
+        if not known:
+            return StopOrder(is_graceful=is_graceful)
+        config = known[0].config
+        return StopOrder(
+            is_graceful=is_graceful,
+            wait_loop_s=config.graceful_shutdown_wait_loop_s,
+            timeout_s=config.graceful_shutdown_timeout_s,
+        )
+
+    def _deployment_goal(self, deployment: DeploymentId) -> DeploymentGoal:
+        app = self._goal.apps[deployment.app_name]
+        return next(d for d in app.deployments if d.id == deployment)
+
+    # --- builds ---
+
+    def _start_build(self, action: act.StartBuild) -> None:
+        scope = anyio.CancelScope()
+        self._builds[action.app] = (action.revision, scope)
+        self._group.start_soon(self._build, action.app, action.revision, scope)
+
+    def _cancel_build(self, action: act.CancelBuild) -> None:
+        revision, scope = self._builds.get(action.app, (0, None))
+        if scope is not None and revision == action.revision:
+            logger.info("Received new config for application %r. Cancelling previous request.", action.app)
+            scope.cancel()
+
+    async def _build(self, app: str, revision: int, scope: anyio.CancelScope) -> None:
+        """Have an application built and make the result the goal. Cancelling the scope ends the importer."""
+        submission = self._goal.apps[app].submission
+        assert submission.build is not None
+        with scope:
+            try:
+                try:
+                    result = await self._builder.build(submission.build, submission.environment)
+                    alive = {r.deployment for r in self._observed.replicas.values()}
+                    await self._change_goal(
+                        lambda goal: goals.accept_build(goal, app, revision, result, alive)
+                    )
+                    self._record(app, f"revision {revision} is built")
+                except ServeLiteError as error:
+                    message = f"Deploying app '{app}' failed with exception:\n{describe(error)}"
+                    await self._change_goal(lambda goal: goals.reject_build(goal, app, revision, message))
+                    self._record(app, f"revision {revision} could not be built: {error}")
+            except Exception:  # boundary: say it, and try the build again on the next pass after a while
+                logger.exception("building application %r failed for a fault of ours", app)
+                await anyio.sleep(AFTER_FAULT_S)
+        if self._builds.get(app) == (revision, scope):
+            del self._builds[app]
+        self._inbox.post(ev.BuildEnded(app=app, revision=revision, at=self._clock()))
+
+    # --- the goal ---
+
+    async def _change_goal(self, change: Callable[[Goal], Goal]) -> Goal:
+        """Change the goal: stored first, then believed. What `change` raises leaves it as it was."""
+        async with self._changing:
+            goal = change(self._goal)
+            if goal is not self._goal:
+                # A caller who goes away in the middle must not leave file and memory different.
+                with anyio.CancelScope(shield=True):
+                    await self._store.save_goal(goal)
+                self._set_goal(goal)
+            return goal
+
+    def _set_goal(self, goal: Goal) -> None:
+        """Believe a goal and tell the view what it means, in one step: a status asked for now is true."""
+        old, self._goal = self._goal, goal
+        self._fold(configured_events(old, goal, self._observed, self._clock()))
+        self._inbox.wake()
+
+    def _start_forgetting(self, action: act.ForgetApp) -> None:
+        if action.app not in self._tidying and not self._keeps_goal:
+            self._tidying.add(action.app)
+            self._group.start_soon(self._forget, action.app)
+
+    async def _forget(self, name: str) -> None:
+        def change(goal: Goal) -> Goal:
+            app = goal.apps.get(name)
+            return goals.forget_app(goal, name) if app is not None and app.is_deleting else goal
+
+        await self._tidy(name, change)
+
+    def _finish_shutdown(self) -> None:
+        """When all is gone, the instance is as new: the next daemon need not go on shutting down."""
+        is_done = self._goal.is_shutting_down and not self._goal.apps and not self._observed.replicas
+        if is_done and "" not in self._tidying:
+            self._tidying.add("")
+            self._group.start_soon(
+                self._tidy, "", lambda goal: msgspec.structs.replace(goal, is_shutting_down=False)
+            )
+
+    async def _tidy(self, what: str, change: Callable[[Goal], Goal]) -> None:
+        try:
+            await self._change_goal(change)
+        except ServeLiteError as error:
+            logger.error("%s", error)
+            await anyio.sleep(AFTER_FAULT_S)
+            self._inbox.wake()
+        finally:
+            self._tidying.discard(what)
+
+    # --- remembering ---
+
+    def _remember(self, before: Observed) -> None:
+        """Queue what changed about deployments for the store."""
+        old, new = before.deployments, self._observed.deployments
+        for deployment in old.keys() - new.keys():
+            self._store.put_deployment(deployment, None)
+        for deployment, view in new.items():
+            if old.get(deployment) is not view:
+                self._store.put_deployment(deployment, view)
+                was = old.get(deployment)
+                if was is None or (was.status, was.message) != (view.status, view.message):
+                    self._record(str(deployment), f"{view.status} ({view.trigger}) {view.message}".rstrip())
+
+    def _record(self, subject: str | ReplicaId, text: str) -> None:
+        logger.info("%s: %s", subject, text)
+        self._store.add_events([EventRow(at=time.time(), subject=subject, text=text)])
+
+    def _current_facts(self) -> InstanceFacts:
+        return msgspec.structs.replace(self._facts, proxy_status=self.proxy_status)
+
+
+class Inbox:
+    """Events on their way to the loop."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._events: list[ev.Event] = []
+        self._is_woken = False
+        self._arrived = anyio.Event()
+
+    def post(self, event: ev.Event) -> None:
+        """Put an event. Never blocks."""
+        self._events.append(event)
+        self._arrived.set()
+
+    def wake(self) -> None:
+        """Have the loop look again without an event."""
+        self._is_woken = True
+        self._arrived.set()
+
+    async def collect(self, until: float | None) -> list[ev.Event]:
+        """Return all events that came, waiting for one until `until`, or for ever."""
+        if not self._events and not self._is_woken:
+            delay_s = max(0.0, until - self._clock()) if until is not None else float("inf")
+            with anyio.move_on_after(delay_s):
+                await self._arrived.wait()
+        else:
+            await anyio.lowlevel.checkpoint()  # a loop that always has work must still let others run
+        events, self._events = self._events, []
+        self._is_woken = False
+        self._arrived = anyio.Event()
+        return events
+
+
+def configured_events(old: Goal, new: Goal, observed: Observed, at: float) -> list[ev.DeploymentConfigured]:
+    """Return what the step from one goal to the next means for each deployment's status."""
+    events = []
+    for app in new.apps.values():
+        before = old.apps.get(app.name)
+        if before is app or app.is_deleting:
+            continue
+        is_first_look = before is None  # of a new application, or of a new daemon
+        is_waiting = app.is_building or bool(app.build_error)  # what should run is what it was
+        had = {d.id: d for d in before.deployments} if before is not None and not before.is_deleting else {}
+        for deployment in app.deployments:
+            view = observed.deployments.get(deployment.id)
+            wanted = (deployment.version, deployment.settings)
+            is_known = view is not None and (view.version, view.settings) == wanted
+            if is_known and (is_first_look or is_waiting):
+                continue
+            previous = had.get(deployment.id)
+            events.append(
+                ev.DeploymentConfigured(
+                    deployment=deployment.id,
+                    version=deployment.version,
+                    settings=deployment.settings,
+                    move=status_move(previous, deployment),
+                    at=at,
+                )
+            )
+    return events

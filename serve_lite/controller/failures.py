@@ -1,0 +1,53 @@
+"""From an exception in another process to a message for its author: the traceback, and last the exception and where."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import serve_lite
+from serve_lite.controller.importer import BuildError
+from serve_lite.wire.connection import RemoteControlError
+
+_FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
+_OUR_CODE = os.path.dirname(os.path.abspath(serve_lite.__file__)) + os.sep
+
+
+def describe(error: Exception) -> str:
+    """Return a text that ends with the user's exception and its `file:line`, as far as they are known."""
+    if isinstance(error, BuildError):
+        return _ending(error.traceback, f"{error.type_name}: {error.text}", error.where)
+    if isinstance(error, RemoteControlError):
+        traceback = without_our_frames(error.traceback)
+        return _ending(traceback, f"{error.type_name}: {error.text}", where(traceback))
+    return f"{type(error).__name__}: {error}"
+
+
+def where(traceback: str) -> str:
+    """Return `file:line` of the innermost frame; "" if there is none."""
+    frames = list(_FRAME.finditer(traceback))
+    return f"{frames[-1]['file']}:{frames[-1]['line']}" if frames else ""
+
+
+def without_our_frames(traceback: str) -> str:
+    """Return the traceback without the frames of serve_lite, unless it has no others."""
+    kept: list[str] = []
+    is_ours = False
+    for line in traceback.splitlines():
+        frame = _FRAME.match(line)
+        if frame:
+            is_ours = frame["file"].startswith(_OUR_CODE)
+        elif not line.startswith(" "):
+            is_ours = False
+        if not is_ours:
+            kept.append(line)
+    text = "\n".join(kept)
+    return text if _FRAME.search(text) else traceback
+
+
+def _ending(traceback: str, exception: str, place: str) -> str:
+    body = traceback.rstrip()
+    if body.endswith(exception):
+        body = body[: -len(exception)].rstrip()
+    last = f"{exception} (at {place})" if place and place not in exception else exception
+    return f"{body}\n{last}" if body else last

@@ -1,0 +1,330 @@
+"""The replicas of this instance: the only place that starts and stops them.
+
+One supervised task for each replica owns its process from the moment it is planned until it is reaped and its socket
+removed. The task does what `controller.py` tells it (`start`, `adopt`, `stop`, `reconfigure`, `check_health`) and
+tells what happens as events; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgspec
+
+from serve_lite.controller.child import Child, ExitInfo
+from serve_lite.controller.failures import describe
+from serve_lite.controller.spawner import Spawner
+from serve_lite.controller.store import ReplicaRow, Store
+from serve_lite.exceptions import ServeLiteError
+from serve_lite.state import events as ev
+from serve_lite.state.goal import CodeEnvironment
+from serve_lite.state.ids import ReplicaId
+from serve_lite.wire.connection import Connection, ConnectionLostError, connect
+from serve_lite.wire.messages import (
+    AdoptRequest,
+    Empty,
+    InitRequest,
+    ReconfigureRequest,
+    ReplicaReport,
+    StopRequest,
+)
+
+logger = logging.getLogger(__name__)
+
+ADOPT_S = 30.0  #: a replica that has not answered a new daemon by then is given up
+SHORT_GRACE_S = 5.0  #: between SIGTERM and SIGKILL for a replica that has no requests to finish
+RECONNECT_S = 0.2  #: between attempts to reach a replica whose control connection broke
+LAST_LINES = 20  #: of a dead replica's output that are kept
+
+
+class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """How a replica is to be ended."""
+
+    is_graceful: bool = True  #: let it finish what it has
+    wait_loop_s: float = 2.0
+    timeout_s: float = 20.0  #: SIGKILL comes this long after the order
+
+
+class Fleet:
+    """Starts, adopts, talks to and ends replicas.
+
+    Lifetime: tasks live in `group`, which the controller owns. When it is cancelled, replicas are left running for
+    the next daemon; ending them is an order like any other, given before.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: anyio.abc.TaskGroup,
+        spawner: Spawner,
+        store: Store,
+        post: Callable[[ev.Event], None],
+        clock: Callable[[], float],
+        epoch: int,
+    ) -> None:
+        self._group, self._spawner, self._store = group, spawner, store
+        self._post, self._clock, self._epoch = post, clock, epoch
+        self._live: dict[ReplicaId, _Supervised] = {}
+
+    def start(self, row: ReplicaRow, request: InitRequest, environment: CodeEnvironment) -> None:
+        """Start a replica. Events: Spawned, then Ready or StartFailed, and in the end Exited."""
+        replica = self._live[row.id] = _Supervised(row)
+        self._group.start_soon(self._supervise, replica, lambda: self._run_new(replica, request, environment))
+
+    def adopt(self, row: ReplicaRow) -> bool:
+        """Take over a replica of an earlier daemon; False if it is gone, in which case its row is dropped.
+
+        Events: Ready, StartFailed or Stopping, and in the end Exited.
+        """
+        child = None
+        if row.pid:
+            child = self._spawner.adopt_child(row.pid, row.start_time, replica=row.id, log_path=row.log_file)
+        if child is None:
+            self._store.drop_replica(row.id)
+            return False
+        replica = self._live[row.id] = _Supervised(row)
+        replica.child = child
+        self._group.start_soon(self._supervise, replica, lambda: self._run_adopted(replica))
+        return True
+
+    def stop(self, replica: ReplicaId, order: StopOrder) -> None:
+        """End a replica. It must have left every membership before: what it has not accepted goes elsewhere."""
+        supervised = self._live.get(replica)
+        if supervised is not None and supervised.order is None:
+            supervised.order = order
+            supervised.ordered.set()
+
+    def reconfigure(self, replica: ReplicaId, request: ReconfigureRequest, settings: str) -> None:
+        """Have a running replica take other settings. Events: Reconfigured or Refused."""
+        supervised = self._live.get(replica)
+        if supervised is not None and supervised.tasks is not None:
+            supervised.tasks.start_soon(self._reconfigure, supervised, request, settings)
+
+    def check_health(self, replica: ReplicaId, timeout_s: float) -> None:
+        """Ask a running replica whether it is well. Event: HealthAnswered."""
+        supervised = self._live.get(replica)
+        if supervised is not None and supervised.tasks is not None:
+            supervised.tasks.start_soon(self._check_health, supervised, timeout_s)
+
+    # --- one replica's life ---
+
+    async def _supervise(self, replica: _Supervised, life: Callable[[], Awaitable[str]]) -> None:
+        """Run one replica to its end and tell it."""
+        try:
+            detail = await life()
+        except Exception as error:  # boundary: one replica's trouble must not end the others
+            logger.exception("replica %s: supervision failed", replica.id)
+            if replica.child is not None:
+                replica.child.kill()
+                await replica.child.wait()  # ends with the SIGKILL
+            detail = f"could not be supervised: {error}"
+        finally:
+            if replica.connection is not None:
+                replica.connection.close()
+        del self._live[replica.id]
+        self._store.drop_replica(replica.id)
+        self._post(ev.ReplicaExited(replica=replica.id, at=self._clock(), detail=detail, spread=_spread()))
+
+    async def _run_new(self, replica: _Supervised, request: InitRequest, environment: CodeEnvironment) -> str:
+        try:
+            # A daemon that leaves in between would leave a process that nobody has written down.
+            with anyio.CancelScope(shield=True):
+                await self._store.plan_replica(replica.row)
+                child = await self._spawner.spawn_replica(replica.id, environment, replica.row.log_file)
+                replica.child = child
+                replica.row = msgspec.structs.replace(replica.row, pid=child.pid, start_time=child.start_time)
+                self._store.put_replica(replica.row)
+        except (ServeLiteError, OSError) as error:
+            self._fail_start(replica, describe(error))
+            return f"was not started: {error}"
+        self._post(ev.ReplicaSpawned(replica=replica.id, at=self._clock(), pid=child.pid))
+        return await self._accompany(replica, child, lambda: self._initialise(replica, request))
+
+    async def _run_adopted(self, replica: _Supervised) -> str:
+        assert replica.child is not None
+        return await self._accompany(replica, replica.child, lambda: self._greet(replica))
+
+    async def _accompany(
+        self, replica: _Supervised, child: Child, converse: Callable[[], Coroutine[Any, Any, None]]
+    ) -> str:
+        """Talk to a process until it is gone; return how it ended."""
+        async with anyio.create_task_group() as tasks:
+            replica.tasks = tasks
+            tasks.start_soon(converse)
+            tasks.start_soon(self._stop_when_ordered, replica, child)
+            info = await child.wait()  # ends with the process
+            replica.tasks = None
+            tasks.cancel_scope.cancel()
+        return await self._detail(replica, child, info)
+
+    async def _initialise(self, replica: _Supervised, request: InitRequest) -> None:
+        """Have the new process build the user's object."""
+        try:
+            connection = replica.connection = await connect(self._spawner.socket_path(replica.id))
+            report = await connection.control("init", request, ReplicaReport, timeout_s=None)
+        except (ConnectionLostError, OSError) as error:
+            # Almost always the process has ended, which is told with its exit status and ends this task.
+            await anyio.sleep(SHORT_GRACE_S)
+            self._fail_start(replica, f"it broke off the connection: {error}")
+            await self._end(replica)
+        except ServeLiteError as error:
+            self._fail_start(replica, describe(error))
+            await self._end(replica)
+        else:
+            self._become_ready(replica, report)
+            await self._stay_connected(replica)
+
+    async def _greet(self, replica: _Supervised) -> None:
+        """Take charge of a process that an earlier daemon started."""
+        try:
+            with anyio.fail_after(ADOPT_S):
+                report = await self._adopt(replica)
+        except (TimeoutError, ServeLiteError, OSError) as error:
+            self._fail_start(replica, f"it could not be adopted: {describe(error)}", is_counted=False)
+            await self._end(replica)
+            return
+        if report.draining:
+            self._post(
+                ev.ReplicaStopping(
+                    replica=replica.id, at=self._clock(), reason="it was stopping when the daemon started"
+                )
+            )
+            self.stop(replica.id, StopOrder())
+        elif not report.ready:  # its `init` went down with the daemon that sent it
+            self._fail_start(replica, "its start was interrupted", is_counted=False)
+            await self._end(replica)
+            return
+        else:
+            self._become_ready(replica, report)
+        await self._stay_connected(replica)
+
+    async def _adopt(self, replica: _Supervised) -> ReplicaReport:
+        connection = replica.connection = await connect(self._spawner.socket_path(replica.id))
+        return await connection.control(
+            "adopt", AdoptRequest(epoch=self._epoch), ReplicaReport, timeout_s=None
+        )
+
+    async def _stay_connected(self, replica: _Supervised) -> None:
+        """Connect again whenever the connection breaks while the process lives; it counts on us being there."""
+        while True:
+            assert replica.connection is not None
+            await replica.connection.wait_closed()
+            replica.connection = None
+            while replica.connection is None:  # ends with a connection, or with the process
+                await anyio.sleep(RECONNECT_S)
+                try:
+                    await self._adopt(replica)
+                except (ServeLiteError, OSError) as error:
+                    logger.debug("replica %s cannot be reached: %s", replica.id, error)
+                    if replica.connection is not None and replica.connection.closed:
+                        replica.connection = None
+
+    async def _stop_when_ordered(self, replica: _Supervised, child: Child) -> None:
+        """Carry out the order to stop; the exit of the process ends this task."""
+        await replica.ordered.wait()
+        order = replica.order
+        assert order is not None
+        is_graceful = order.is_graceful and replica.is_initialised
+        with anyio.move_on_after(order.timeout_s if is_graceful else min(order.timeout_s, SHORT_GRACE_S)):
+            if not is_graceful or not await self._ask_to_stop(replica, order):
+                child.terminate()
+            await anyio.sleep_forever()
+        if order.is_graceful:
+            logger.warning("replica %s did not end within %g s and is killed", replica.id, order.timeout_s)
+        child.kill()
+
+    async def _ask_to_stop(self, replica: _Supervised, order: StopOrder) -> bool:
+        """Return whether the replica has drained and is about to exit."""
+        if replica.connection is None:
+            return False
+        request = StopRequest(wait_loop_s=order.wait_loop_s, epoch=self._epoch)
+        try:
+            await replica.connection.control("stop", request, Empty, timeout_s=None)  # `timeout_s` bounds it
+        except ServeLiteError as error:
+            logger.debug("replica %s did not answer the order to stop: %s", replica.id, error)
+            return False
+        return True
+
+    async def _end(self, replica: _Supervised) -> None:
+        """End a process that serves nothing; its exit ends this task."""
+        assert replica.child is not None
+        replica.child.terminate()
+        await anyio.sleep(SHORT_GRACE_S)
+        replica.child.kill()
+
+    # --- calls to a running replica ---
+
+    async def _reconfigure(self, replica: _Supervised, request: ReconfigureRequest, settings: str) -> None:
+        try:
+            if replica.connection is None:
+                raise ConnectionLostError("its control connection is broken")
+            await replica.connection.control("reconfigure", request, ReplicaReport, timeout_s=None)
+        except ServeLiteError as error:
+            self._post(
+                ev.ReplicaRefused(
+                    replica=replica.id, at=self._clock(), error=describe(error), spread=_spread()
+                )
+            )
+            return
+        replica.row = msgspec.structs.replace(replica.row, settings=settings)
+        self._store.put_replica(replica.row)
+        self._post(ev.ReplicaReconfigured(replica=replica.id, at=self._clock()))
+
+    async def _check_health(self, replica: _Supervised, timeout_s: float) -> None:
+        error = ""
+        try:
+            if replica.connection is None:
+                raise ConnectionLostError("its control connection is broken")
+            await replica.connection.control("check_health", Empty(), Empty, timeout_s=timeout_s)
+        except TimeoutError:
+            error = f"no answer within {timeout_s:g} s"
+        except ServeLiteError as failure:
+            error = describe(failure)
+        self._post(
+            ev.ReplicaHealthAnswered(replica=replica.id, at=self._clock(), error=error, spread=_spread())
+        )
+
+    # --- telling ---
+
+    def _become_ready(self, replica: _Supervised, report: ReplicaReport) -> None:
+        replica.is_initialised = True
+        self._post(ev.ReplicaReady(replica=replica.id, at=self._clock(), docs_path=report.docs_path))
+
+    def _fail_start(self, replica: _Supervised, error: str, *, is_counted: bool = True) -> None:
+        self._post(
+            ev.ReplicaStartFailed(
+                replica=replica.id, at=self._clock(), error=error, spread=_spread(), is_counted=is_counted
+            )
+        )
+
+    async def _detail(self, replica: _Supervised, child: Child, info: ExitInfo) -> str:
+        """Return how a process ended, with its last words if nobody had asked it to."""
+        if replica.order is not None:
+            return f"it {info}"
+        with anyio.CancelScope(shield=True):
+            lines = await anyio.to_thread.run_sync(child.tail, LAST_LINES)
+        return f"it {info}" + (". Its last output:\n" + "\n".join(lines) if lines else "")
+
+
+class _Supervised:
+    """One replica that has a task."""
+
+    def __init__(self, row: ReplicaRow) -> None:
+        self.id = row.id
+        self.row = row
+        self.child: Child | None = None
+        self.connection: Connection | None = None  #: None until there is one, and while it is broken
+        self.tasks: anyio.abc.TaskGroup | None = None  #: ends with the process
+        self.order: StopOrder | None = None
+        self.ordered = anyio.Event()
+        self.is_initialised = False  #: it may have requests to finish
+
+
+def _spread() -> float:
+    return random.random()

@@ -1,0 +1,298 @@
+"""From what a user hands in to the next goal: checks, numbers revisions, replaces or adds.
+
+Functions from a goal and a request to the next goal; they change nothing themselves, and refuse a request whole.
+`controller.py` stores what they return before it is acted on. What is *in* an option is checked before it gets
+here (options.py, schema.py); here is checked what only the instance knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from serve_lite.config import DeploymentConfig
+from serve_lite.exceptions import InvalidConfigError, RayServeException
+from serve_lite.options import apply_overrides, route_prefix
+from serve_lite.policy.capacity import initial_target
+from serve_lite.policy.update import settings_of, version_of
+from serve_lite.state.goal import (
+    AppGoal,
+    AppSubmission,
+    BuildResult,
+    CodeEnvironment,
+    DeploymentGoal,
+    DeploymentSpec,
+    Goal,
+)
+from serve_lite.state.ids import DeploymentId
+from serve_lite.wire.messages import DeployRequest
+
+#: "#" separates the parts of a replica's id; a slash or a control character would do harm in paths and logs.
+_BAD_IN_NAMES = re.compile(r"[#/\x00-\x1f\x7f]")
+
+
+def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Collection[DeploymentId]) -> Goal:
+    """Return the goal after a deploy.
+
+    Args:
+        now: wall clock, to show.
+        alive: deployments that have replicas; those that the new version leaves out are retired slowly.
+
+    Raises:
+        InvalidConfigError: a name, prefix or override is wrong.
+        RayServeException: a route prefix is taken, or the instance is shutting down.
+    """
+    if goal.is_shutting_down:
+        raise RayServeException(
+            "Serve is shutting down, so nothing can be deployed. Start it again afterwards."
+        )
+    _check_names(request.apps)
+    for app in request.apps:
+        route_prefix(app.route_prefix, "route_prefix")
+    apps = dict(goal.apps)
+    if request.replace_declarative:
+        listed = {app.name for app in request.apps}
+        for old in goal.apps.values():
+            if old.submission.source == "declarative" and old.name not in listed:
+                apps[old.name] = _deleting(old)
+    _check_prefixes(apps, request.apps)
+    revision = goal.revision + 1
+    capacity = _target_capacity(goal, request)
+    for submission in request.apps:
+        apps[submission.name] = _accept_app(
+            apps.get(submission.name), submission, revision, now, capacity, alive
+        )
+    return msgspec.structs.replace(
+        goal,
+        revision=revision,
+        apps=apps,
+        document=request.document if request.replace_declarative else goal.document,
+        target_capacity=capacity,
+    )
+
+
+def accept_build(
+    goal: Goal, app: str, revision: int, result: BuildResult, alive: Collection[DeploymentId]
+) -> Goal:
+    """Return the goal after an importer is done; the same one if nobody waits for it any more.
+
+    Raises:
+        InvalidConfigError: what was built does not fit the submission, for example an override names a
+            deployment that does not exist.
+    """
+    old = goal.apps.get(app)
+    if old is None or not old.is_building or old.revision != revision:
+        return goal
+    new = _with_deployments(old, result.deployments, old.submission, revision, goal.target_capacity, alive)
+    return _with_app(goal, new)
+
+
+def reject_build(goal: Goal, app: str, revision: int, message: str) -> Goal:
+    """Return the goal after a build failed: what ran before goes on."""
+    old = goal.apps.get(app)
+    if old is None or not old.is_building or old.revision != revision:
+        return goal
+    return _with_app(goal, msgspec.structs.replace(old, is_building=False, build_error=message))
+
+
+def accept_delete(goal: Goal, names: Iterable[str]) -> Goal:
+    """Return the goal without these applications; unknown names are passed over, as in Ray Serve."""
+    gone = {name: _deleting(goal.apps[name]) for name in names if name in goal.apps}
+    if not gone:
+        return goal
+    return msgspec.structs.replace(goal, revision=goal.revision + 1, apps={**goal.apps, **gone})
+
+
+def accept_shutdown(goal: Goal) -> Goal:
+    """Return the goal of an instance that is to end."""
+    gone = accept_delete(goal, list(goal.apps))
+    return msgspec.structs.replace(gone, is_shutting_down=True, document=None)
+
+
+def forget_app(goal: Goal, name: str) -> Goal:
+    """Return the goal without an application of which nothing is left."""
+    return msgspec.structs.replace(goal, apps={n: a for n, a in goal.apps.items() if n != name})
+
+
+# --- one application ----------------------------------------------------------------------------
+
+
+def _accept_app(
+    old: AppGoal | None,
+    submission: AppSubmission,
+    revision: int,
+    now: float,
+    capacity: float | None,
+    alive: Collection[DeploymentId],
+) -> AppGoal:
+    before = old if old is not None and not old.is_deleting else None
+    app = AppGoal(
+        name=submission.name,
+        revision=revision,
+        submission=msgspec.structs.replace(submission, deployments=()),
+        deployed_at=now,
+        deployments=before.deployments if before else (),
+        retired=before.retired if before else (),
+        route_prefix=before.route_prefix if before else None,
+        code_version=before.code_version if before else "",
+    )
+    if submission.build is None:
+        if not submission.deployments:
+            raise InvalidConfigError(f"Application {submission.name!r} has no deployments.")
+        return _with_deployments(app, submission.deployments, submission, revision, capacity, alive)
+    is_known = before is not None and before.deployments and submission.code_version
+    if is_known and before is not None and before.code_version == submission.code_version:
+        specs = tuple(d.spec for d in before.deployments)
+        return _with_deployments(app, specs, submission, revision, capacity, alive)
+    return msgspec.structs.replace(app, is_building=True)
+
+
+def _with_deployments(
+    app: AppGoal,
+    specs: Sequence[DeploymentSpec],
+    submission: AppSubmission,
+    revision: int,
+    capacity: float | None,
+    alive: Collection[DeploymentId],
+) -> AppGoal:
+    """Return the application with `specs` as what should run."""
+    overrides = _overrides_by_name(app.name, specs, submission.overrides)
+    code_version = submission.code_version or f"revision {revision}"
+    prefix = route_prefix(submission.route_prefix, "route_prefix")
+    ingress = ([s.name for s in specs if s.is_ingress] or [specs[-1].name])[-1] if specs else None
+    before = {d.id.name: d for d in app.deployments}
+    deployments = tuple(
+        _deployment_goal(
+            DeploymentId(spec.name, app.name),
+            spec,
+            overrides.get(spec.name, {}),
+            environment=submission.environment,
+            code_version=code_version,
+            prefix=prefix if spec.name == ingress else None,
+            capacity=capacity if submission.source == "declarative" else None,
+            previous=before.get(spec.name),
+        )
+        for spec in specs
+    )
+    names = {d.id.name for d in deployments}
+    left_out = {d.id.name: d for d in (*app.retired, *app.deployments) if d.id.name not in names}
+    return msgspec.structs.replace(
+        app,
+        deployments=deployments,
+        retired=tuple(d for d in left_out.values() if d.id in alive),
+        route_prefix=prefix,
+        code_version=submission.code_version,
+        is_building=False,
+        build_error="",
+    )
+
+
+def _deployment_goal(
+    deployment: DeploymentId,
+    spec: DeploymentSpec,
+    overrides: Mapping[str, Any],
+    *,
+    environment: CodeEnvironment,
+    code_version: str,
+    prefix: str | None,
+    capacity: float | None,
+    previous: DeploymentGoal | None,
+) -> DeploymentGoal:
+    config = apply_overrides(spec.config, spec.configured_options, overrides)
+    environment = _environment_of(environment, config)
+    return DeploymentGoal(
+        id=deployment,
+        spec=spec,
+        config=config,
+        version=version_of(code_version, spec, config, environment),
+        settings=settings_of(config, prefix),
+        target=initial_target(config, capacity, previous.target if previous else None),
+        environment=environment,
+        route_prefix=prefix,
+    )
+
+
+def _overrides_by_name(
+    app: str, specs: Sequence[DeploymentSpec], overrides: Sequence[Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    names = [spec.name for spec in specs]
+    for override in overrides:
+        if override.get("name") not in names:
+            raise InvalidConfigError(
+                f"Deployment {override.get('name')!r} does not exist in application {app!r}. Available: {names}."
+            )
+    return {str(override["name"]): override for override in overrides}
+
+
+def _environment_of(app: CodeEnvironment, config: DeploymentConfig) -> CodeEnvironment:
+    """Return the environment of one deployment: its own variables win over the application's."""
+    own = (config.ray_actor_options.get("runtime_env") or {}).get("env_vars") or {}
+    if not own:
+        return app
+    return msgspec.structs.replace(app, env_vars={**app.env_vars, **own})
+
+
+def _deleting(app: AppGoal) -> AppGoal:
+    return msgspec.structs.replace(app, is_deleting=True, is_building=False, build_error="")
+
+
+def _with_app(goal: Goal, app: AppGoal) -> Goal:
+    return msgspec.structs.replace(goal, apps={**goal.apps, app.name: app})
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+def _check_names(apps: Sequence[AppSubmission]) -> None:
+    seen: set[str] = set()
+    for app in apps:
+        if not app.name:
+            raise InvalidConfigError("An application's name may not be empty.")
+        for name, kind in [(app.name, "application"), *((d.name, "deployment") for d in app.deployments)]:
+            if _BAD_IN_NAMES.search(name):
+                raise InvalidConfigError(
+                    f"{name!r} cannot be the name of {'an' if kind[0] == 'a' else 'a'} {kind}: "
+                    "'#', '/' and control characters are not allowed."
+                )
+        if app.name in seen:
+            raise InvalidConfigError(f"Two applications are called {app.name!r}; names must be unique.")
+        seen.add(app.name)
+        names = [d.name for d in app.deployments]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise InvalidConfigError(
+                f"Two deployments of application {app.name!r} are called {double!r}; names must be unique."
+            )
+
+
+def _check_prefixes(apps: Mapping[str, AppGoal], submissions: Sequence[AppSubmission]) -> None:
+    """Refuse a prefix that another application has, or is about to have."""
+    owners: dict[str, str] = {}
+    submitted = {s.name for s in submissions}
+    for app in apps.values():
+        if app.is_deleting or app.name in submitted:
+            continue
+        wanted = app.submission.route_prefix if app.is_building else None
+        for prefix in (app.route_prefix, wanted):
+            if prefix is not None:
+                owners[prefix] = app.name
+    for submission in submissions:
+        prefix = submission.route_prefix
+        if prefix is None:
+            continue
+        if prefix in owners:
+            raise RayServeException(
+                f'Prefix {prefix} is being used by application "{owners[prefix]}". Failed to deploy application '
+                f'"{submission.name}". Give it another route_prefix, or delete "{owners[prefix]}" first.'
+            )
+        owners[prefix] = submission.name
+
+
+def _target_capacity(goal: Goal, request: DeployRequest) -> float | None:
+    if not request.replace_declarative or request.document is None:
+        return goal.target_capacity
+    capacity = request.document.get("target_capacity")
+    return None if capacity is None else float(capacity)

@@ -1,0 +1,93 @@
+"""Building an application without running its code here: an importer child does it and answers with data."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import anyio
+import msgspec
+
+from serve_lite.controller.child import ExitInfo
+from serve_lite.controller.spawner import Spawner
+from serve_lite.exceptions import RayServeException
+from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment
+from serve_lite.wire.spawning import LENGTH_BYTES, BuildFailure, BuildReply
+
+_LAST_WORDS = 10  #: lines of output that are told with an importer's death
+
+
+class BuildError(RayServeException):
+    """An application could not be built; the message is for its author."""
+
+    def __init__(self, type_name: str, text: str, traceback: str = "", where: str = "") -> None:
+        super().__init__(type_name, text, traceback, where)
+        self.type_name = type_name  #: class of the user's exception, or one of ours
+        self.text = text
+        self.traceback = traceback  #: the user's frames only
+        self.where = where  #: `file:line`, "" if no user code ran
+
+    def __str__(self) -> str:
+        at = f" (at {self.where})" if self.where else ""
+        return f"{self.type_name}: {self.text}{at}"
+
+
+class Importer:
+    """Builds applications, each in a child of its own."""
+
+    def __init__(self, spawner: Spawner) -> None:
+        self._spawner = spawner
+
+    async def build(self, request: BuildRequest, environment: CodeEnvironment) -> BuildResult:
+        """Return the deployments of an application.
+
+        Has no deadline: an import may take as long as it takes. On cancel the child is killed.
+
+        Raises:
+            BuildError: there is no such application, its code raised, or the importer died.
+            InstanceError: no process could be started.
+        """
+        ours, theirs = socket.socketpair()
+        log_path = self._spawner.log_path("importer", request.app_name)
+        try:
+            with theirs:
+                child = await self._spawner.spawn_importer(request.app_name, environment, theirs, log_path)
+        except BaseException:
+            ours.close()
+            raise
+        try:
+            reply = await _ask(ours, request)
+            if reply is None:
+                raise _death(await child.wait(), child.tail(_LAST_WORDS))
+        finally:
+            child.kill()  # it has answered, or nobody waits for its answer
+            with anyio.move_on_after(2.0, shield=True):
+                await child.wait()
+        if reply.failure is not None:
+            raise _build_error(reply.failure)
+        if reply.result is None:
+            raise BuildError("ImporterError", "the importer answered with neither a result nor a failure")
+        return reply.result
+
+
+async def _ask(sock: socket.socket, request: BuildRequest) -> BuildReply | None:
+    """Send the request and return the reply, None if the importer ended without one. Closes `sock`."""
+    reader, writer = await asyncio.open_connection(sock=sock)
+    try:
+        body = msgspec.msgpack.encode(request)
+        writer.write(len(body).to_bytes(LENGTH_BYTES, "big") + body)
+        size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
+        return msgspec.msgpack.decode(await reader.readexactly(size), type=BuildReply)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return None
+    finally:
+        writer.close()
+
+
+def _build_error(failure: BuildFailure) -> BuildError:
+    return BuildError(failure.type_name, failure.text, failure.traceback, failure.where)
+
+
+def _death(exited: ExitInfo, last_lines: list[str]) -> BuildError:
+    said = "; the last lines it printed:\n" + "\n".join(last_lines) if last_lines else ""
+    return BuildError("ImporterDied", f"the process that imported the application {exited}{said}")

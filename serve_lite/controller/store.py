@@ -1,0 +1,311 @@
+"""What outlives the daemon: the goal, the replicas, how starts went, and what happened. SQLite, one file.
+
+All statements run in one worker thread, in the order they were asked for, so the loop never waits for a disk and
+a later write cannot overtake an earlier one. A write that must have happened before something else is awaited
+(`save_goal`, `plan_replica`); the others are queued, and a failure of one of them is logged and survived: a full
+disk must not take the daemon down.
+
+Values are msgpack of the frozen structs, which only ever gain fields with defaults, so a newer release reads an
+older one's file. The numbered schema is for what that cannot express.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from serve_lite.exceptions import InstanceError
+from serve_lite.state.goal import AppGoal, Goal
+from serve_lite.state.ids import DeploymentId, ReplicaId
+from serve_lite.state.observed import DeploymentView
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+KEPT_EVENTS = 2000  #: lines of history
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS apps (name TEXT PRIMARY KEY, revision INTEGER NOT NULL, goal BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS deployments (
+    app TEXT NOT NULL, name TEXT NOT NULL, view BLOB NOT NULL, PRIMARY KEY (app, name)
+);
+CREATE TABLE IF NOT EXISTS replicas (id TEXT PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL
+);
+"""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One replica as a later daemon must know it. Written before its process is started."""
+
+    id: ReplicaId
+    deployment: DeploymentId
+    version: str
+    settings: str
+    rank: int = 0
+    pid: int = 0  #: 0 until its process exists
+    start_time: int = 0  #: tells the process from a later one with the same pid (processes.py)
+    wall_time: float = 0.0
+    log_file: str = ""
+
+
+class EventRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of history."""
+
+    at: float  #: wall clock
+    subject: str  #: id of a replica or deployment, or name of an application
+    text: str
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was found when the store was opened."""
+
+    goal: Goal
+    deployments: dict[DeploymentId, DeploymentView]
+    replicas: tuple[ReplicaRow, ...]
+    epoch: int  #: of this opening: one more than the last daemon's
+    node_id: str  #: names this instance for as long as its directory lives
+
+
+class _GoalHead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The goal without its applications, which have a table of their own."""
+
+    revision: int = 0
+    document: dict[str, Any] | None = None
+    target_capacity: float | None = None
+    is_shutting_down: bool = False
+
+
+class Store:
+    """The database of one instance.
+
+    Lifetime: `async with Store(path) as store:`. Opening creates the file, takes the next epoch and reads
+    everything (`stored`); closing waits for queued writes. One daemon at a time: the keeper holds the lock.
+    """
+
+    stored: Stored
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = os.fspath(path)
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._db: sqlite3.Connection
+        self._apps: dict[str, AppGoal] = {}  #: as in the file
+
+    async def __aenter__(self) -> Store:
+        try:
+            self.stored = await self._ask(self._open)
+        except BaseException:
+            self._worker.shutdown(wait=False)
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        # Shielded by nature: the worker finishes what is queued whether or not anyone waits.
+        self._worker.submit(self._close)
+        await asyncio.shield(asyncio.to_thread(self._worker.shutdown, True))
+
+    async def save_goal(self, goal: Goal) -> None:
+        """Store the goal. Returns when it is on the disk; raises `InstanceError` if it cannot be."""
+        try:
+            await self._ask(lambda: self._save_goal(goal))
+        except sqlite3.Error as error:
+            raise InstanceError(
+                f"The change was not made: it could not be stored in {self._path!r}: {error}."
+            ) from error
+
+    async def plan_replica(self, row: ReplicaRow) -> None:
+        """Store that this replica will be started; to be awaited before it is.
+
+        Raises `InstanceError` if it cannot be stored: a process nobody knows of must not be started.
+        """
+        try:
+            await self._ask(lambda: self._put_replica(row))
+        except sqlite3.Error as error:
+            raise InstanceError(f"Cannot store a new replica in {self._path!r}: {error}.") from error
+
+    def put_replica(self, row: ReplicaRow) -> None:
+        """Queue the new state of a replica's row."""
+        self._queue(lambda: self._put_replica(row))
+
+    def drop_replica(self, replica: ReplicaId) -> None:
+        """Queue the removal of a replica whose process is gone."""
+        self._queue(lambda: self._run("DELETE FROM replicas WHERE id = ?", replica))
+
+    def put_deployment(self, deployment: DeploymentId, view: DeploymentView | None) -> None:
+        """Queue what is known about a deployment; None forgets it."""
+        if view is None:
+            sql = "DELETE FROM deployments WHERE app = ? AND name = ?"
+            self._queue(lambda: self._run(sql, deployment.app_name, deployment.name))
+            return
+        blob = _encode(view)
+        sql = "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?)"
+        self._queue(lambda: self._run(sql, deployment.app_name, deployment.name, blob))
+
+    def add_events(self, rows: Iterable[EventRow]) -> None:
+        """Queue lines of history."""
+        values = [(row.at, row.subject, row.text) for row in rows]
+        if values:
+            self._queue(lambda: self._add_events(values))
+
+    async def recent_events(self, limit: int = 100) -> list[EventRow]:
+        """Return the last lines of history, newest first."""
+        return await self._ask(lambda: self._recent_events(limit))
+
+    async def flush(self) -> None:
+        """Return when everything queued so far is written."""
+        await self._ask(lambda: None)
+
+    # --- in the worker thread ---
+
+    def _open(self) -> Stored:
+        try:
+            descriptor = os.open(
+                self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )  # not for other eyes
+            os.close(descriptor)
+            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            # A commit survives the death of the daemon at once; `save_goal` also waits for the disk.
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._check_schema()
+            return self._read()
+        except (OSError, sqlite3.Error, msgspec.MsgspecError) as error:
+            raise InstanceError(
+                f"Cannot use the state file {self._path!r}: {error}. If it is damaged, move it away and deploy again."
+            ) from error
+
+    def _check_schema(self) -> None:
+        found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if found > SCHEMA_VERSION:
+            raise InstanceError(
+                f"The state file {self._path!r} was written by a newer serve-lite (schema {found}; this one knows "
+                f"{SCHEMA_VERSION}). Use that version, or another SERVE_LITE_HOME."
+            )
+        if found < SCHEMA_VERSION:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+    def _read(self) -> Stored:
+        epoch = int(self._meta("epoch", b"0")) + 1
+        node_id = self._meta("node_id", b"").decode() or os.urandom(14).hex()
+        with self._transaction():
+            self._set_meta("epoch", str(epoch).encode())
+            self._set_meta("node_id", node_id.encode())
+        head = msgspec.msgpack.decode(self._meta("goal", _encode(_GoalHead())), type=_GoalHead)
+        for name, blob in self._db.execute("SELECT name, goal FROM apps ORDER BY rowid"):
+            self._apps[name] = msgspec.msgpack.decode(blob, type=AppGoal)
+        return Stored(
+            goal=Goal(apps=dict(self._apps), **msgspec.structs.asdict(head)),
+            deployments={
+                DeploymentId(name, app): msgspec.msgpack.decode(blob, type=DeploymentView)
+                for app, name, blob in self._db.execute("SELECT app, name, view FROM deployments")
+            },
+            replicas=tuple(
+                msgspec.msgpack.decode(blob, type=ReplicaRow)
+                for (blob,) in self._db.execute("SELECT row FROM replicas")
+            ),
+            epoch=epoch,
+            node_id=node_id,
+        )
+
+    def _save_goal(self, goal: Goal) -> None:
+        head = _GoalHead(
+            revision=goal.revision,
+            document=goal.document,
+            target_capacity=goal.target_capacity,
+            is_shutting_down=goal.is_shutting_down,
+        )
+        gone = self._apps.keys() - goal.apps.keys()
+        changed = {name: app for name, app in goal.apps.items() if self._apps.get(name) is not app}
+        self._db.execute("PRAGMA synchronous=FULL")
+        try:
+            with self._transaction():
+                self._set_meta("goal", _encode(head))
+                for name in gone:
+                    self._run("DELETE FROM apps WHERE name = ?", name)
+                for name, app in changed.items():
+                    # An update in place keeps the order in which applications came.
+                    self._run(
+                        "INSERT INTO apps VALUES (?1, ?2, ?3) "
+                        "ON CONFLICT (name) DO UPDATE SET revision = ?2, goal = ?3",
+                        name,
+                        app.revision,
+                        _encode(app),
+                    )
+        finally:
+            self._db.execute("PRAGMA synchronous=NORMAL")
+        self._apps = dict(goal.apps)
+
+    def _put_replica(self, row: ReplicaRow) -> None:
+        self._run("INSERT OR REPLACE INTO replicas VALUES (?, ?)", row.id, _encode(row))
+
+    def _add_events(self, values: list[tuple[float, str, str]]) -> None:
+        with self._transaction():
+            self._db.executemany("INSERT INTO events (at, subject, text) VALUES (?, ?, ?)", values)
+            self._run("DELETE FROM events WHERE number <= (SELECT MAX(number) FROM events) - ?", KEPT_EVENTS)
+
+    def _recent_events(self, limit: int) -> list[EventRow]:
+        rows = self._db.execute("SELECT at, subject, text FROM events ORDER BY number DESC LIMIT ?", (limit,))
+        return [EventRow(at=at, subject=subject, text=text) for at, subject, text in rows]
+
+    def _meta(self, name: str, default: bytes) -> bytes:
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return bytes(row[0]) if row else default
+
+    def _set_meta(self, name: str, value: bytes) -> None:
+        self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", name, value)
+
+    def _run(self, sql: str, *values: object) -> None:
+        self._db.execute(sql, values)
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+    def _close(self) -> None:
+        self._db.close()
+
+    # --- on the loop ---
+
+    async def _ask(self, work: Callable[[], T]) -> T:
+        # Once begun it runs to its end, cancelled or not: a statement cannot be taken back halfway.
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._worker, work))
+
+    def _queue(self, work: Callable[[], object]) -> None:
+        self._worker.submit(work).add_done_callback(_log_failure)
+
+
+class _Transaction:
+    """BEGIN, then COMMIT or ROLLBACK."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, failure: type[BaseException] | None, *exc_info: object) -> None:
+        try:
+            if failure is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:  # some errors have rolled it back already
+                self._db.execute("ROLLBACK")
+
+
+def _log_failure(future: Future[Any]) -> None:
+    error = future.exception()
+    if error is not None:
+        logger.error("the state could not be written: %s", error)

@@ -1,0 +1,118 @@
+"""The control socket: what drivers, handles and the command line ask of the daemon, and who answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio.abc
+import msgspec
+
+from serve_lite.schema import ServeStatus
+from serve_lite.wire.control import ControlMethods, ItemSink
+from serve_lite.wire.messages import (
+    DeleteRequest,
+    DeployReply,
+    DeployRequest,
+    Empty,
+    IngressReply,
+    IngressRequest,
+    InstanceInfo,
+    Membership,
+    WaitRequest,
+    WatchRequest,
+)
+
+
+class Controls(Protocol):
+    """What is asked of the controller."""
+
+    async def submit(self, request: DeployRequest, /) -> DeployReply: ...
+    async def delete(self, names: list[str], /) -> object: ...
+    async def wait_apps(self, names: list[str], /) -> ServeStatus: ...
+    def status(self) -> ServeStatus: ...
+    def ingress_of(self, name: str, /) -> str: ...
+
+
+class Memberships(Protocol):
+    """What is asked of the publisher."""
+
+    def watch(
+        self, app: str, deployment: str, on_change: Callable[[Membership], None], /
+    ) -> Callable[[], None]: ...
+
+
+class ControlSocket:
+    """The methods of the control socket, by name. `shutdown` is the daemon's own business: it is told, and tells
+    when nothing is left."""
+
+    def __init__(
+        self,
+        group: anyio.abc.TaskGroup,
+        controller: Controls,
+        memberships: Memberships,
+        info: InstanceInfo,
+        leave: Callable[[], Any],
+    ) -> None:
+        self._controller, self._memberships, self._info, self._leave = controller, memberships, info, leave
+        self._left = asyncio.Event()
+        self._leavers = 0
+        self.methods = methods = ControlMethods(group)
+        methods.method("info", Empty, self._tell_info)
+        methods.method("deploy", DeployRequest, controller.submit)
+        methods.method("wait_apps", WaitRequest, self._wait_apps)
+        methods.method("status", Empty, self._status)
+        methods.method("delete", DeleteRequest, self._delete)
+        methods.method("ingress", IngressRequest, self._ingress)
+        methods.method("shutdown", Empty, self._shutdown)
+        methods.stream("watch", WatchRequest, self._watch)
+
+    async def tell_left(self) -> None:
+        """Answer everyone who has asked for the shutdown."""
+        self._left.set()
+        while self._leavers:  # each needs one pass of the loop
+            await asyncio.sleep(0)
+
+    async def _tell_info(self, _: Empty) -> InstanceInfo:
+        return self._info
+
+    async def _wait_apps(self, request: WaitRequest) -> msgspec.Struct:
+        return await self._controller.wait_apps(request.names)
+
+    async def _status(self, _: Empty) -> msgspec.Struct:
+        return self._controller.status()
+
+    async def _delete(self, request: DeleteRequest) -> Empty:
+        await self._controller.delete(request.names)
+        return Empty()
+
+    async def _ingress(self, request: IngressRequest) -> IngressReply:
+        return IngressReply(deployment=self._controller.ingress_of(request.app))
+
+    async def _shutdown(self, _: Empty) -> Empty:
+        self._leave()
+        self._leavers += 1
+        try:
+            await self._left.wait()  # ends with the daemon's work, which the controller bounds
+        finally:
+            self._leavers -= 1
+        return Empty()
+
+    async def _watch(self, request: WatchRequest, sink: ItemSink) -> None:
+        """Send the membership now and on every change; a slow client gets the latest, not each."""
+        changed = asyncio.Event()
+        latest: list[Membership] = []
+
+        def on_change(membership: Membership) -> None:
+            latest[:] = [membership]
+            changed.set()
+
+        unwatch = self._memberships.watch(request.app, request.deployment, on_change)
+        try:
+            while True:  # ends with the client, which cancels it
+                await changed.wait()
+                changed.clear()
+                await sink.send(latest[0])
+        finally:
+            unwatch()

@@ -1,0 +1,113 @@
+"""The directory of one instance: where it is, what lies in it, and that nobody else can read it.
+
+Imports next to nothing, because the keeper stands on it. `options.py` has everything else about an instance.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+#: A Unix socket's path may have 107 bytes and a final zero; a few are left for other systems' lower limits.
+_LONGEST_SOCKET_PATH = 100
+
+
+class Paths:
+    """Where everything of one instance is."""
+
+    def __init__(self, home: str) -> None:
+        self.home = home  #: the state directory
+        self.run = _socket_directory(home)  #: the sockets; `home` unless its path is too long
+        self.control = os.path.join(self.run, "control.sock")
+        self.lock = os.path.join(home, "lock")
+        self.db = os.path.join(home, "state.db")
+        self.logs = os.path.join(home, "logs")
+
+    def prepare(self) -> None:
+        """Create the directories, or check that they are ours alone.
+
+        Raises:
+            InstanceError: a directory cannot be made or used, or belongs to or is open to someone else.
+        """
+        for directory in (self.home, self.run, self.logs):
+            _prepare_directory(directory)
+
+    def remove_sockets(self) -> None:
+        """Remove every socket file of the instance. Only for the last one that leaves."""
+        for name in os.listdir(self.run):
+            if name == "control.sock" or (name.startswith("r-") and name.endswith((".sock", ".acc"))):
+                _remove(os.path.join(self.run, name))
+        if self.run != self.home:
+            try:
+                os.rmdir(self.run)
+            except OSError:  # something that is not ours lies there: leave it
+                pass
+
+
+def paths(home: str) -> Paths:
+    """Return where everything of the instance in `home` is. Touches nothing."""
+    return Paths(os.path.abspath(os.path.expanduser(home)))
+
+
+def home_from_environment() -> str:
+    """Return the state directory that the environment names, or the user's default one."""
+    home = os.environ.get("SERVE_LITE_HOME")
+    if home:
+        return os.path.abspath(os.path.expanduser(home))
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):  # the XDG base directory specification says to ignore relative ones
+        state = os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(state, "serve-lite")
+
+
+def _socket_directory(home: str) -> str:
+    if _has_room(home):
+        return home
+    import hashlib  # 4 ms that a home of usual length does not need
+
+    name = f"serve-lite-{os.getuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
+    candidates = [os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("TMPDIR", ""), "/tmp"]
+    for parent in candidates:
+        if os.path.isdir(parent) and _has_room(os.path.join(parent, name)):
+            return os.path.join(parent, name)
+    return os.path.join("/tmp", name)
+
+
+def _has_room(directory: str) -> bool:
+    return len(os.fsencode(os.path.join(directory, "r-xxxxxxxx.sock"))) < _LONGEST_SOCKET_PATH
+
+
+def _prepare_directory(path: str) -> None:
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = os.stat(path)
+    except OSError as error:
+        raise _error(f"The directory {path!r} cannot be used for the instance: {error.strerror}.") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise _error(f"{path!r} is not a directory.")
+    if found.st_uid != os.geteuid():
+        raise _error(
+            f"The directory {path!r} belongs to user {found.st_uid}, not to you (user {os.geteuid()}), so its "
+            "owner could read and replace what the instance runs."
+        )
+    if found.st_mode & 0o077 and os.listdir(path):
+        raise _error(
+            f"The directory {path!r} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}) and not "
+            f"empty. Run `chmod 700 {path}` if it is meant for the instance."
+        )
+    os.chmod(path, 0o700)
+
+
+def _error(problem: str) -> Exception:
+    from serve_lite.exceptions import (
+        InstanceError,
+    )  # costs 5 ms, which a keeper that starts well does not need
+
+    return InstanceError(f"{problem} Name another one with SERVE_LITE_HOME.")
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,452 @@
+"""The keeper: holds an instance's sockets and keeps a daemon behind them.
+
+The smallest process of an instance and the only one that must not fail, so it does little: it binds, starts the
+daemon with the sockets inherited (systemd's LISTEN_FDS convention), starts it again when it ends unasked, adopts
+and reaps whatever loses its parent, and takes everything down at the end. Connections that come while there is no
+daemon wait in the sockets' backlogs.
+
+It talks with the daemon over one socket pair. The daemon writes `ready`; the keeper writes `exit PID STATUS` for
+each orphan it reaped; the end of file tells either that the other is gone.
+
+It imports little, because everything else waits for it. Under systemd it is not needed.
+Its starter is `engines/local.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+from serve_lite.daemon.home import Paths, paths
+from serve_lite.processes import become_subreaper, children_of, open_pidfd, python_command, set_title
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` itself would cost 4 ms
+    from typing import Any, Final
+
+#: A daemon that ends with this status has found a fault that another start would only find again.
+EXIT_HOPELESS: Final = 78  # EX_CONFIG of sysexits.h
+
+#: Starts in a row that may fail before the first one that got ready. After it, the keeper never gives up.
+_FIRST_ATTEMPTS: Final = 3
+_SHORTEST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 10.0
+_PAUSES_FORGOTTEN_AFTER_S: Final = 30.0  #: a daemon that ran this long starts a new row
+_LOCK_PATIENCE_S: Final = 5.0  #: for the last processes of an instance that is just leaving
+_KILL_PATIENCE_S: Final = 10.0
+
+
+class StartError(Exception):
+    """The instance cannot be started. `facts` go to the launcher as they are."""
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.facts = {"ok": False, "error": message, **facts}
+
+
+class Keeper:
+    """One instance's sockets and the daemon behind them, from the first start to the last exit."""
+
+    def __init__(self, options: str, where: Paths, sockets: dict[str, socket.socket], lock_fd: int) -> None:
+        self._options = options
+        self._paths = where
+        self._sockets = sockets
+        self._lock_fd = lock_fd
+        self._link: socket.socket | None = None  #: to the daemon that runs now
+        self._daemon_pid = 0  #: 0: none runs now
+        self._started_at = 0.0
+        self._start_at: float | None = None  #: when to start the next daemon
+        self._failures = 0  #: daemons in a row that ended unasked
+        self._was_ready = False  #: a daemon of this keeper has been ready once
+        self._stops = 0  #: how often we were asked to stop
+        self._exit_status: int | None = None  #: set: the work is done
+        self._poll = select.poll()
+        self._wakeup = _catch_signals()
+        self._poll.register(self._wakeup, select.POLLIN)
+
+    @property
+    def daemon_pid(self) -> int:
+        return self._daemon_pid
+
+    def start_daemon(self) -> None:
+        """Start a daemon that inherits the sockets."""
+        ours, theirs = socket.socketpair()
+        inherited = {name: sock.fileno() for name, sock in self._sockets.items()}
+        inherited.update(keeper=theirs.fileno(), lock=self._lock_fd)
+        self._daemon_pid = _spawn_daemon(
+            inherited, self._options, os.path.join(self._paths.logs, "daemon.log")
+        )
+        theirs.close()
+        ours.setblocking(False)
+        self._link = ours
+        self._poll.register(ours, select.POLLIN)
+        self._started_at, self._start_at = time.monotonic(), None
+
+    def watch_owner(self, pid: int) -> None:
+        """Stop gracefully when this process ends."""
+        try:
+            self._owner, self._owner_fd = pid, open_pidfd(pid)
+        except ProcessLookupError:
+            self._stop(f"its owner, process {pid}, is gone")
+            return
+        if self._owner_fd is not None:
+            self._poll.register(self._owner_fd, select.POLLIN)
+
+    _owner = 0
+    _owner_fd: int | None = None
+
+    def run(self) -> int:
+        """Keep a daemon running until asked to stop; return the exit status. Nothing is left afterwards."""
+        while self._exit_status is None:
+            for fd, _ in self._poll.poll(self._pause_ms()):
+                if fd == self._wakeup:
+                    self._on_signals(os.read(self._wakeup, 4096))
+                elif fd == self._owner_fd:
+                    self._poll.unregister(fd)
+                    self._stop(f"its owner, process {self._owner}, is gone")
+                elif self._link is not None and fd == self._link.fileno():
+                    self._on_link(self._link)
+            if self._start_at is not None and time.monotonic() >= self._start_at:
+                self.start_daemon()
+            if self._owner and self._owner_fd is None and not _is_alive(self._owner):
+                self._stop(f"its owner, process {self._owner}, is gone")
+        _kill_descendants()
+        self._paths.remove_sockets()
+        return self._exit_status
+
+    def _pause_ms(self) -> float | None:
+        pauses = [1000.0] if self._owner and self._owner_fd is None else []  # no pidfd on this system: look
+        if self._start_at is not None:
+            pauses.append(max(0.0, (self._start_at - time.monotonic()) * 1000) + 1)
+        return min(pauses, default=None)
+
+    def _on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGCHLD:
+                self._reap()
+            elif number == signal.SIGHUP:
+                self._tell_daemon(signal.SIGHUP)
+            else:
+                self._stop(f"it got {signal.Signals(number).name}")
+
+    def _on_link(self, link: socket.socket) -> None:
+        try:
+            said = link.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if not said:  # its exit follows
+            self._drop_link()
+        elif b"ready" in said and not self._was_ready:
+            self._was_ready, self._failures = True, 0
+
+    def _drop_link(self) -> None:
+        if self._link is not None:
+            self._poll.unregister(self._link)
+            self._link.close()
+            self._link = None
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._daemon_pid:
+                self._on_daemon_exit(status)
+            elif self._link is not None:
+                try:  # a daemon that is too busy to read this goes without the exit status
+                    self._link.send(f"exit {pid} {status}\n".encode())
+                except OSError:
+                    pass
+
+    def _on_daemon_exit(self, status: int) -> None:
+        self._daemon_pid = 0
+        self._drop_link()
+        code = os.waitstatus_to_exitcode(status)
+        how = f"with status {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        if self._stops or code == 0:
+            _log(f"the daemon ended {how}")
+            self._exit_status = 0 if code in (0, -signal.SIGTERM) else 1
+            return
+        if time.monotonic() - self._started_at > _PAUSES_FORGOTTEN_AFTER_S:
+            self._failures = 0
+        self._failures += 1
+        if code == EXIT_HOPELESS or (not self._was_ready and self._failures >= _FIRST_ATTEMPTS):
+            _log(f"the daemon ended {how}, {self._failures} times without getting ready: giving up")
+            self._exit_status = 1
+            return
+        pause_s = 0.0 if self._failures == 1 else _SHORTEST_PAUSE_S * 2.0 ** min(self._failures - 2, 10)
+        pause_s = min(pause_s, _LONGEST_PAUSE_S)
+        self._start_at = time.monotonic() + pause_s
+        _log(f"the daemon ended {how}: starting it again in {pause_s:.1f} s")
+
+    def _stop(self, reason: str) -> None:
+        self._stops += 1
+        if self._daemon_pid == 0:
+            _log(f"stopping, because {reason}")
+            self._exit_status = 0
+        elif self._stops == 1:
+            _log(f"stopping gracefully, because {reason}")
+            self._tell_daemon(signal.SIGTERM)
+        else:
+            _log(f"stopping at once, because {reason}")
+            self._tell_daemon(signal.SIGKILL)
+
+    def _tell_daemon(self, number: int) -> None:
+        if self._daemon_pid:  # ours and not reaped, so the pid cannot belong to anyone else
+            os.kill(self._daemon_pid, number)
+
+
+def main() -> int:
+    """Run the keeper of the instance that the environment describes.
+
+    Arguments, in pairs: `--handshake-fd N`, a pipe that gets one line of JSON once the sockets are bound or cannot
+    be; `--owner-pid N`, the process whose end is the instance's end.
+    """
+    arguments = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    handshake_fd = int(arguments.get("--handshake-fd", "-1"))
+    options = _options()
+    settings = json.loads(options)
+    where = paths(settings["home"])
+    try:
+        where.prepare()
+        lock_fd = _take_lock(where.lock)
+        sockets = _bind(settings, where)
+    except Exception as error:
+        facts = error.facts if isinstance(error, StartError) else {"ok": False, "error": str(error)}
+        _shake_hands(handshake_fd, facts)
+        _log(f"cannot start: {error}")
+        return 1
+    become_subreaper()
+    keeper = Keeper(options, where, sockets, lock_fd)
+    keeper.start_daemon()
+    if "--owner-pid" in arguments:
+        keeper.watch_owner(int(arguments["--owner-pid"]))
+    _shake_hands(handshake_fd, {"ok": True, **_info(settings, sockets), "pid": keeper.daemon_pid})
+    set_title("serve-lite: keeper")
+    return keeper.run()
+
+
+def _options() -> str:
+    """Return JSON of `InstanceOptions`, complete. A launcher gives it so; whoever starts us by hand need not."""
+    given = os.environ.pop("SERVE_LITE_INSTANCE", "{}")
+    if json.loads(given).keys() >= {"home", "http_host", "http_port", "admin_host", "admin_port", "backlog"}:
+        return given
+    import msgspec  # 30 ms
+
+    from serve_lite.daemon.options import options_from
+
+    return msgspec.json.encode(options_from(given)).decode()
+
+
+def _take_lock(path: str) -> int:
+    """Return a descriptor that holds the instance's lock. The daemon inherits it, so it outlives the keeper."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    give_up_at = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = int(os.pread(fd, 20, 0) or b"0")
+            if _is_alive(holder) or time.monotonic() > give_up_at:
+                raise _already_up(path, holder) from None
+            time.sleep(0.02)  # its keeper is gone and its daemon is about to be
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, str(os.getpid()).encode(), 0)
+    return fd
+
+
+def _already_up(path: str, holder: int) -> StartError:
+    home = os.path.dirname(path)
+    return StartError(
+        f"An instance is already up in {home!r} (keeper: process {holder}). Use it, stop it with `serve shutdown`, "
+        "or name another state directory with SERVE_LITE_HOME.",
+        kind="already_up",
+        keeper_pid=holder,
+    )
+
+
+def _bind(settings: dict[str, Any], where: Paths) -> dict[str, socket.socket]:
+    sockets = {}
+    if settings["http_host"] is not None:
+        sockets["http"] = _listen(settings["http_host"], settings["http_port"], settings["backlog"])
+    sockets["admin"] = _listen(settings["admin_host"], settings["admin_port"], 128)
+    sockets["control"] = _listen_unix(where.control)
+    return sockets
+
+
+def _listen(host: str, port: int, backlog: int) -> socket.socket:
+    sock: socket.socket | None = None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found.sort(
+            key=lambda entry: entry[0] != socket.AF_INET
+        )  # `localhost` may be both: most clients try this first
+        family, kind, protocol, _, address = found[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(backlog)
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        if error.errno == errno.EADDRINUSE:
+            holder = _holder_of(port)
+            by = f", held by {holder}" if holder else ""
+            message = f"the port {host}:{port} is in use{by}"
+            raise StartError(message, kind="port_in_use", host=host, port=port, holder=holder) from error
+        why = "ports below 1024 are for root" if error.errno == errno.EACCES else error.strerror
+        raise StartError(
+            f"Cannot listen on '{host}:{port}': {why}. Choose another address.", kind="bind"
+        ) from error
+    return sock
+
+
+def _listen_unix(path: str) -> socket.socket:
+    try:  # we hold the lock, so whoever made this one is gone
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(path)
+    os.chmod(path, 0o600)
+    sock.listen(128)
+    return sock
+
+
+def _holder_of(port: int) -> str | None:
+    """Name the process that listens on a TCP port, if we may know it."""
+    import psutil  # only to explain a failure
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                process = psutil.Process(connection.pid)
+                command = " ".join(process.cmdline()) or process.name()
+                return f"process {connection.pid} ({command[:80]})"
+    except (psutil.Error, OSError):
+        pass
+    return None
+
+
+def _info(settings: dict[str, Any], sockets: dict[str, socket.socket]) -> dict[str, Any]:
+    """Return what is known of an `InstanceInfo` (wire/messages.py) before there is a daemon."""
+    return {
+        "keeper_pid": os.getpid(),
+        "home": settings["home"],
+        "http_host": settings["http_host"],
+        "http_port": sockets["http"].getsockname()[1] if "http" in sockets else 0,
+        "admin_host": settings["admin_host"],
+        "admin_port": sockets["admin"].getsockname()[1],
+    }
+
+
+def _shake_hands(fd: int, facts: dict[str, Any]) -> None:
+    if fd < 0:
+        if not facts["ok"]:
+            print(facts["error"], file=sys.stderr)
+        return
+    try:
+        os.write(fd, json.dumps(facts).encode() + b"\n")
+        os.close(fd)
+    except BrokenPipeError:  # the launcher has gone; if it was our owner too, its pidfd tells
+        pass
+
+
+def _spawn_daemon(inherited: dict[str, int], options: str, log_path: str) -> int:
+    """Start a daemon and return its pid. `inherited` become its descriptors 3, 4, ... in this order."""
+    environment = dict(
+        os.environ,
+        SERVE_LITE_INSTANCE=options,
+        LISTEN_FDS=str(len(inherited)),
+        LISTEN_FDNAMES=":".join(inherited),
+    )
+    command = python_command("serve_lite.daemon.entry")
+    pid = os.fork()  # safe here: this process has no threads
+    if pid:
+        return pid
+    try:
+        os.setsid()  # a Ctrl-C in a terminal is for the keeper, which stops things in order
+        signal.set_wakeup_fd(-1)
+        for number in _CAUGHT:
+            signal.signal(number, signal.SIG_DFL)  # SIGINT may have been ignored when the keeper was started
+        environment["LISTEN_PID"] = str(os.getpid())
+        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        last = 3 + len(inherited)
+        for fd in (1, 2):
+            os.dup2(log, fd)
+        # Up first, so that no descriptor is overwritten before it was copied.
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, last) for fd in inherited.values()]
+        for target, fd in enumerate(high, 3):
+            os.dup2(fd, target)
+        os.execve(command[0], command, environment)
+    except BaseException as error:
+        print(f"cannot start the daemon: {error!r}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(EXIT_HOPELESS)
+
+
+_CAUGHT: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _catch_signals() -> int:
+    """Return a descriptor that gives a byte for each signal that came."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in _CAUGHT:
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def _pipe() -> tuple[int, int]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    return reader, writer
+
+
+def _is_alive(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _kill_descendants() -> None:
+    """Kill what is left below us. As a subreaper we inherit the children of each one that falls."""
+    give_up_at = time.monotonic() + _KILL_PATIENCE_S
+    while time.monotonic() < give_up_at:
+        for pid in children_of(os.getpid()):
+            os.kill(pid, signal.SIGKILL)
+        try:
+            reaped, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if reaped == 0:
+            time.sleep(0.002)
+    _log("some processes could not be killed: they hang inside the kernel")
+
+
+def _log(text: str) -> None:
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), "keeper:", text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The admin port without its price: starlette and hypercorn are loaded when the first connection arrives.
+
+Most instances are never asked over it; until then the connection waits in the inherited socket's backlog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio.to_thread
+
+from serve_lite.daemon.options import InstanceOptions
+
+if TYPE_CHECKING:
+    from hypercorn.config import Config
+    from hypercorn.typing import Framework
+
+    from serve_lite.admin.controls import Controls
+
+logger = logging.getLogger(__name__)
+
+#: Open connections get this long to finish when the daemon leaves.
+_GRACE_S = 2.0
+
+
+async def serve_admin(
+    sock: socket.socket, controller: Controls, options: InstanceOptions, leaving: asyncio.Event
+) -> None:
+    """Serve the control plane on a listening socket until `leaving` is set."""
+    sock.setblocking(False)
+    if not await _first_connection(sock, leaving):
+        return
+    app, config = await anyio.to_thread.run_sync(_load, sock, controller, options)
+    from hypercorn.asyncio import serve  # in memory by now
+
+    await serve(app, config, shutdown_trigger=leaving.wait)
+
+
+async def _first_connection(sock: socket.socket, leaving: asyncio.Event) -> bool:
+    """Return True once somebody connects, False if the daemon leaves before that."""
+    loop = asyncio.get_running_loop()
+    connected = asyncio.Event()
+    loop.add_reader(sock.fileno(), connected.set)
+    waits = [asyncio.ensure_future(event.wait()) for event in (connected, leaving)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        loop.remove_reader(sock.fileno())
+        for wait in waits:
+            wait.cancel()
+    return not leaving.is_set()
+
+
+def _load(sock: socket.socket, controller: Controls, options: InstanceOptions) -> tuple[Framework, Config]:
+    from hypercorn.config import Config
+
+    from serve_lite.admin.app import build_app
+
+    config = Config()
+    config.bind = [f"fd://{sock.dup().detach()}"]
+    config.graceful_timeout = _GRACE_S
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.include_server_header = False
+    # Hypercorn's types name each ASGI message; starlette's name none.
+    return cast(Any, build_app(controller, options)), config

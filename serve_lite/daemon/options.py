@@ -1,0 +1,57 @@
+"""What can be chosen about one instance, as it travels from whoever starts it to the keeper and the daemon."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from serve_lite.daemon.home import Paths, home_from_environment, paths
+from serve_lite.exceptions import InvalidConfigError
+
+__all__ = ["InstanceOptions", "Paths", "home_from_environment", "options_from", "paths"]
+
+#: JSON of `InstanceOptions`, for the keeper and the daemon. Not an argument: those are for all eyes, and a key's
+#: password may be in it.
+ENVIRONMENT_NAME = "SERVE_LITE_INSTANCE"
+
+
+class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance: where it lives, what it listens on, and how its doors behave."""
+
+    home: str = ""  #: state directory; "": the environment's or the user's default
+    http_host: str | None = "127.0.0.1"  #: None: no HTTP for applications
+    http_port: int = 8000  #: 0: the kernel chooses, `info` tells
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 52365  #: 0: the kernel chooses
+    request_timeout_s: float | None = None  #: None: no limit
+    keep_alive_timeout_s: float = 90.0
+    root_path: str = ""
+    orphan_grace_s: float = 60.0  #: how long a replica lives on without any daemon
+    backlog: int = 4096  #: connections that wait in the kernel while a daemon restarts
+    server: str = "native"  #: "native": our HTTP/1.1 front; "hypercorn": hypercorn for everything
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: str | None = None
+    log_level: str = "INFO"
+    is_embedded: bool = False  #: belongs to one process and ends with it, applications included
+
+    def with_home(self) -> InstanceOptions:
+        """Return the same options with `home` filled in and absolute."""
+        home = os.path.abspath(os.path.expanduser(self.home)) if self.home else home_from_environment()
+        return msgspec.structs.replace(self, home=home)
+
+
+def options_from(document: str) -> InstanceOptions:
+    """Return the options that JSON holds, as the starter of a process left them in its environment.
+
+    Raises:
+        InvalidConfigError: it is not the JSON of `InstanceOptions`.
+    """
+    try:
+        return msgspec.json.decode(document, type=InstanceOptions).with_home()
+    except msgspec.DecodeError as error:
+        raise InvalidConfigError(
+            f"{ENVIRONMENT_NAME} does not hold the options of an instance: {error}"
+        ) from error

@@ -1,0 +1,173 @@
+"""From a bound application to the data a controller can deploy.
+
+`build_deployments` walks the graph of Applications by pickling each deployment's arguments: wherever
+an Application turns up, at any depth of any picklable object, a handle to its deployment is pickled
+instead. `call_builder` makes the application when the target is a function that builds one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from serve_lite.deployment import Application, Deployment, applications_pickled_as
+from serve_lite.exceptions import RayServeException
+from serve_lite.handle import DeploymentHandle
+from serve_lite.ingress import docs_path, is_ingress
+from serve_lite.shipping import dump_code, dump_init
+from serve_lite.state.goal import DeploymentSpec
+
+
+def build_deployments(app: Application, app_name: str = "default") -> tuple[DeploymentSpec, ...]:
+    """Return the deployments of an application as data: each once, children before parents, ingress last.
+
+    A second deployment of the same name becomes `Name_1`, a third `Name_2`, in the order they are found.
+
+    Raises:
+        TypeError: `app` is no Application, or code or an argument cannot travel.
+        RayServeException: two deployments carry `@serve.ingress`, or the graph has a cycle.
+    """
+    if not isinstance(app, Application):
+        raise TypeError(
+            f"Expected an application, the result of `Deployment.bind()`, but got {type(app).__name__!r}."
+        )
+    graph = _Graph(app_name)
+    graph.visit(app, is_ingress_of_app=True)
+    with_app = [spec.name for spec in graph.specs if spec.is_asgi]
+    if len(with_app) > 1:
+        raise RayServeException(
+            f"Found multiple FastAPI deployments in application {app_name!r}: {', '.join(with_app)}. Only one "
+            "deployment of an application may carry @serve.ingress; deploy the others as applications of their own."
+        )
+    return tuple(graph.specs)
+
+
+class _Graph:
+    """The deployments of one application found so far."""
+
+    def __init__(self, app_name: str) -> None:
+        self.specs: list[DeploymentSpec] = []
+        self._app_name = app_name
+        self._names: dict[int, str] = {}  #: by the Application's identity
+        self._open: set[int] = set()  #: those whose arguments are being walked
+
+    def visit(self, app: Application, *, is_ingress_of_app: bool = False) -> str:
+        """Add an application's deployment, its children first; return the name it got."""
+        if id(app) in self._names:
+            return self._names[id(app)]
+        deployment = app._bound_deployment
+        if id(app) in self._open:
+            raise RayServeException(
+                f"Deployment {deployment.name!r} is among its own arguments; a graph must have no cycle."
+            )
+        self._open.add(id(app))
+        init, calls = self._walk_arguments(deployment)
+        self._open.discard(id(app))
+        name = self._names[id(app)] = self._free_name(deployment.name)
+        self.specs.append(
+            DeploymentSpec(
+                name=name,
+                config=deployment.config,
+                configured_options=tuple(sorted(deployment.configured_options)),
+                code=dump_code(deployment.func_or_class),
+                init=init,
+                is_ingress=is_ingress_of_app,
+                is_asgi=is_ingress(deployment.func_or_class),
+                docs_path=docs_path(deployment.func_or_class),
+                calls=calls,
+            )
+        )
+        return name
+
+    def _walk_arguments(self, deployment: Deployment) -> tuple[bytes, tuple[str, ...]]:
+        """Return the arguments as bytes, handles inside, and the names of the deployments called."""
+        called: dict[str, None] = {}
+
+        def handle_for(child: Application) -> DeploymentHandle:
+            name = self.visit(child)
+            called[name] = None
+            return DeploymentHandle(name, self._app_name)
+
+        with applications_pickled_as(handle_for):
+            init = dump_init(
+                deployment.init_args, deployment.init_kwargs, owner=f"deployment {deployment.name!r}"
+            )
+        return init, tuple(called)
+
+    def _free_name(self, wanted: str) -> str:
+        taken = {spec.name for spec in self.specs}
+        name, number = wanted, 0
+        while name in taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        return name
+
+
+# --- builders ------------------------------------------------------------------------------------
+
+
+def call_builder(target: Any, args: Mapping[str, Any]) -> Application:
+    """Return the application: `target` itself, or what it returns when it is a builder function.
+
+    A builder has exactly one parameter. If that is annotated with a pydantic model, the arguments are
+    validated into one, so that the command line's strings become numbers; otherwise it gets the dict.
+
+    Raises:
+        ValueError: arguments for something that takes none; or pydantic's error for wrong ones.
+        TypeError: neither an application nor a builder, or a builder that returns something else.
+    """
+    if isinstance(target, Application):
+        if args:
+            raise ValueError(
+                f"Arguments can only be passed to an application builder function, but {target!r} is an "
+                f"application already; it cannot use {sorted(args)}."
+            )
+        return target
+    if isinstance(target, Deployment):
+        raise TypeError(f"{target!r} is not an application; bind it: `app = {target.name}.bind()`.")
+    if not isinstance(target, types.FunctionType):
+        raise TypeError(
+            "Expected an application (the result of `bind()`) or a function that returns one, "
+            f"but got {type(target).__name__!r}."
+        )
+    if inspect.iscoroutinefunction(target):
+        raise TypeError(f"The application builder {target.__name__!r} must not be async.")
+    app = target(_builder_argument(target, dict(args)))
+    if not isinstance(app, Application):
+        raise TypeError(
+            f"The application builder {target.__name__!r} must return an application, the result of `bind()`, "
+            f"but it returned {type(app).__name__!r}."
+        )
+    return app
+
+
+def _builder_argument(builder: Callable[..., Any], args: dict[str, Any]) -> Any:
+    """Return what the builder is called with."""
+    parameters = list(inspect.signature(builder).parameters.values())
+    if len(parameters) != 1:
+        raise TypeError(
+            f"The application builder {builder.__name__!r} must take exactly one parameter, a dict or a pydantic "
+            f"model, but it takes {len(parameters)}."
+        )
+    model = _annotation(builder, parameters[0])
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is None or not isinstance(model, type):
+        return args
+    if issubclass(model, pydantic.BaseModel):
+        return model.model_validate(args) if hasattr(model, "model_validate") else model.parse_obj(args)
+    old = sys.modules.get("pydantic.v1")
+    if old is not None and issubclass(model, old.BaseModel):
+        return model.parse_obj(args)  # type: ignore[attr-defined]  # pydantic's old interface
+    return args
+
+
+def _annotation(builder: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """Return the parameter's annotation, resolved if it is a string (`from __future__ import annotations`)."""
+    try:
+        return typing.get_type_hints(builder).get(parameter.name)
+    except (NameError, AttributeError, TypeError):
+        return parameter.annotation  # names that exist only for type checkers

@@ -1,0 +1,74 @@
+"""What the loop can be asked to do. Each action carries the reason that is logged when it is carried out.
+
+Actions are made by `policy/reconcile.py` and what it composes; `controller/controller.py` obeys.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from serve_lite.state.events import Event
+from serve_lite.state.ids import DeploymentId, ReplicaId
+
+
+class _Action(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    reason: str
+
+
+class StartReplica(_Action, frozen=True, kw_only=True):
+    """Start one more replica of the deployment, as the goal has it."""
+
+    deployment: DeploymentId
+    rank: int = 0
+
+
+class StopReplica(_Action, frozen=True, kw_only=True):
+    """Take one replica out of service and end it."""
+
+    replica: ReplicaId
+    is_graceful: bool = True  #: let it finish what it has; else it has nothing to finish
+    is_failure: bool = False  #: it is stopped for what it did
+
+
+class ReconfigureReplica(_Action, frozen=True, kw_only=True):
+    """Have one replica take the goal's settings in place."""
+
+    replica: ReplicaId
+
+
+class CheckHealth(_Action, frozen=True, kw_only=True):
+    """Ask one replica whether it is well."""
+
+    replica: ReplicaId
+    timeout_s: float
+
+
+class StartBuild(_Action, frozen=True, kw_only=True):
+    """Have an importer build the application's newest submission."""
+
+    app: str
+    revision: int
+
+
+class CancelBuild(_Action, frozen=True, kw_only=True):
+    """End the importer that works on a submission nobody wants any more."""
+
+    app: str
+    revision: int
+
+
+class ForgetApp(_Action, frozen=True, kw_only=True):
+    """The application was deleted and nothing of it is left: take it out of the goal."""
+
+    app: str
+
+
+Action = StartReplica | StopReplica | ReconfigureReplica | CheckHealth | StartBuild | CancelBuild | ForgetApp
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do now, what was found out, and when to look again if nothing happens."""
+
+    actions: tuple[Action, ...] = ()
+    findings: tuple[Event, ...] = ()  #: to be folded into the view
+    wake_at: float | None = None  #: seconds on the monotonic clock

@@ -1,0 +1,249 @@
+"""What to do next, all in all: compares the goal with what is observed.
+
+Composes the other rooms of `policy/`: `restart` says whether replicas may be started, `rollout` which to start
+and stop, `health` whom to ask. After the plan's actions have been begun and its findings folded, a second pass
+at the same time plans nothing: that is what keeps the loop still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from serve_lite.policy.actions import (
+    Action,
+    CancelBuild,
+    CheckHealth,
+    ForgetApp,
+    Plan,
+    StartBuild,
+    StopReplica,
+)
+from serve_lite.policy.health import is_unhealthy, next_check_at
+from serve_lite.policy.restart import StartGate, plan_start
+from serve_lite.policy.rollout import is_current, plan_rollout
+from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
+from serve_lite.state.events import DeploymentForgotten, DeploymentMoved, DeploymentNoted, Event
+from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
+from serve_lite.state.ids import DeploymentId
+from serve_lite.state.lifecycle import DeploymentMove
+from serve_lite.state.observed import DeploymentView, Observed, ReplicaView
+
+#: A start that takes longer is mentioned in the status. Ray Serve: RAY_SERVE_SLOW_STARTUP_WARNING_S.
+SLOW_START_S = 30.0
+
+
+def reconcile(goal: Goal, observed: Observed, now: float) -> Plan:
+    """Return what brings `observed` towards `goal`, what was found out, and when to look again."""
+    by_deployment = _group(observed)
+    plans = [_plan_builds(goal, observed)]
+    known: set[DeploymentId] = set()
+    for app in goal.apps.values():
+        if app.is_deleting or goal.is_shutting_down:
+            continue
+        for deployment in app.deployments:
+            known.add(deployment.id)
+            view = observed.deployments.get(deployment.id)
+            if view is not None:  # else its first event is still to be folded
+                plans.append(_plan_deployment(deployment, view, by_deployment.get(deployment.id, ()), now))
+        if not _is_in_place(app, observed):
+            # Callers of the version before may still need them.
+            known.update(d.id for d in app.retired)
+    plans += [_plan_removal(d, by_deployment.get(d, ()), observed, now) for d in _unknown(observed, known)]
+    plans.append(_plan_forgetting(goal, observed))
+    return _together(plans)
+
+
+def _start_gate(
+    goal: DeploymentGoal, view: DeploymentView, replicas: Iterable[ReplicaView], now: float
+) -> StartGate:
+    """Return whether replicas of this deployment may be started now."""
+    return plan_start(
+        view.starts,
+        target=goal.target,
+        max_retries=goal.config.max_constructor_retry_count,
+        has_older=any(r.is_running and not is_current(goal, r) for r in replicas),
+        now=now,
+    )
+
+
+def _plan_deployment(
+    goal: DeploymentGoal, view: DeploymentView, replicas: Sequence[ReplicaView], now: float
+) -> Plan:
+    alive = [r for r in replicas if r.is_alive]
+    sick = [r for r in alive if r.is_running and is_unhealthy(r)]
+    well = [r for r in alive if r not in sick]
+    gate = _start_gate(goal, view, well, now)
+    removals = tuple(
+        StopReplica(
+            replica=r.id,
+            is_failure=True,
+            reason=f"it failed {r.health.strikes} health checks: {r.health.error}",
+        )
+        for r in sick
+    )
+    moves = plan_rollout(goal, well, gate)
+    leaving = {a.replica for a in moves if isinstance(a, StopReplica)}
+    checks, check_at = _plan_checks(goal, [r for r in well if r.is_running and r.id not in leaving], now)
+    finding, note_at = _find(goal, view, replicas, gate, now)
+    wants_start = sum(r.version == goal.version for r in well) < goal.target or bool(_stale(goal, well))
+    return Plan(
+        actions=(*removals, *moves, *checks),
+        findings=(finding,) if finding is not None else (),
+        wake_at=_earliest(check_at, note_at, gate.opens_at if wants_start else None),
+    )
+
+
+def _stale(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
+    return [r for r in replicas if not is_current(goal, r)]
+
+
+def _plan_checks(
+    goal: DeploymentGoal, running: Sequence[ReplicaView], now: float
+) -> tuple[tuple[CheckHealth, ...], float | None]:
+    """Return the health checks that are due, and when the next one is."""
+    due: list[CheckHealth] = []
+    later: list[float] = []
+    for replica in running:
+        at = next_check_at(replica, goal.config)
+        if at is None:
+            continue
+        if at <= now:
+            timeout_s = goal.config.health_check_timeout_s
+            due.append(CheckHealth(replica=replica.id, timeout_s=timeout_s, reason="its period has passed"))
+        else:
+            later.append(at)
+    return tuple(due), min(later, default=None)
+
+
+def _find(
+    goal: DeploymentGoal, view: DeploymentView, replicas: Sequence[ReplicaView], gate: StartGate, now: float
+) -> tuple[Event | None, float | None]:
+    """Return what is new about the deployment's status, and when there may be more."""
+    if is_reached(goal, replicas):
+        if view.status is not DeploymentStatus.HEALTHY:
+            return DeploymentMoved(deployment=goal.id, move=DeploymentMove.REACHED, at=now), None
+        return None, None
+    if gate.has_given_up:
+        message = _given_up_message(view)
+        move = DeploymentMoved(deployment=goal.id, move=DeploymentMove.START_FAILED, message=message, at=now)
+        has_told = view.trigger is DeploymentStatusTrigger.REPLICA_STARTUP_FAILED and view.message == message
+        return None if has_told else move, None
+    if view.status is DeploymentStatus.UNHEALTHY and not view.starts.failures:
+        return None, None
+    message, note_at = _progress_message(goal, view, replicas, gate, now)
+    if message and message != view.message:
+        return DeploymentNoted(deployment=goal.id, message=message, at=now), note_at
+    return None, note_at
+
+
+def is_reached(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> bool:
+    """Whether exactly the wanted replicas run, and no others exist."""
+    return len(replicas) == goal.target and all(r.is_running and is_current(goal, r) for r in replicas)
+
+
+def _given_up_message(view: DeploymentView) -> str:
+    return (
+        f"The deployment failed to start {view.starts.failures} times in a row. This may be due to a problem "
+        "with its constructor or initial health check failing. See controller logs for details. Error:\n"
+        f"{view.starts.error}"
+    )
+
+
+def _progress_message(
+    goal: DeploymentGoal, view: DeploymentView, replicas: Sequence[ReplicaView], gate: StartGate, now: float
+) -> tuple[str, float | None]:
+    """Return what there is to tell while the goal is not reached, and when there may be more."""
+    if view.starts.failures:
+        retrying = f"Retrying {gate.tries_left} more time(s)" if gate.tries_left else "It will be retried"
+        return f"A replica failed to start with exception. {retrying}. Error:\n{view.starts.error}", None
+    starting = [r for r in replicas if r.state is ReplicaState.STARTING]
+    slow = [r for r in starting if now - r.begun_at >= SLOW_START_S]
+    if slow:
+        return (
+            f"Deployment '{goal.id.name}' in application '{goal.id.app_name}' has {len(slow)} replicas that have "
+            f"taken more than {SLOW_START_S:.0f}s to initialize. This may be caused by a slow __init__ or "
+            "reconfigure method."
+        ), None
+    return "", min((r.begun_at + SLOW_START_S for r in starting), default=None)
+
+
+def _plan_builds(goal: Goal, observed: Observed) -> Plan:
+    """Start what is to be built and is not; cancel what nobody waits for."""
+    actions: list[Action] = []
+    wanted = {
+        app.name: app.revision
+        for app in goal.apps.values()
+        if app.is_building and not app.is_deleting and not goal.is_shutting_down
+    }
+    for name, revision in observed.builds.items():
+        if wanted.get(name) != revision:
+            actions.append(CancelBuild(app=name, revision=revision, reason="it is not wanted any more"))
+    for name, revision in wanted.items():
+        if observed.builds.get(name) != revision:
+            actions.append(StartBuild(app=name, revision=revision, reason="the application was submitted"))
+    return Plan(actions=tuple(actions))
+
+
+def _is_in_place(app: AppGoal, observed: Observed) -> bool:
+    """Whether every deployment of the application runs as it should."""
+    views = [observed.deployments.get(d.id) for d in app.deployments]
+    return all(v is not None and v.status is DeploymentStatus.HEALTHY for v in views)
+
+
+def _unknown(observed: Observed, known: set[DeploymentId]) -> list[DeploymentId]:
+    """Return the deployments that exist and are not wanted, in a stable order."""
+    existing = dict.fromkeys([*observed.deployments, *(r.deployment for r in observed.replicas.values())])
+    return [d for d in existing if d not in known]
+
+
+def _plan_removal(
+    deployment: DeploymentId, replicas: Sequence[ReplicaView], observed: Observed, now: float
+) -> Plan:
+    view = observed.deployments.get(deployment)
+    if not replicas:
+        return Plan(findings=(DeploymentForgotten(deployment=deployment, at=now),) if view else ())
+    findings: tuple[Event, ...] = ()
+    if view is not None and view.trigger is not DeploymentStatusTrigger.DELETING:
+        findings = (DeploymentMoved(deployment=deployment, move=DeploymentMove.DELETED, at=now),)
+    actions = tuple(
+        StopReplica(
+            replica=r.id,
+            is_graceful=r.state is not ReplicaState.STARTING,
+            reason="its deployment is not wanted any more",
+        )
+        for r in replicas
+        if r.is_alive
+    )
+    return Plan(actions=actions, findings=findings)
+
+
+def _plan_forgetting(goal: Goal, observed: Observed) -> Plan:
+    """Forget the deleted applications of which nothing is left."""
+    remaining = {d.app_name for d in observed.deployments}
+    remaining |= {r.deployment.app_name for r in observed.replicas.values()} | set(observed.builds)
+    return Plan(
+        actions=tuple(
+            ForgetApp(app=app.name, reason="nothing of it is left")
+            for app in goal.apps.values()
+            if (app.is_deleting or goal.is_shutting_down) and app.name not in remaining
+        )
+    )
+
+
+def _group(observed: Observed) -> dict[DeploymentId, list[ReplicaView]]:
+    groups: dict[DeploymentId, list[ReplicaView]] = {}
+    for replica in observed.replicas.values():
+        groups.setdefault(replica.deployment, []).append(replica)
+    return groups
+
+
+def _together(plans: Sequence[Plan]) -> Plan:
+    return Plan(
+        actions=tuple(a for p in plans for a in p.actions),
+        findings=tuple(f for p in plans for f in p.findings),
+        wake_at=_earliest(*(p.wake_at for p in plans)),
+    )
+
+
+def _earliest(*times: float | None) -> float | None:
+    return min((t for t in times if t is not None), default=None)

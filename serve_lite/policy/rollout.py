@@ -1,0 +1,169 @@
+"""Rolling updates: which replicas of a deployment to start, stop and reconfigure next, and in what order.
+
+Pure. Called by `reconcile` once for each deployment on each pass; `controller/fleet.py` carries the moves out.
+
+New before old: `surge` replicas more than wanted may run while a version changes (1 unless `max_surge_percent`
+says otherwise), and an old one stops only when a new one is ready for it. With `max_surge_percent=0` Ray Serve's
+order: a fraction of the old ones stops first, and new ones take their place.
+
+A version that keeps failing is not pushed on (`StartGate`): nothing more is started, and what runs goes on running.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from serve_lite.policy.actions import Action, ReconfigureReplica, StartReplica, StopReplica
+from serve_lite.policy.restart import StartGate
+from serve_lite.schema import ReplicaState
+from serve_lite.state.goal import DeploymentGoal
+from serve_lite.state.observed import ReplicaView
+
+_STARTING = ReplicaState.STARTING
+_RECOVERING = ReplicaState.RECOVERING
+
+
+def plan_rollout(
+    goal: DeploymentGoal, replicas: Sequence[ReplicaView], gate: StartGate
+) -> tuple[Action, ...]:
+    """Return the next moves that bring `replicas` towards `goal`; empty once there, or while waiting.
+
+    Args:
+        replicas: those of the deployment that are alive, oldest first.
+        gate: whether new ones may be started.
+    """
+    if goal.target == 0:
+        return tuple(_stop(r, "no replica is wanted") for r in replicas)
+    new = [r for r in replicas if is_usable(goal, r)]
+    old = [r for r in replicas if not is_usable(goal, r)]
+    plan_stops = _stops_first if stops_first(goal) else _stops_last
+    stops = plan_stops(goal, new, old, gate)
+    leaving = {stop.replica for stop in stops}
+    staying = [r for r in replicas if r.id not in leaving]
+    starts = _starts(goal, staying, gate)
+    return (*stops, *starts, *_reconfigures(goal, [r for r in new if r.id not in leaving], gate))
+
+
+def is_usable(goal: DeploymentGoal, replica: ReplicaView) -> bool:
+    """Whether the replica's process can become what the goal wants, or already is."""
+    return replica.version == goal.version and replica.refused != goal.settings
+
+
+def is_current(goal: DeploymentGoal, replica: ReplicaView) -> bool:
+    """Whether the replica is what the goal wants."""
+    return replica.version == goal.version and replica.settings == goal.settings
+
+
+def stops_first(goal: DeploymentGoal) -> bool:
+    return goal.config.max_surge_percent == 0
+
+
+def surge(goal: DeploymentGoal) -> int:
+    """Return how many replicas may run above the target while versions change."""
+    percent = goal.config.max_surge_percent
+    return 1 if percent is None else math.ceil(percent * goal.target / 100)
+
+
+def batch_size(goal: DeploymentGoal) -> int:
+    """Return how many replicas may be out of service at once: those being reconfigured, or replaced stop-first."""
+    return max(1, int(goal.config.rolling_update_percentage * goal.target))
+
+
+def _stops_last(
+    goal: DeploymentGoal, new: Sequence[ReplicaView], old: Sequence[ReplicaView], gate: StartGate
+) -> list[StopReplica]:
+    """Stop what is not needed to keep `target` replicas ready."""
+    stops = [_stop(r, "its version was replaced before it was ready") for r in old if r.state is _STARTING]
+    unready_surplus, surplus = _surplus(goal, new)
+    stops += [_stop(r, f"only {goal.target} replicas are wanted") for r in unready_surplus]
+
+    ready_old = [r for r in old if r.is_running]
+    too_many = [_stop(r, f"only {goal.target} replicas are wanted") for r in surplus]
+    if gate.has_given_up:
+        ready_new = _newest_first(r for r in new if r.is_running)
+        candidates = [_stop(r, "its version keeps failing, and enough others serve") for r in ready_new]
+        candidates += [_stop(r, f"only {goal.target} replicas are wanted") for r in _newest_first(ready_old)]
+    elif new:
+        candidates = [
+            _stop(r, "a replica of the wanted version took its place") for r in ready_old
+        ] + too_many
+    else:
+        candidates = [_stop(r, f"only {goal.target} replicas are wanted") for r in _newest_first(ready_old)]
+    spare = max(0, sum(r.is_running for r in [*new, *old]) - goal.target)
+    return stops + candidates[:spare]
+
+
+def _stops_first(
+    goal: DeploymentGoal, new: Sequence[ReplicaView], old: Sequence[ReplicaView], gate: StartGate
+) -> list[StopReplica]:
+    """Stop the next fraction of old replicas as soon as the last fraction is replaced."""
+    unready_surplus, surplus = _surplus(goal, new)
+    stops = [_stop(r, f"only {goal.target} replicas are wanted") for r in [*unready_surplus, *surplus]]
+    too_many = max(0, len(new) - len(stops) + len(old) - goal.target)
+    by_worth = [*(r for r in old if r.state is _STARTING), *_newest_first(r for r in old if r.is_running)]
+    stops += [_stop(r, f"only {goal.target} replicas are wanted") for r in by_worth[:too_many]]
+    if gate.has_given_up:
+        return stops
+    by_worth = by_worth[too_many:]
+    new_running = sum(r.is_running for r in new)
+    pending = goal.target - new_running - (len(old) - min(too_many, len(old)))
+    may_stop = max(0, batch_size(goal) - max(0, pending))
+    return stops + [_stop(r, "it makes room for the wanted version") for r in by_worth[:may_stop]]
+
+
+def _surplus(goal: DeploymentGoal, new: Sequence[ReplicaView]) -> tuple[list[ReplicaView], list[ReplicaView]]:
+    """Return the replicas above the target, newest first: those that do not serve yet, and those that do."""
+    count = max(0, len(new) - goal.target)
+    unready = _newest_first(r for r in new if r.state is _STARTING)[:count]
+    running = _newest_first(r for r in new if r.is_running)[: count - len(unready)]
+    return unready, running
+
+
+def _starts(goal: DeploymentGoal, staying: Sequence[ReplicaView], gate: StartGate) -> list[StartReplica]:
+    if not gate.is_open:
+        return []
+    missing = goal.target - sum(is_usable(goal, r) for r in staying)
+    room = goal.target + (0 if stops_first(goal) else surge(goal)) - len(staying)
+    count = max(0, min(missing, room))
+    reason = (
+        "more replicas are wanted" if len(staying) < goal.target else "it will replace one of another version"
+    )
+    return [
+        StartReplica(deployment=goal.id, rank=rank, reason=reason)
+        for rank in _free_ranks({r.rank for r in staying}, count)
+    ]
+
+
+def _reconfigures(
+    goal: DeploymentGoal, new: Sequence[ReplicaView], gate: StartGate
+) -> list[ReconfigureReplica]:
+    if not gate.is_open:
+        return []
+    stale = [r for r in new if r.is_running and r.settings != goal.settings]
+    updating = sum(r.state is ReplicaState.UPDATING for r in new)
+    has_proof = any(r.is_running and is_current(goal, r) for r in new)
+    allowed = batch_size(goal) if has_proof else 1  # one tries the settings before the others follow
+    return [
+        ReconfigureReplica(replica=r.id, reason="its settings changed")
+        for r in stale[: max(0, allowed - updating)]
+    ]
+
+
+def _stop(replica: ReplicaView, reason: str) -> StopReplica:
+    # One that was found after a restart may have requests, so it is asked; one that starts has none.
+    return StopReplica(replica=replica.id, is_graceful=replica.state is not _STARTING, reason=reason)
+
+
+def _newest_first(replicas: Iterable[ReplicaView]) -> list[ReplicaView]:
+    return sorted(replicas, key=lambda r: r.begun_at, reverse=True)
+
+
+def _free_ranks(taken: set[int], count: int) -> list[int]:
+    ranks: list[int] = []
+    rank = 0
+    while len(ranks) < count:
+        if rank not in taken:
+            ranks.append(rank)
+        rank += 1
+    return ranks

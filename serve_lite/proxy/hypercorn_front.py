@@ -1,0 +1,431 @@
+"""The other front: hypercorn, for WebSocket and HTTP/2, and for everything if the options say so.
+
+Imported only when first needed. Each connection arrives with a reader that already holds what was read
+from it. hypercorn calls `Front` as an ASGI application; each call becomes an exchange, as in `http1`, and
+ends in the same request function. This front is made of coroutines, so a bridge stands between them and
+the callbacks: an outbox for what goes to the client, and one task that takes what comes from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, cast
+
+import anyio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+
+from serve_lite.proxy.answers import TEXT, settle_length
+from serve_lite.proxy.exchange import NOTED, SMALL_BODY_BYTES, Buffer, Exchange, is_valid_host
+from serve_lite.proxy.http import RequestHandler
+from serve_lite.proxy.websocket import WebSocketCall, open_websocket
+from serve_lite.wire.messages import Headers, WsMessage
+
+Message = MutableMapping[str, Any]  # ASGI's, whose values are of many types
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_OUTBOX_BYTES: Final = 64 * 1024  #: written and not yet taken by the client; more stops the application
+_DROPPED_BODY_BYTES: Final = 1024 * 1024  #: read from an HTTP/2 client that was answered early
+_BODILESS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "DELETE"))
+
+
+class Front:
+    """hypercorn, serving one connection at a time in the caller's task.
+
+    Args:
+        handler: where every request ends.
+    """
+
+    def __init__(self, handler: RequestHandler) -> None:
+        options = handler.options
+        self._handler = handler
+        self._context = WorkerContext(None)
+        self._config = config = Config()
+        config.keep_alive_timeout = options.keep_alive_timeout_s
+        config.keep_alive_max_requests = 1_000_000_000
+        config.h11_max_incomplete_size = options.max_header_bytes
+        config.h2_max_header_list_size = options.max_header_bytes
+        config.include_server_header = False
+        config.accesslog = None  # ours is written by the accounts
+        config.errorlog = logging.getLogger("serve_lite.proxy.hypercorn")
+
+    async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection to its end."""
+        loop = asyncio.get_running_loop()
+        app = ASGIWrapper(cast(Any, self._serve))
+        await TCPServer(app, loop, self._config, self._context, cast(Any, {}), reader, writer)
+
+    async def terminate(self) -> None:
+        """Let connections end after the answers they are giving."""
+        await self._context.terminate.set()
+        await self._context.terminated.set()
+
+    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await HttpBridge(self._handler, scope, receive, send).run()
+        elif scope["type"] == "websocket":
+            await WebSocketBridge(self._handler, scope, receive, send).run()
+
+
+class _Bridge(Exchange):
+    """What both kinds of exchange have: the request's fields, and an outbox."""
+
+    def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
+        self._handler = handler
+        self._receive, self._send = receive, send
+        self.method = scope.get("method", "GET")
+        self.target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        self.headers, self.noted = _read_headers(scope["headers"])
+        self.http_version = "1.1" if scope["http_version"].startswith("1") else scope["http_version"]
+        self.scheme = scope["scheme"]
+        self.client = _address(scope["client"])
+        self.server = _address(scope["server"])
+        self._hosts = [value for name, value in self.headers if name == b"host"]
+        self._outbox: deque[Message | None] = deque()  #: None ends the exchange
+        self._outbox_bytes = 0
+        self._is_blocked = False  #: the writer was told to stop
+        self._has_output = asyncio.Event()
+        self._wants_input = asyncio.Event()
+        self._is_over = False
+
+    @property
+    def is_well_formed(self) -> bool:
+        """Whether what hypercorn lets pass is good enough for us."""
+        return len(self._hosts) == 1 and is_valid_host(self._hosts[0]) and b"#" not in self.target
+
+    async def run(self) -> None:
+        """Serve the exchange to its end."""
+        async with anyio.create_task_group() as group:
+            try:
+                if await self._begin():
+                    group.start_soon(self._take_input)
+                    await self._send_output()
+            finally:
+                self._is_over = True
+                group.cancel_scope.cancel()
+                self._ended()
+
+    async def _begin(self) -> bool:
+        raise NotImplementedError
+
+    async def _take_input(self) -> None:
+        raise NotImplementedError
+
+    def _ended(self) -> None:
+        """The exchange is over, one way or the other."""
+
+    def _writable(self) -> None:
+        """The client took what was put."""
+
+    def _put(self, message: Message | None, size: int = 0) -> bool:
+        if self._is_over:
+            return True
+        self._outbox.append(message)
+        self._outbox_bytes += size
+        self._has_output.set()
+        if self._outbox_bytes >= _OUTBOX_BYTES:
+            self._is_blocked = True
+        return not self._is_blocked
+
+    async def _send_output(self) -> None:
+        while True:
+            while self._outbox:
+                message = self._outbox.popleft()
+                if message is None:
+                    return
+                await self._send(message)
+            self._outbox_bytes = 0
+            if self._is_blocked:
+                self._is_blocked = False
+                self._writable()
+            if not self._outbox:
+                self._has_output.clear()
+                await self._has_output.wait()
+
+
+class HttpBridge(_Bridge):
+    """One HTTP request."""
+
+    _body_ended = False
+
+    def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
+        super().__init__(handler, scope, receive, send)
+        self._is_http2 = scope["http_version"] == "2"
+        self._gathered: list[bytes] = []
+        self._body_bytes = 0
+        self._dropped_bytes = 0
+        self._has_dropped = asyncio.Event()
+
+    # --- answering ------------------------------------------------------------------------------
+
+    def respond(self, status: int, headers: bytes, body: Buffer) -> None:
+        status, headers, length, body = settle_length(self.method, status, headers, body)
+        self._put_start(status, headers + length)
+        self._put({"type": "http.response.body", "body": bytes(body), "more_body": False})
+        self._put(None)
+
+    def start(self, status: int, headers: bytes) -> None:
+        self._put_start(status, headers)
+
+    def write(self, data: Buffer) -> bool:
+        message = {"type": "http.response.body", "body": bytes(data), "more_body": True}
+        return self._put(message, len(data)) if len(data) else not self._is_blocked
+
+    def finish(self) -> None:
+        self._put({"type": "http.response.body", "body": b"", "more_body": False})
+        self._put(None)
+
+    def abort(self) -> None:
+        self._outbox.append({"type": "abort"})
+        self._has_output.set()
+
+    def _put_start(self, status: int, headers: bytes) -> None:
+        lines = (line.partition(b": ") for line in headers.split(b"\r\n"))
+        pairs = [(name, value) for name, _, value in lines if name]
+        if b"x-request-id:" not in headers:
+            pairs.append((b"x-request-id", self.request_id or self._handler.new_request_id()))
+        self._put({"type": "http.response.start", "status": status, "headers": pairs})
+
+    async def _send_output(self) -> None:
+        original = self._send
+
+        async def send(message: Message) -> None:
+            if message["type"] == "abort":
+                _reset(original)
+                raise _CutAnswerError
+            if message["type"] == "http.response.body" and not message["more_body"] and self._is_http2:
+                await self._drop_rest_of_body()
+            await original(message)
+
+        self._send = send
+        try:
+            await super()._send_output()
+        except _CutAnswerError:
+            pass  # returning before the answer is complete makes hypercorn cut the connection
+
+    async def _drop_rest_of_body(self) -> None:
+        """Read what an HTTP/2 client still sends: hypercorn fails if it comes after the answer."""
+        self._wants_input.set()
+        self.work = None
+        if not self._body_ended:
+            await self._has_dropped.wait()  # the client has sent all, or enough, or left
+
+    # --- the request ----------------------------------------------------------------------------
+
+    async def _begin(self) -> bool:
+        if not self.is_well_formed:
+            request_id = self.request_id = self._handler.new_request_id()
+            self._handler.count_malformed(400, request_id)
+            self.respond(400, b"connection: close\r\n" + TEXT if not self._is_http2 else TEXT, b"Bad Request")
+            return True
+        limit = self._handler.options.max_body_bytes
+        length = self._announced_length()
+        if limit is not None and length is not None and length > limit:
+            self.respond(413, TEXT, b"Content Too Large")
+            return True
+        if not self._may_stream(length) and not await self._gather():
+            return False
+        self._handler.handle(self)
+        return True
+
+    def _announced_length(self) -> int | None:
+        value = next((value for name, value in self.headers if name == b"content-length"), b"")
+        return int(value) if value.isdigit() else None
+
+    def _may_stream(self, length: int | None) -> bool:
+        if length is not None:
+            self.streams_body = length > SMALL_BODY_BYTES
+        elif self._is_http2:
+            self.streams_body = self.method not in _BODILESS
+        else:
+            self.streams_body = any(name == b"transfer-encoding" for name, _ in self.headers)
+        return self.streams_body
+
+    async def _gather(self) -> bool:
+        """Read a small body whole; one that turns out not to be small is streamed. False: the client has left."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return False
+            self._gathered.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._body_ended = True
+                self.body = b"".join(self._gathered)
+                return True
+            if sum(map(len, self._gathered)) > SMALL_BODY_BYTES:
+                self.streams_body = True
+                return True
+
+    def read_body(self) -> None:
+        self._wants_input.set()
+
+    def pause_body(self) -> None:
+        self._wants_input.clear()
+
+    async def _take_input(self) -> None:
+        """Pass on the body as it is wanted, then wait for the client to leave."""
+        while True:
+            if not self._body_ended:
+                await self._wants_input.wait()
+                if self._gathered:
+                    pieces, self._gathered = self._gathered, []
+                    self._pass_on(b"".join(pieces))
+                    continue
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._body_ended = True
+                self._has_dropped.set()
+                self._leave()
+                return
+            if not self._body_ended:
+                self._pass_on(message.get("body", b""))
+                if not message.get("more_body", False):
+                    self._body_ended = True
+                    self._has_dropped.set()
+                    if self.work is not None:
+                        self.work.on_body_end()
+
+    def _pass_on(self, data: bytes) -> None:
+        self._body_bytes += len(data)
+        limit = self._handler.options.max_body_bytes
+        if self.work is None:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > _DROPPED_BODY_BYTES:
+                self._has_dropped.set()
+        elif limit is not None and self._body_bytes > limit:
+            self._leave()
+        elif data:
+            self.work.on_body(data)
+
+    def _leave(self) -> None:
+        if self.work is not None:
+            self.work.on_disconnect()
+        self._put(None)
+
+    def _ended(self) -> None:
+        if self.work is not None:
+            self.work.on_disconnect()
+
+    def _writable(self) -> None:
+        if self.work is not None:
+            self.work.on_client_writable()
+
+
+class WebSocketBridge(_Bridge):
+    """One WebSocket."""
+
+    _call: WebSocketCall | None = None
+    _has_closed = False
+
+    def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
+        super().__init__(handler, scope, receive, send)
+        self._subprotocols: list[str] = list(scope["subprotocols"])
+
+    def send_message(self, message: WsMessage) -> bool:
+        if self._has_closed:
+            return True
+        if message.type == "websocket.accept":
+            headers = [*message.headers, (b"x-request-id", self.request_id)]
+            return self._put({"type": message.type, "subprotocol": message.subprotocol, "headers": headers})
+        if message.type == "websocket.send":
+            size = len(message.text or message.data or b"")
+            return self._put({"type": message.type, "text": message.text, "bytes": message.data}, size)
+        self._has_closed = True
+        self._put({"type": "websocket.close", "code": message.code, "reason": message.reason})
+        return self._put(None)
+
+    def refuse(self, status: int, text: str) -> None:
+        """Answer the handshake with an HTTP error."""
+        self._has_closed = True
+        body = text.encode()
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", self.request_id or self._handler.new_request_id()),
+        ]
+        self._put({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        self._put({"type": "websocket.http.response.body", "body": body, "more_body": False})
+        self._put(None)
+
+    def pause_messages(self) -> None:
+        self._wants_input.clear()
+
+    def resume_messages(self) -> None:
+        self._wants_input.set()
+
+    async def _begin(self) -> bool:
+        message = await self._receive()
+        if message["type"] != "websocket.connect":
+            return False
+        if not self.is_well_formed:
+            self.refuse(400, "Bad Request")
+        else:
+            self._call = open_websocket(self._handler, self, self, self._subprotocols)
+        return True
+
+    async def _take_input(self) -> None:
+        while True:
+            # Unlike a body's end, a leaving client is heard of only while messages are wanted: they queue in front.
+            await self._wants_input.wait()
+            message = await self._receive()
+            if self._call is None:
+                return
+            if message["type"] == "websocket.disconnect":
+                self._call.on_close(message.get("code", 1005), message.get("reason") or "")
+                self._put(None)
+                return
+            text, data = message.get("text"), message.get("bytes")
+            self._call.on_message(WsMessage("websocket.receive", text=text, data=data))
+
+    def _ended(self) -> None:
+        if self._call is not None:
+            self._call.on_close(1000 if self._has_closed else 1006, "")
+
+    def _writable(self) -> None:
+        if self._call is not None:
+            self._call.on_client_writable()
+
+
+class _CutAnswerError(Exception):
+    """Leaves the sending of an answer that is cut."""
+
+
+def _read_headers(pairs: list[tuple[bytes, bytes]]) -> tuple[Headers, dict[bytes, bytes]]:
+    """Return the headers for the application, and those that Serve looks at."""
+    headers: Headers = []
+    noted: dict[bytes, bytes] = {}
+    for name, value in pairs:
+        if name == b":authority":
+            name = b"host"
+        elif name.startswith(b":"):
+            continue
+        if name == b"host" and (name, value) in headers:
+            continue  # HTTP/2 clients may send both, alike
+        headers.append((name, value))
+        watched = NOTED.get(name)
+        if watched is not None:
+            noted[watched] = noted[watched] + b", " + value if watched in noted else value
+    return headers, noted
+
+
+def _address(pair: tuple[str, int] | None) -> tuple[str, int]:
+    return (pair[0], pair[1]) if pair else ("", 0)
+
+
+def _reset(send: Send) -> None:
+    """Reset the HTTP/2 stream that `send` belongs to.
+
+    hypercorn has no way to ask for it, and a stream that an application leaves unfinished would stay open
+    for ever, so this reaches into its stream object. For HTTP/1.1 there is nothing to do.
+    """
+    stream = getattr(send, "__self__", None)
+    protocol = getattr(getattr(stream, "send", None), "__self__", None)
+    reset = getattr(getattr(protocol, "connection", None), "reset_stream", None)
+    if reset is not None and stream is not None:
+        reset(stream.stream_id, error_code=2)  # INTERNAL_ERROR; leaves with the next flush

@@ -1,0 +1,27 @@
+"""What can be chosen about the HTTP door. Values only; the daemon fills them from the instance's options."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class ProxyOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits, times and certificates of one listener."""
+
+    server: Literal["native", "hypercorn"] = "native"  #: which front takes plain HTTP/1.1
+    root_path: str = ""  #: path that a server in front of us has stripped
+    request_timeout_s: float | None = None  #: for the whole request, waiting and streaming included
+    keep_alive_timeout_s: float = 90.0  #: of an idle connection; longer than load balancers keep theirs
+    read_timeout_s: float = 60.0  #: a begun request must have its head and small body whole after about this
+    max_header_bytes: int = 64 * 1024  #: request line and headers; more is answered 431
+    max_headers: int = 200  #: more is answered 431
+    max_body_bytes: int | None = None  #: more is answered 413; None: no limit, bodies are streamed
+    backlog: int = 4096  #: connections that wait in the kernel
+    access_log: bool = True
+    debug: bool = False  #: put tracebacks of user code into the body of a 500
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: str | None = None  #: clients must show a certificate signed by one of these

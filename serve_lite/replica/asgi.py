@@ -1,0 +1,275 @@
+"""HTTP requests and WebSockets to an ASGI application inside a replica.
+
+An answer that comes in one piece goes out as one frame; a streamed one as items under flow control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from serve_lite.replica.answers import render_headers
+from serve_lite.wire.calls import IncomingCall
+from serve_lite.wire.messages import HttpHead, HttpResponseHead, WsMessage
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+AsgiApp = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_ws = msgspec.msgpack.Decoder(WsMessage).decode
+
+
+def make_scope(head: HttpHead, state: dict[str, Any]) -> Scope:
+    """Return the ASGI scope of a request: the whole path, with the route prefix in `root_path`."""
+    raw_path, _, query = head.target.partition(b"?")
+    root = head.root_path
+    text = raw_path.decode("latin-1")
+    path = unquote(text) if "%" in text else text
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": head.http_version,
+        "method": head.method,
+        "scheme": head.scheme,
+        "path": root + path,
+        "raw_path": root.encode() + raw_path if root else raw_path,
+        "query_string": query,
+        "root_path": root + head.route if head.route != "/" else root,
+        "headers": head.headers,
+        "client": (head.client_host, head.client_port) if head.client_host else None,
+        "server": (head.server_host, head.server_port),
+        "state": state.copy(),
+        "extensions": {},
+    }
+
+
+class RequestBody:
+    """The request's body as ASGI messages, whether it came whole or streams in."""
+
+    def __init__(self, call: IncomingCall, head: HttpHead) -> None:
+        self._call = call
+        self._pieces: deque[bytes] = deque()
+        self._complete = not head.streams_body
+        self._told_end = False
+        self._changed: asyncio.Event | None = None
+        if call.buffers:
+            self._pieces.append(bytes(call.buffers[0]))
+            call.buffers = []
+        if head.streams_body:
+            call.on_item = self._on_item
+            call.on_end = self._on_end
+
+    async def receive(self) -> Message:
+        """ASGI's `receive`: body pieces, then, once the caller is gone, a disconnect."""
+        while True:
+            if self._pieces:
+                piece = self._pieces.popleft()
+                self._call.consumed(len(piece))
+                more = bool(self._pieces) or not self._complete
+                self._told_end = not more
+                return {"type": "http.request", "body": piece, "more_body": more}
+            if self._complete and not self._told_end:
+                self._told_end = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            if not self._call.alive:
+                return {"type": "http.disconnect"}
+            if self._changed is None:
+                self._changed = asyncio.Event()
+            self._changed.clear()
+            await self._changed.wait()  # ends with a piece, the end, or the cancel of this request
+
+    def wake(self) -> None:
+        """Something changed; also called when the request is abandoned."""
+        if self._changed is not None:
+            self._changed.set()
+
+    def _on_item(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        self._pieces.extend(bytes(b) for b in buffers)
+        self.wake()
+
+    def _on_end(self) -> None:
+        self._complete = True
+        self.wake()
+
+
+class HttpAnswer:
+    """Takes ASGI's response messages and answers the call.
+
+    Args:
+        before_end: called right before the last frame is sent.
+    """
+
+    def __init__(self, call: IncomingCall, before_end: Callable[[], None]) -> None:
+        self.started = False
+        self.complete = False
+        self._call = call
+        self._before_end = before_end
+        self._head: HttpResponseHead | None = None
+        self._streaming = False
+
+    async def send(self, message: Message) -> None:
+        """ASGI's `send`; waits while the client is slow."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            if self.started:
+                raise RuntimeError("the application sent http.response.start twice")
+            self.started = True
+            self._head = HttpResponseHead(message["status"], render_headers(message.get("headers", ())))
+        elif kind == "http.response.body":
+            await self._send_body(message.get("body", b""), message.get("more_body", False))
+
+    async def _send_body(self, body: bytes, more: bool) -> None:
+        head, call = self._head, self._call
+        if head is None:
+            raise RuntimeError("the application sent a body before http.response.start")
+        if self.complete:
+            raise RuntimeError("the application sent a body after the last one")
+        if not self._streaming:
+            if not more:
+                self.finish_whole(head, body)
+                return
+            self._streaming = True
+            call.item(_encode(head))
+        if body:
+            call.item(b"", body)
+        if not more:
+            self.complete = True
+            self._before_end()
+            call.end()
+        elif not call.has_credit:
+            await writable(call)
+
+    def finish_whole(self, head: HttpResponseHead, body: bytes) -> None:
+        """Answer in one frame."""
+        self.started = self.complete = True
+        headers = head.headers
+        if b"content-length:" not in headers and head.status >= 200 and head.status not in (204, 304):
+            headers += b"content-length: %d\r\n" % len(body)
+        self._before_end()
+        self._call.result(_encode(HttpResponseHead(head.status, headers)), body)
+
+
+class WebSocketSession:
+    """One WebSocket: ASGI messages <-> `WsMessage` items."""
+
+    def __init__(self, call: IncomingCall) -> None:
+        self._call = call
+        self._inbox: deque[Message] = deque([{"type": "websocket.connect"}])
+        self._changed = asyncio.Event()
+        self._disconnected = False
+        call.on_item = self._on_item
+        call.on_end = self.disconnect
+
+    async def receive(self) -> Message:
+        """ASGI's `receive`."""
+        while not self._inbox:
+            self._changed.clear()
+            await self._changed.wait()  # ends with a message or a disconnect
+        return self._inbox.popleft()
+
+    async def send(self, message: Message) -> None:
+        """ASGI's `send`; waits while the client is slow."""
+        self._call.item(_encode(_as_ws_message(message)))
+        if not self._call.has_credit:
+            await writable(self._call)
+
+    def disconnect(self, code: int = 1006) -> None:
+        """The client is gone without a close message."""
+        if not self._disconnected:
+            self._disconnected = True
+            self._inbox.append({"type": "websocket.disconnect", "code": code, "reason": ""})
+            self._changed.set()
+
+    def _on_item(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        message = _decode_ws(envelope)
+        self._call.consumed(len(envelope))
+        if message.type == "websocket.disconnect":
+            self.disconnect(message.code)
+            return
+        self._inbox.append({"type": message.type, "text": message.text, "bytes": message.data})
+        self._changed.set()
+
+
+async def writable(call: IncomingCall) -> None:
+    """Wait until the caller takes more; ends with credit or with the cancel of the call's task."""
+    event = asyncio.Event()
+    call.on_writable = event.set
+    if not call.has_credit and call.alive:
+        await event.wait()
+
+
+class Lifespan:
+    """Runs the application's lifespan once per replica.
+
+    Lifetime: `startup` starts its task, `shutdown` ends it; the replica calls both.
+    """
+
+    def __init__(self, app: AsgiApp) -> None:
+        self._app = app
+        self._inbox: asyncio.Queue[Message] = asyncio.Queue()
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Task[None] | None = None
+        self.state: dict[str, Any] = {}
+
+    async def startup(self) -> None:
+        """Return once the application has started.
+
+        Raises:
+            RuntimeError: it said that it failed, or raised.
+        """
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        await self._inbox.put({"type": "lifespan.startup"})
+        await self._started
+
+    async def shutdown(self) -> None:
+        """Return once the application has shut down."""
+        if self._task is None or self._task.done():
+            return
+        await self._inbox.put({"type": "lifespan.shutdown"})
+        await asyncio.wait([self._stopped, self._task], return_when=asyncio.FIRST_COMPLETED)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        try:
+            await self._app(scope, self._inbox.get, self._send)
+        except Exception as error:  # boundary: the application's own code
+            if not self._started.done():
+                self._started.set_exception(RuntimeError(f"ASGI lifespan startup failed: {error!r}"))
+                self._started.exception()
+        finally:
+            if not self._started.done():
+                self._started.set_result(None)  # it returned without a word: it has no lifespan
+
+    async def _send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "lifespan.startup.complete" and not self._started.done():
+            self._started.set_result(None)
+        elif kind == "lifespan.startup.failed" and not self._started.done():
+            self._started.set_exception(RuntimeError(f"ASGI lifespan startup failed: {message.get('message', '')}"))
+        elif not self._stopped.done() and kind.startswith("lifespan.shutdown"):
+            self._stopped.set_result(None)
+
+
+def _as_ws_message(message: Message) -> WsMessage:
+    if message["type"] == "websocket.http.response.start":  # a refusal with a status of its own
+        return WsMessage("websocket.http.response.start", code=message["status"], headers=list(message.get("headers", ())))
+    if message["type"] == "websocket.http.response.body":
+        return WsMessage("websocket.http.response.body", data=message.get("body", b""), code=int(message.get("more_body", False)))
+    return WsMessage(
+        message["type"],
+        text=message.get("text"),
+        data=message.get("bytes"),
+        code=message.get("code") or 1000,
+        reason=message.get("reason") or "",
+        subprotocol=message.get("subprotocol"),
+        headers=[(bytes(n), bytes(v)) for n, v in message.get("headers") or ()],
+    )

@@ -1,0 +1,257 @@
+"""A replica: the process that runs one copy of a deployment.
+
+`main` is its life: listen, be told what to run (`init`), serve, be told to stop (`stop`), exit. The daemon
+may come and go meanwhile; a replica that has heard of none for `orphan_grace_s` stops by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from typing import Any
+
+import anyio
+import uvloop
+
+from serve_lite import shipping
+from serve_lite.config import DeploymentConfig
+from serve_lite.context import ReplicaContext, make_replica_context, set_replica_context
+from serve_lite.exceptions import RayServeException
+from serve_lite.replica.admission import Admission
+from serve_lite.replica.asgi import AsgiApp, Lifespan
+from serve_lite.replica.requests import RequestRunner
+from serve_lite.replica.user_code import UserCode
+from serve_lite.routing import runtime as caller_runtime
+from serve_lite.wire.calls import CalleeTable, IncomingCall
+from serve_lite.wire.control import ControlMethods
+from serve_lite.wire.frames import Kind
+from serve_lite.wire.ledger import LedgerWriter
+from serve_lite.wire.listener import Listener, listen
+from serve_lite.wire.messages import (
+    AdoptRequest,
+    Empty,
+    InitRequest,
+    ReconfigureRequest,
+    RejectReason,
+    ReplicaReport,
+    StopRequest,
+)
+
+log = logging.getLogger("serve_lite.replica")
+
+_LAST_ANSWERS_S = 1.0  #: how long control calls may still be answered once the replica has stopped
+_FIRST_CONTACT_S = 60.0  #: how long a new replica waits for the daemon that started it
+
+
+def main(listen_socket: socket.socket, replica_id: str) -> None:
+    """Serve on this listening socket until told to stop. Returns when the process should exit."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(asctime)s %(name)s -- %(message)s")
+    uvloop.run(_serve(listen_socket, replica_id))
+
+
+async def _serve(listen_socket: socket.socket, replica_id: str) -> None:
+    async with anyio.create_task_group() as group:
+        replica = Replica(replica_id)
+        methods = ControlMethods(group)
+        replica.register(methods)
+        ledger = LedgerWriter(listen_socket.getsockname())
+        listener = await listen(
+            listen_socket,
+            lambda call: replica.handle_call(call, methods),
+            gauge=replica.admission,
+            ledger=ledger,
+        )
+        replica.attach(listener)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: group.start_soon(replica.stop, StopRequest()))
+        await replica.ended.wait()  # ends with a stop: told, terminated or orphaned
+        await methods.finish(_LAST_ANSWERS_S)
+        await listener.aclose()
+        await replica.aclose()
+        group.cancel_scope.cancel()
+
+
+class Replica:
+    """What one replica process holds. One loop, one instance of the user's code."""
+
+    def __init__(self, replica_id: str) -> None:
+        self.id = replica_id
+        self.admission = Admission()
+        self.ended = asyncio.Event()
+        self._version = ""
+        self._epoch = 0
+        self._config = DeploymentConfig()
+        self._context: ReplicaContext | None = None
+        self._user: UserCode | None = None
+        self._runner: RequestRunner | None = None
+        self._lifespan: Lifespan | None = None
+        self._runtime: caller_runtime.Runtime | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._docs_path: str | None = None
+        self._idle = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._owner: CalleeTable | None = None  #: the daemon's connection
+        self._orphan_grace_s = _FIRST_CONTACT_S
+        self._orphan_timer = self._loop.call_later(_FIRST_CONTACT_S, self._orphaned)
+
+    def register(self, methods: ControlMethods) -> None:
+        """Offer the control calls of `wire/messages.py`."""
+        methods.method("init", InitRequest, self.init)
+        methods.method("adopt", AdoptRequest, self.adopt)
+        methods.method("reconfigure", ReconfigureRequest, self.reconfigure)
+        methods.method("check_health", Empty, self.check_health)
+        methods.method("report", Empty, self.report)
+        methods.method("stop", StopRequest, self.stop)
+
+    def attach(self, listener: Listener) -> None:
+        """Hear of callers that go."""
+        listener.on_decline = self.admission.offer_room
+        listener.on_lost = self._lost
+
+    def handle_call(self, call: IncomingCall, methods: ControlMethods) -> None:
+        """Take one call off the wire."""
+        if call.kind != Kind.CALL_CONTROL:
+            if self._runner is None:
+                call.reject(RejectReason.NOT_READY)
+            else:
+                self._runner.start(call)
+            return
+        self._owner = call.table
+        self._orphan_timer.cancel()
+        methods.handle_call(call)
+
+    async def init(self, request: InitRequest) -> ReplicaReport:
+        """Build the user's object; answered when it is ready to serve."""
+        self._obey(request.epoch)
+        self._version = request.version
+        self._config = request.config
+        self._orphan_grace_s = request.orphan_grace_s
+        self._context = make_replica_context(
+            self.id,
+            request.app_name,
+            request.deployment,
+            rank=request.rank,
+            world_size=request.world_size,
+            code_version=request.version,
+        )
+        set_replica_context(self._context)
+        if request.control_socket:
+            self._runtime = caller_runtime.open_here(request.control_socket)
+            caller_runtime.install(self._runtime)
+        user = self._user = UserCode(shipping.load_code(request.code), request.config)
+        args, kwargs = shipping.load_init(request.init)
+        self._context.servable_object = await user.build(args, kwargs)
+        app = await self._start_app(user)
+        if request.config.user_config is not None:
+            await user.reconfigure(request.config.user_config)
+        await user.check_health()
+        self._runner = RequestRunner(user, self.admission, app)
+        if self._lifespan is not None:
+            self._runner.lifespan_state = self._lifespan.state
+        self.admission.ready = True
+        self.admission.set_limit(request.config.max_ongoing_requests)
+        gc.collect()
+        gc.freeze()  # what start-up made stays; later collections need not look at it
+        return await self.report(Empty())
+
+    async def adopt(self, request: AdoptRequest) -> ReplicaReport:
+        """A daemon takes charge."""
+        self._obey(request.epoch)
+        return await self.report(Empty())
+
+    async def reconfigure(self, request: ReconfigureRequest) -> ReplicaReport:
+        """Apply changed options in place; calls the user's `reconfigure` only if `user_config` changed."""
+        self._obey(request.epoch)
+        assert self._user is not None
+        changed = request.config.user_config != self._config.user_config
+        if changed and request.config.user_config is not None:
+            await self._user.reconfigure(request.config.user_config)
+        self._config = request.config
+        self.admission.set_limit(request.config.max_ongoing_requests)
+        return await self.report(Empty())
+
+    async def check_health(self, _: Empty) -> Empty:
+        """Run the user's health check; its exception is the answer if it fails."""
+        if self._user is not None:
+            await self._user.check_health()
+        return Empty()
+
+    async def report(self, _: Empty) -> ReplicaReport:
+        """Tell how it is."""
+        return ReplicaReport(
+            replica_id=self.id,
+            version=self._version,
+            ready=self.admission.ready,
+            draining=self.admission.draining,
+            ongoing=self.admission.ongoing,
+            docs_path=self._docs_path,
+            pid=os.getpid(),
+        )
+
+    async def stop(self, request: StopRequest) -> Empty:
+        """Accept nothing more, finish what runs, call the destructor, then let the process end.
+
+        Asked again while stopping, it waits for the same end.
+        """
+        self._obey(request.epoch)
+        if self._stopping is None:
+            self._stopping = self._loop.create_task(self._stop())
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(self._stopping)
+        return Empty()
+
+    async def aclose(self) -> None:
+        """Let go of what the process holds."""
+        self._orphan_timer.cancel()
+        if self._runtime is not None:
+            await self._runtime.aclose()
+            caller_runtime.install(None)
+
+    async def _stop(self) -> None:
+        self.admission.draining = True
+        self.admission.on_idle = self._idle.set
+        if self.admission.ongoing:
+            await self._idle.wait()  # the daemon kills the process when its grace is over
+        if self._runner is not None:
+            await self._runner.aclose()
+        if self._lifespan is not None:
+            await self._lifespan.shutdown()
+        if self._user is not None:
+            try:
+                await self._user.destroy()
+            except Exception:  # boundary: user code; the process ends all the same
+                log.exception("the destructor of %s failed", self.id)
+        self.ended.set()
+
+    async def _start_app(self, user: UserCode) -> AsgiApp | None:
+        instance: Any = user.instance
+        if not getattr(type(instance), "_serve_is_asgi_ingress", False):
+            return None
+        app: AsgiApp = instance._serve_asgi_app
+        self._docs_path = getattr(instance, "docs_path", None)
+        self._lifespan = Lifespan(app)
+        await self._lifespan.startup()
+        return app
+
+    def _obey(self, epoch: int) -> None:
+        """Refuse a daemon that a newer one has replaced."""
+        if epoch and epoch < self._epoch:
+            raise RayServeException(f"replica {self.id} obeys daemon epoch {self._epoch}, not the older {epoch}")
+        self._epoch = max(self._epoch, epoch)
+
+    def _lost(self, caller: CalleeTable) -> None:
+        self.admission.forget(caller)
+        self.admission.offer_room()
+        if caller is self._owner and self._stopping is None:
+            self._owner = None
+            self._orphan_timer = self._loop.call_later(self._orphan_grace_s, self._orphaned)
+
+    def _orphaned(self) -> None:
+        log.warning("replica %s has had no daemon for %.0f s and stops", self.id, self._orphan_grace_s)
+        if self._stopping is None:
+            self._stopping = self._loop.create_task(self._stop())

@@ -1,0 +1,1 @@
+"""From the name of a deployment to a replica that has room."""

@@ -1,0 +1,299 @@
+"""Sends each call to a replica that has room, or keeps it until one has. Callback style: no task per call.
+
+A call that no replica has accepted goes elsewhere when its replica refuses, drains or dies; one that a
+replica has accepted is never sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from serve_lite.exceptions import (
+    BackPressureError,
+    DeploymentNotFoundError,
+    DeploymentUnavailableError,
+    ReplicaDiedError,
+)
+from serve_lite.routing.membership import MembershipSource
+from serve_lite.routing.replica_set import Link, ReplicaSet
+from serve_lite.state.ids import DeploymentId
+from serve_lite.wire.calls import OutgoingCall
+from serve_lite.wire.frames import Buffer
+from serve_lite.wire.messages import Membership, MemberState, RejectReason
+
+_MAX_RESENDS = 16  #: replicas that may die under one call before it is given up
+
+
+class PendingCall:
+    """One call from submission to its end; the maker subclasses it and overrides what it wants to hear.
+
+    Exactly one of `on_result`, `on_end`, `on_error`, `on_failed` ends it. All are called on the loop and
+    must neither block nor raise.
+    """
+
+    kind: int
+    envelope: bytes
+    buffers: Sequence[Buffer] = ()
+    streams_body: bool = False
+    retryable: bool = True  #: set False once a streamed body can no longer be sent again
+    model_id: str = ""
+    session_id: str = ""
+    outgoing: OutgoingCall | None = None  #: set while a replica has it
+    resends: int = 0
+    _sent: _Sent | None = None
+
+    def on_sent(self, replica_id: str) -> None:
+        """It went to this replica; may happen again after a refusal."""
+
+    def on_result(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        """The one answer."""
+
+    def on_item(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        """One item of a stream; say `outgoing.consumed(payload bytes)` once it is used."""
+
+    def on_end(self, envelope: bytes) -> None:
+        """The end of a stream."""
+
+    def on_error(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        """The replica answered with an `ErrorHead`."""
+
+    def on_failed(self, error: Exception) -> None:
+        """No answer will come; `error` is one of ours."""
+
+    def on_writable(self) -> None:
+        """`outgoing.send_item` may be used again."""
+
+
+class Router:
+    """Calls to one deployment from this process.
+
+    Lifetime: made by `Routers.get`, closed by `Routers.aclose`.
+    """
+
+    def __init__(
+        self,
+        deployment: DeploymentId,
+        source: MembershipSource,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self.deployment = deployment
+        self.num_ongoing = 0
+        self._queue: deque[PendingCall] = deque()
+        self._membership: Membership | None = None
+        self._replicas = ReplicaSet(spawn, self._drain)
+        self._unwatch = source.watch(deployment.app_name, deployment.name, self._on_membership)
+
+    @property
+    def num_queued(self) -> int:
+        """Calls that wait for a replica."""
+        return len(self._queue)
+
+    def submit(self, call: PendingCall) -> None:
+        """Send the call, or keep it until a replica has room. Never blocks."""
+        if not self._queue:
+            link = self._replicas.choose()
+            if link is not None:
+                self._send(call, link)
+                return
+        error = self._refusal()
+        if error is not None:
+            call.on_failed(error)
+        else:
+            self._queue.append(call)
+
+    def cancel(self, call: PendingCall) -> None:
+        """Give a call up, queued or running. It hears nothing more."""
+        sent = call._sent
+        if sent is not None:
+            assert call.outgoing is not None
+            call.outgoing.cancel()
+            sent.over()
+            self._drain()
+        elif call in self._queue:
+            self._queue.remove(call)
+
+    def close(self) -> None:
+        """Fail what waits and close the connections."""
+        self._unwatch()
+        self._fail_queue(DeploymentNotFoundError(self.deployment))
+        self._replicas.close()
+
+    def _send(self, call: PendingCall, link: Link) -> None:
+        connection = link.connection
+        assert connection is not None
+        sent = _Sent(self, call, link)
+        try:
+            call.outgoing = connection.call(
+                call.kind, call.envelope, call.buffers, sent, streams_body=call.streams_body
+            )
+        except ValueError as error:  # too large for a frame
+            call.on_failed(error)
+            return
+        call._sent = sent
+        link.mine += 1
+        self.num_ongoing += 1
+        call.on_sent(link.endpoint.replica_id)
+
+    def _resend(self, call: PendingCall) -> None:
+        """Put a call that did not run at the front of the queue and try to place it."""
+        self._queue.appendleft(call)
+        self._drain()
+
+    def _drain(self) -> bool:
+        """Send what waits while there is room; return whether anything was sent."""
+        queue, sent_any = self._queue, False
+        while queue:
+            link = self._replicas.choose()
+            if link is None:
+                break
+            self._send(queue.popleft(), link)
+            sent_any = True
+        return sent_any
+
+    def _refusal(self) -> Exception | None:
+        """Why a call may not wait, or None."""
+        membership = self._membership
+        if membership is None:
+            return None
+        if membership.state is MemberState.MISSING:
+            return DeploymentNotFoundError(self.deployment)
+        if membership.state is MemberState.FAILED:
+            return DeploymentUnavailableError(self.deployment)
+        if 0 <= membership.max_queued <= len(self._queue):
+            return BackPressureError(
+                len(self._queue),
+                membership.max_queued,
+                membership.backpressure_status,
+                membership.retry_after_s,
+            )
+        return None
+
+    def _on_membership(self, membership: Membership) -> None:
+        self._membership = membership
+        self._replicas.update(membership.replicas)
+        if membership.state is MemberState.AVAILABLE:
+            self._drain()
+        elif membership.state is MemberState.MISSING:
+            self._fail_queue(DeploymentNotFoundError(self.deployment))
+        else:
+            self._fail_queue(DeploymentUnavailableError(self.deployment))
+
+    def _fail_queue(self, error: Exception) -> None:
+        queue = list(self._queue)
+        self._queue.clear()
+        for call in queue:
+            call.on_failed(error)
+
+
+class _Sent:
+    """One call at one replica: keeps the books, then passes on what happens."""
+
+    __slots__ = ("call", "link", "router")
+
+    def __init__(self, router: Router, call: PendingCall, link: Link) -> None:
+        self.router, self.call, self.link = router, call, link
+
+    def over(self) -> None:
+        """The replica has answered or is given up."""
+        self.call.outgoing = None
+        self.call._sent = None
+        self.router.num_ongoing -= 1
+        self.router._replicas.finished(self.link)
+
+    def answered(self) -> None:
+        link = self.link
+        self.over()
+        connection = link.connection
+        if connection is not None:
+            link.heard(connection.load)
+
+    def on_result(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        self.answered()
+        self.call.on_result(envelope, buffers)
+        if self.router._queue:
+            self.router._drain()
+
+    def on_item(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        self.call.on_item(envelope, buffers)
+
+    def on_end(self, envelope: bytes) -> None:
+        self.answered()
+        self.call.on_end(envelope)
+        self.router._drain()
+
+    def on_error(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        self.answered()
+        self.call.on_error(envelope, buffers)
+        self.router._drain()
+
+    def on_rejected(self, reason: RejectReason, load: int) -> None:
+        self.answered()
+        if reason is RejectReason.EXPIRED:
+            self.call.on_failed(TimeoutError("the deadline of the call has passed"))
+            self.router._drain()
+            return
+        if reason is RejectReason.FULL:
+            self.link.others = max(self.link.others, self.link.endpoint.max_ongoing - self.link.mine)
+        else:
+            self.router._replicas.mark_draining(self.link)
+        if self.call.retryable:
+            self.router._resend(self.call)
+        else:
+            self.call.on_failed(ReplicaDiedError(self.link.endpoint.replica_id, "its request cannot be sent again"))
+
+    def on_lost(self, accepted: bool) -> None:
+        self.over()
+        call, replica_id = self.call, self.link.endpoint.replica_id
+        call.resends += 1
+        if accepted or not call.retryable or call.resends > _MAX_RESENDS:
+            call.on_failed(ReplicaDiedError(replica_id))
+        else:
+            self.router._resend(call)
+
+    def on_writable(self) -> None:
+        self.call.on_writable()
+
+
+class Routers:
+    """All routers of one process, made when first asked for.
+
+    Lifetime: owned by the daemon, a replica's runtime or a client's runtime, which awaits `aclose`.
+    """
+
+    def __init__(self, source: MembershipSource) -> None:
+        self._source = source
+        self._routers: dict[tuple[str, str], Router] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def get(self, app: str, deployment: str) -> Router:
+        """Return the router to a deployment. Call on the loop."""
+        router = self._routers.get((app, deployment))
+        if router is None:
+            target = DeploymentId(name=deployment, app_name=app)
+            router = self._routers[app, deployment] = Router(target, self._source, self.spawn)
+        return router
+
+    def totals(self) -> tuple[int, int]:
+        """Return (queued, ongoing) calls of this process."""
+        routers = self._routers.values()
+        return sum(r.num_queued for r in routers), sum(r.num_ongoing for r in routers)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that ends, at the latest, in `aclose`."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def aclose(self) -> None:
+        """Close every router and end every task."""
+        for router in self._routers.values():
+            router.close()
+        self._routers.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

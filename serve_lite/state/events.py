@@ -1,0 +1,182 @@
+"""What happens: frozen values that `state/observed.py` folds into the view.
+
+Each carries `at`, seconds on the monotonic clock. `spread` is a number drawn from [0, 1) where the
+event was made, so that decisions can be jittered and stay pure.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from serve_lite.state.ids import DeploymentId, ReplicaId
+from serve_lite.state.lifecycle import DeploymentMove
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    at: float
+
+
+class _ReplicaEvent(_Event, frozen=True, kw_only=True, omit_defaults=True):
+    replica: ReplicaId
+
+
+# --- one replica --------------------------------------------------------------------------------
+
+
+class ReplicaPlanned(_ReplicaEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """A process will be started for it."""
+
+    deployment: DeploymentId
+    version: str
+    settings: str
+    rank: int = 0
+    wall_time: float = 0.0  #: to show
+    log_file: str = ""
+
+
+class ReplicaFound(_ReplicaEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """It was running when the daemon started."""
+
+    deployment: DeploymentId
+    version: str
+    settings: str
+    pid: int
+    rank: int = 0
+    wall_time: float = 0.0
+    log_file: str = ""
+
+
+class ReplicaSpawned(_ReplicaEvent, frozen=True, kw_only=True):
+    """Its process exists."""
+
+    pid: int
+
+
+class ReplicaReady(_ReplicaEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """It can serve: constructor done, or adopted."""
+
+    docs_path: str | None = None
+
+
+class ReplicaStartFailed(_ReplicaEvent, frozen=True, kw_only=True):
+    """It will never be ready; its process is being ended."""
+
+    error: str  #: ends with the user's exception
+    spread: float = 0.0
+    is_counted: bool = True  #: False: not the user's code's fault, and no reason to wait before the next try
+
+
+class ReplicaReconfiguring(_ReplicaEvent, frozen=True, kw_only=True):
+    """It was told to take other settings."""
+
+    settings: str
+
+
+class ReplicaReconfigured(_ReplicaEvent, frozen=True, kw_only=True):
+    """It has taken the settings it was told."""
+
+
+class ReplicaRefused(_ReplicaEvent, frozen=True, kw_only=True):
+    """The user's `reconfigure` raised; it goes on with what it had."""
+
+    error: str
+    spread: float = 0.0
+
+
+class ReplicaHealthAsked(_ReplicaEvent, frozen=True, kw_only=True):
+    """A health check was sent."""
+
+
+class ReplicaHealthAnswered(_ReplicaEvent, frozen=True, kw_only=True):
+    """A health check ended; `error` is empty if all is well."""
+
+    error: str = ""
+    spread: float = 0.0
+
+
+class ReplicaStopping(_ReplicaEvent, frozen=True, kw_only=True):
+    """It was told to stop."""
+
+    reason: str
+    is_failure: bool = False  #: it is stopped for what it did, not for what the user asked
+    spread: float = 0.0
+
+
+class ReplicaExited(_ReplicaEvent, frozen=True, kw_only=True):
+    """Its process is gone and its socket removed."""
+
+    detail: str  #: for example "killed by SIGKILL", with the last lines it wrote if it failed
+    spread: float = 0.0
+
+
+# --- one deployment -----------------------------------------------------------------------------
+
+
+class DeploymentConfigured(_Event, frozen=True, kw_only=True):
+    """A deploy made this the goal. Forgets earlier failures if it changes anything or they were final."""
+
+    deployment: DeploymentId
+    version: str
+    settings: str
+    move: DeploymentMove | None  #: None: nothing about the deployment changed
+    message: str = ""
+
+
+class DeploymentMoved(_Event, frozen=True, kw_only=True):
+    """A pass of the loop found out something about its status."""
+
+    deployment: DeploymentId
+    move: DeploymentMove
+    message: str = ""
+
+
+class DeploymentNoted(_Event, frozen=True, kw_only=True):
+    """There is something new to tell about it, though its status is the same."""
+
+    deployment: DeploymentId
+    message: str
+
+
+class DeploymentForgotten(_Event, frozen=True, kw_only=True):
+    """It is no part of the goal and has no replicas."""
+
+    deployment: DeploymentId
+
+
+# --- one application ----------------------------------------------------------------------------
+
+
+class BuildStarted(_Event, frozen=True, kw_only=True):
+    """An importer works on this revision of the application."""
+
+    app: str
+    revision: int
+
+
+class BuildEnded(_Event, frozen=True, kw_only=True):
+    """It is done with it, one way or the other; the goal says which."""
+
+    app: str
+    revision: int
+
+
+Event = (
+    ReplicaPlanned
+    | ReplicaFound
+    | ReplicaSpawned
+    | ReplicaReady
+    | ReplicaStartFailed
+    | ReplicaReconfiguring
+    | ReplicaReconfigured
+    | ReplicaRefused
+    | ReplicaHealthAsked
+    | ReplicaHealthAnswered
+    | ReplicaStopping
+    | ReplicaExited
+    | DeploymentConfigured
+    | DeploymentMoved
+    | DeploymentNoted
+    | DeploymentForgotten
+    | BuildStarted
+    | BuildEnded
+)

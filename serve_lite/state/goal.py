@@ -1,0 +1,124 @@
+"""What the user asked for: applications, their deployments, and where user code comes from.
+
+Frozen values that are stored, compared and sent between processes. Payloads of user code are
+opaque bytes here: only importers, replicas and drivers look inside them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from serve_lite.config import DeploymentConfig
+from serve_lite.state.ids import DeploymentId
+
+Source = Literal["imperative", "declarative"]
+
+
+class CodeEnvironment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where and how user code is run. Two equal values may share one template process."""
+
+    cwd: str = ""  #: working directory; "" keeps the daemon's
+    sys_path: tuple[str, ...] = ()  #: put in front of the interpreter's own `sys.path`, in this order
+    env_vars: dict[str, str] = {}  #: set before user code is imported
+    python: str = ""  #: interpreter executable; "" is the daemon's own
+
+
+class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One deployment as an importer or a driver built it. Data only."""
+
+    name: str
+    config: DeploymentConfig  #: effective options as configured in code
+    configured_options: tuple[str, ...] = ()  #: names of the options the user gave in code
+    code: bytes  #: opaque: how a replica gets the class or function (replica/loading.py)
+    init: bytes  #: opaque: pickled `(args, kwargs)` of the constructor; handles inside
+    is_ingress: bool = False
+    is_asgi: bool = False  #: the class carries `@serve.ingress`
+    docs_path: str | None = None
+    calls: tuple[str, ...] = ()  #: deployments of the same application it holds handles to
+    version: str = (
+        ""  #: the user's own `version=`; equal to the running one: no restart. "": decided by the app
+    )
+
+
+class BuildRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Ask an importer to build one application."""
+
+    app_name: str
+    import_path: str  #: `module:attribute` or `module.attribute`
+    args: dict[str, Any] = {}  #: for an application builder function
+
+
+class BuildResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an importer answers: the deployments, ingress last."""
+
+    deployments: tuple[DeploymentSpec, ...]
+
+
+class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One application as it is handed to the controller.
+
+    Exactly one of `build` (an importer makes the deployments) and `deployments` (a driver made
+    them already) is set.
+    """
+
+    name: str = "default"
+    route_prefix: str | None = "/"
+    source: Source = "imperative"
+    environment: CodeEnvironment = CodeEnvironment()
+    build: BuildRequest | None = None
+    deployments: tuple[DeploymentSpec, ...] = ()
+    overrides: tuple[dict[str, Any], ...] = ()  #: the `deployments:` list of a config file, validated
+    document: dict[str, Any] | None = None  #: the app's part of the config file exactly as submitted
+    code_version: str = ""  #: equal to the running one: no new build, no restart; "" is always new
+
+
+class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One deployment as it should run."""
+
+    id: DeploymentId
+    spec: DeploymentSpec  #: as it was built; overrides are applied to its options afresh on each deploy
+    config: DeploymentConfig  #: effective options
+    version: str  #: replicas of another version are replaced (policy/update.py)
+    settings: str  #: replicas with other settings are reconfigured in place
+    target: int  #: replicas wanted
+    environment: CodeEnvironment = CodeEnvironment()
+    route_prefix: str | None = None  #: of its application; None for deployments that are no ingress
+
+
+class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One application as it should be.
+
+    `submission` is the newest thing the user handed in; `deployments` and `route_prefix` are what
+    should run now. They differ while the submission is being built, and after its build failed.
+    """
+
+    name: str
+    revision: int  #: of the submission
+    submission: AppSubmission  #: without its payloads
+    deployed_at: float  #: wall clock, to show
+    deployments: tuple[DeploymentGoal, ...] = ()
+    retired: tuple[DeploymentGoal, ...] = ()  #: left out by the newest version; stop when it is in place
+    route_prefix: str | None = None
+    code_version: str = ""  #: of what `deployments` were built from
+    is_building: bool = False
+    build_error: str = ""  #: why the newest submission was not built
+    is_deleting: bool = False
+
+    @property
+    def ingress(self) -> DeploymentGoal | None:
+        """The deployment that answers HTTP: the marked one, else the last."""
+        marked = [d for d in self.deployments if d.spec.is_ingress]
+        candidates = marked or list(self.deployments)
+        return candidates[-1] if candidates else None
+
+
+class Goal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything the user asked of this instance."""
+
+    revision: int = 0
+    apps: dict[str, AppGoal] = {}
+    document: dict[str, Any] | None = None  #: the last configuration document, as submitted
+    target_capacity: float | None = None  #: percent
+    is_shutting_down: bool = False

@@ -1,0 +1,354 @@
+"""What exists: replicas, how their starts went, and where each deployment stands.
+
+`fold` is the only way from one view to the next; it adds what happened and decides nothing. What to
+do about it is decided in `policy/reconcile.py`; what users are told is derived in `state/status.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+import msgspec
+
+from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
+from serve_lite.state import events as ev
+from serve_lite.state.ids import DeploymentId, ReplicaId
+from serve_lite.state.lifecycle import (
+    DeploymentMove,
+    ReplicaMove,
+    next_deployment_phase,
+    next_replica_state,
+)
+
+#: A replica that served longer than this was a good one: its end is no reason to wait before the next start.
+STABLE_S = 10.0
+#: Dead replicas that are remembered for each deployment.
+KEPT_DEAD = 10
+
+HEALTH_MESSAGE = (
+    "A replica's health check failed. This deployment will be UNHEALTHY until the replica recovers or a new "
+    "deploy happens."
+)
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The health checks of one replica."""
+
+    asked_at: float | None = None  #: start of the last check
+    is_asked: bool = False  #: a check is under way
+    strikes: int = 0  #: failures in a row
+    spread: float = 0.5  #: jitter of the next check
+    error: str = ""  #: of the last failure
+
+
+class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One replica as it is known."""
+
+    id: ReplicaId
+    deployment: DeploymentId
+    version: str
+    settings: str  #: that it works with now
+    state: ReplicaState
+    begun_at: float  #: planned or found
+    since: float  #: in this state
+    rank: int = 0
+    pid: int | None = None
+    ready_at: float | None = None
+    next_settings: str = ""  #: being taken, while UPDATING
+    refused: str = ""  #: settings that it was told and did not take
+    health: Health = Health()
+    docs_path: str | None = None
+    reason: str = ""  #: why it stops or stopped
+    error: str = ""  #: why it failed
+    wall_time: float = 0.0  #: of its start, to show
+    log_file: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """It serves, or will: neither stopping nor stopped."""
+        return self.state not in (ReplicaState.STOPPING, ReplicaState.STOPPED)
+
+    @property
+    def is_running(self) -> bool:
+        return self.state is ReplicaState.RUNNING
+
+
+class StartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How starting the wanted version and settings of a deployment went so far."""
+
+    failures: int = 0  #: starts that failed, and runs that ended soon, with no stable run since
+    rounds: int = 0  #: the same, those of replicas that were started together counted once
+    has_started: bool = False  #: a replica of this version was ready at some time
+    ready_at: float | None = None  #: last time one became ready
+    failed_at: float | None = None
+    spread: float = 0.0  #: jitter of the next start
+    error: str = ""  #: last failure; ends with the user's exception
+
+
+class DeploymentView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where one deployment stands. Kept in the store, so that a new daemon knows it too."""
+
+    version: str  #: that the goal wants
+    settings: str
+    starts: StartRecord = StartRecord()
+    status: DeploymentStatus = DeploymentStatus.UPDATING
+    trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
+    message: str = ""
+    since: float = 0.0  #: in this status
+    dead: tuple[ReplicaView, ...] = ()  #: the last replicas that ended by themselves or failed, newest first
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is known to exist."""
+
+    replicas: dict[ReplicaId, ReplicaView] = {}
+    deployments: dict[DeploymentId, DeploymentView] = {}
+    builds: dict[str, int] = {}  #: revision that an importer works on, by application
+
+    def replicas_of(self, deployment: DeploymentId) -> tuple[ReplicaView, ...]:
+        """Return the replicas of one deployment, oldest first."""
+        return tuple(r for r in self.replicas.values() if r.deployment == deployment)
+
+
+def fold(observed: Observed, events: Iterable[ev.Event]) -> Observed:
+    """Return the view after `events`, in order.
+
+    Raises `IllegalMoveError` for a move that a replica's state does not allow, and KeyError for news of
+    a replica that was never planned or found.
+    """
+    events = tuple(events)
+    if not events:
+        return observed
+    draft = _Draft(observed)
+    for event in events:
+        draft.add(event)
+    return Observed(replicas=draft.replicas, deployments=draft.deployments, builds=draft.builds)
+
+
+class _Draft:
+    """A view that is being changed. Lives within one `fold`."""
+
+    def __init__(self, observed: Observed) -> None:
+        self.replicas = dict(observed.replicas)
+        self.deployments = dict(observed.deployments)
+        self.builds = dict(observed.builds)
+
+    def add(self, event: ev.Event) -> None:
+        match event:
+            case ev.ReplicaPlanned() | ev.ReplicaFound():
+                self._begin(event)
+            case ev.ReplicaSpawned():
+                self._change(event.replica, pid=event.pid)
+            case ev.ReplicaReady():
+                self._ready(event)
+            case ev.ReplicaStartFailed():
+                view = self._move(event, ReplicaMove.FAILED, error=event.error, reason="it failed to start")
+                if event.is_counted and view.is_alive:
+                    self._count_failure(view, event.at, event.error, event.spread)
+            case ev.ReplicaReconfiguring():
+                self._move(event, ReplicaMove.RECONFIGURE, next_settings=event.settings)
+            case ev.ReplicaReconfigured():
+                view = self._move(event, ReplicaMove.RECONFIGURED, next_settings="")
+                self._change(event.replica, settings=view.next_settings)
+                self._count_success(self.replicas[event.replica], event.at)
+            case ev.ReplicaRefused():
+                view = self._move(event, ReplicaMove.REFUSED, next_settings="", error=event.error)
+                self._change(event.replica, refused=view.next_settings)
+                asked = msgspec.structs.replace(view, settings=view.next_settings, ready_at=None)
+                self._count_failure(asked, event.at, event.error, event.spread)
+            case ev.ReplicaHealthAsked():
+                health = self.replicas[event.replica].health
+                health = msgspec.structs.replace(health, asked_at=event.at, is_asked=True)
+                self._change(event.replica, health=health)
+            case ev.ReplicaHealthAnswered():
+                self._health(event)
+            case ev.ReplicaStopping():
+                self._stopping(event)
+            case ev.ReplicaExited():
+                self._exited(event)
+            case ev.DeploymentConfigured():
+                self._configured(event)
+            case ev.DeploymentMoved():
+                self._deployment_moved(event.deployment, event.move, event.message, event.at)
+            case ev.DeploymentNoted():
+                self._change_deployment(event.deployment, message=event.message)
+            case ev.DeploymentForgotten():
+                self.deployments.pop(event.deployment, None)
+            case ev.BuildStarted():
+                self.builds[event.app] = event.revision
+            case ev.BuildEnded():
+                if self.builds.get(event.app) == event.revision:
+                    del self.builds[event.app]
+            case _:
+                assert_never(event)
+
+    # --- replicas ---
+
+    def _begin(self, event: ev.ReplicaPlanned | ev.ReplicaFound) -> None:
+        is_found = isinstance(event, ev.ReplicaFound)
+        self.replicas[event.replica] = ReplicaView(
+            id=event.replica,
+            deployment=event.deployment,
+            version=event.version,
+            settings=event.settings,
+            state=ReplicaState.RECOVERING if is_found else ReplicaState.STARTING,
+            begun_at=event.at,
+            since=event.at,
+            rank=event.rank,
+            pid=event.pid if isinstance(event, ev.ReplicaFound) else None,
+            wall_time=event.wall_time,
+            log_file=event.log_file,
+        )
+
+    def _ready(self, event: ev.ReplicaReady) -> None:
+        view = self._move(event, ReplicaMove.READY, docs_path=event.docs_path, ready_at=event.at)
+        if view.is_alive:
+            self._count_success(view, event.at)
+
+    def _health(self, event: ev.ReplicaHealthAnswered) -> None:
+        health = self.replicas[event.replica].health
+        strikes = health.strikes + 1 if event.error else 0
+        self._change(
+            event.replica,
+            health=msgspec.structs.replace(
+                health, is_asked=False, strikes=strikes, spread=event.spread, error=event.error
+            ),
+        )
+
+    def _stopping(self, event: ev.ReplicaStopping) -> None:
+        view = self._move(event, ReplicaMove.STOP, reason=event.reason)
+        if not event.is_failure:
+            return
+        self._change(event.replica, error=event.reason)
+        self._count_failure(view, event.at, event.reason, event.spread)
+        if self._is_wanted(view):
+            message = f"{HEALTH_MESSAGE} {event.reason}"
+            self._deployment_moved(view.deployment, DeploymentMove.HEALTH_FAILED, message, event.at)
+
+    def _exited(self, event: ev.ReplicaExited) -> None:
+        view = self._move(event, ReplicaMove.EXITED)
+        gone = self.replicas.pop(event.replica)
+        if view.state is ReplicaState.STARTING:
+            error = f"The replica's process ended while it was starting: {event.detail}"
+            self._count_failure(view, event.at, error, event.spread)
+        elif view.state in (ReplicaState.RUNNING, ReplicaState.UPDATING):
+            error = f"The replica's process ended: {event.detail}"
+            self._count_failure(view, event.at, error, event.spread)
+            if self._is_wanted(view):
+                message = f"{HEALTH_MESSAGE} Replica {view.id}: {error}"
+                self._deployment_moved(view.deployment, DeploymentMove.HEALTH_FAILED, message, event.at)
+        else:
+            error = view.error
+        if error and view.deployment in self.deployments:
+            gone = msgspec.structs.replace(gone, error=error, reason=gone.reason or event.detail)
+            dead = (gone, *self.deployments[view.deployment].dead)[:KEPT_DEAD]
+            self._change_deployment(view.deployment, dead=dead)
+
+    def _move(self, event: ev.Event, move: ReplicaMove, **changes: object) -> ReplicaView:
+        """Move a replica and change it; return the view from before. Late news to one that stops changes nothing."""
+        assert not isinstance(
+            event,
+            ev.DeploymentConfigured
+            | ev.DeploymentMoved
+            | ev.DeploymentNoted
+            | ev.DeploymentForgotten
+            | ev.BuildStarted
+            | ev.BuildEnded,
+        )
+        view = self.replicas[event.replica]
+        state = next_replica_state(view.state, move)
+        if state is not view.state:
+            self._change(view.id, state=state, since=event.at, **changes)
+        return view
+
+    def _change(self, replica: ReplicaId, **changes: object) -> None:
+        self.replicas[replica] = msgspec.structs.replace(self.replicas[replica], **changes)
+
+    # --- deployments ---
+
+    def _is_wanted(self, view: ReplicaView) -> bool:
+        deployment = self.deployments.get(view.deployment)
+        return deployment is not None and (view.version, view.settings) == (
+            deployment.version,
+            deployment.settings,
+        )
+
+    def _count_success(self, view: ReplicaView, at: float) -> None:
+        if self._is_wanted(view):
+            starts = self.deployments[view.deployment].starts
+            self._change_deployment(
+                view.deployment, starts=msgspec.structs.replace(starts, has_started=True, ready_at=at)
+            )
+
+    def _count_failure(self, view: ReplicaView, at: float, error: str, spread: float) -> None:
+        """Count a failed start or a short run of the wanted version; forget the count after a stable run."""
+        if not self._is_wanted(view):
+            return
+        starts = self.deployments[view.deployment].starts
+        ran_s = at - view.ready_at if view.ready_at is not None else 0.0
+        was_calm = (
+            starts.ready_at is not None
+            and (starts.failed_at is None or starts.failed_at < starts.ready_at)
+            and at - starts.ready_at > STABLE_S
+        )
+        if ran_s > STABLE_S or was_calm:
+            starts = StartRecord(has_started=starts.has_started, ready_at=starts.ready_at)
+        if ran_s <= STABLE_S:
+            is_new_round = starts.failed_at is None or view.begun_at >= starts.failed_at
+            starts = msgspec.structs.replace(
+                starts,
+                failures=starts.failures + 1,
+                rounds=starts.rounds + 1 if is_new_round else starts.rounds,
+                failed_at=at,
+                spread=spread,
+            )
+        self._change_deployment(view.deployment, starts=msgspec.structs.replace(starts, error=error))
+
+    def _configured(self, event: ev.DeploymentConfigured) -> None:
+        old = self.deployments.get(event.deployment)
+        is_same = old is not None and (old.version, old.settings) == (event.version, event.settings)
+        if old is None:
+            self.deployments[event.deployment] = DeploymentView(
+                version=event.version, settings=event.settings, since=event.at, message=event.message
+            )
+            return
+        has_started = old.starts.has_started if is_same else self._runs(event)
+        self._change_deployment(
+            event.deployment,
+            version=event.version,
+            settings=event.settings,
+            starts=StartRecord(has_started=has_started),
+        )
+        for view in list(self.replicas.values()):
+            if view.deployment == event.deployment and view.refused:
+                self._change(view.id, refused="")
+        move = event.move
+        if move is None and old.status is DeploymentStatus.DEPLOY_FAILED:
+            move = DeploymentMove.CONFIGURED  # deploying the same again means: try again
+        if move is not None:
+            self._deployment_moved(event.deployment, move, event.message, event.at)
+
+    def _runs(self, event: ev.DeploymentConfigured) -> bool:
+        return any(
+            r.is_running
+            and (r.deployment, r.version, r.settings) == (event.deployment, event.version, event.settings)
+            for r in self.replicas.values()
+        )
+
+    def _deployment_moved(
+        self, deployment: DeploymentId, move: DeploymentMove, message: str, at: float
+    ) -> None:
+        view = self.deployments.get(deployment)
+        if view is None:
+            return
+        after = next_deployment_phase((view.status, view.trigger), move)
+        if after is None:
+            return
+        since = view.since if after[0] is view.status else at
+        self._change_deployment(deployment, status=after[0], trigger=after[1], message=message, since=since)
+
+    def _change_deployment(self, deployment: DeploymentId, **changes: object) -> None:
+        view = self.deployments.get(deployment)
+        if view is not None:
+            self.deployments[deployment] = msgspec.structs.replace(view, **changes)

@@ -1,0 +1,272 @@
+"""What users are told: derived from the goal and what is observed, every time it is asked for.
+
+The shapes are Ray Serve's (schema.py). Where an application stands follows from where its deployments stand;
+where those stand is kept in the view (`lifecycle.DEPLOYMENT_MOVES`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from serve_lite.options import config_to_dict
+from serve_lite.schema import (
+    ApplicationStatus,
+    ApplicationStatusOverview,
+    DeploymentStatus,
+    DeploymentStatusOverview,
+    DeploymentStatusTrigger,
+    ProxyStatus,
+    ServeStatus,
+)
+from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
+from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
+from serve_lite.state.observed import DeploymentView, Observed, ReplicaView
+
+REDACTED = "<redacted>"  #: stands for the values of environment variables, which are often secrets
+
+
+class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What answers say of the instance itself."""
+
+    node_id: str
+    epoch: int = 0
+    pid: int = 0
+    http_options: dict[str, Any] = {}
+    grpc_options: dict[str, Any] = {}
+    proxy_location: str | None = "EveryNode"
+    proxy_status: ProxyStatus = ProxyStatus.HEALTHY
+    log_file: str | None = None
+
+
+def instance_status(goal: Goal, observed: Observed, facts: InstanceFacts) -> ServeStatus:
+    """Return what `serve.status()` answers."""
+    return ServeStatus(
+        proxies={facts.node_id: facts.proxy_status} if facts.proxy_location != "Disabled" else {},
+        applications={name: app_overview(app, observed) for name, app in goal.apps.items()},
+        target_capacity=goal.target_capacity,
+    )
+
+
+def app_overview(app: AppGoal, observed: Observed) -> ApplicationStatusOverview:
+    """Return one application as `serve.status()` shows it."""
+    status, message = app_status(app, observed)
+    return ApplicationStatusOverview(
+        status=status,
+        message=message,
+        last_deployed_time_s=app.deployed_at,
+        deployments={d.id.name: deployment_overview(d.id, observed) for d in _shown(app, observed)},
+    )
+
+
+def app_status(app: AppGoal, observed: Observed) -> tuple[ApplicationStatus, str]:
+    """Return an application's status and message: those of its worst deployment, unless it is built or deleted."""
+    if app.is_deleting:
+        return ApplicationStatus.DELETING, ""
+    if app.is_building:
+        return ApplicationStatus.DEPLOYING, ""
+    if app.build_error:
+        return ApplicationStatus.DEPLOY_FAILED, app.build_error
+    views = {d.id.name: observed.deployments.get(d.id) for d in app.deployments}
+    failed = [n for n, v in views.items() if v is not None and v.status is DeploymentStatus.DEPLOY_FAILED]
+    if failed:
+        text = f"Failed to update the deployments {failed}."
+        return ApplicationStatus.DEPLOY_FAILED, "\n".join([text, *_reasons(views, failed)])
+    sick = [n for n, v in views.items() if v is not None and v.status is DeploymentStatus.UNHEALTHY]
+    if sick:
+        text = f"The deployments {sick} are UNHEALTHY."
+        return ApplicationStatus.UNHEALTHY, "\n".join([text, *_reasons(views, sick)])
+    if any(v is None or _is_deploying(v) for v in views.values()):
+        return ApplicationStatus.DEPLOYING, ""
+    return ApplicationStatus.RUNNING, ""
+
+
+def is_settled(app: AppGoal, observed: Observed) -> bool:
+    """Whether the application is neither being deployed nor being deleted."""
+    status, _ = app_status(app, observed)
+    return status not in (ApplicationStatus.DEPLOYING, ApplicationStatus.DELETING)
+
+
+def deployment_overview(deployment: DeploymentId, observed: Observed) -> DeploymentStatusOverview:
+    """Return one deployment as `serve.status()` shows it."""
+    view = observed.deployments.get(deployment)
+    counts = Counter(str(r.state) for r in observed.replicas_of(deployment))
+    return DeploymentStatusOverview(
+        status=view.status if view else DeploymentStatus.UPDATING,
+        status_trigger=view.trigger if view else DeploymentStatusTrigger.CONFIG_UPDATE_STARTED,
+        replica_states=dict(counts),
+        message=view.message if view else "",
+    )
+
+
+def instance_details(goal: Goal, observed: Observed, facts: InstanceFacts) -> dict[str, Any]:
+    """Return what `GET /api/serve/applications/` answers (`ServeInstanceDetails`)."""
+    actor = {
+        **_actor(facts),
+        "actor_name": "SERVE_CONTROLLER_ACTOR",
+        "actor_id": f"{facts.pid}-{facts.epoch}",
+    }
+    proxy = {
+        **_actor(facts),
+        "actor_name": f"SERVE_PROXY_ACTOR-{facts.node_id}",
+        "status": str(facts.proxy_status),
+    }
+    return {
+        "controller_info": actor,
+        "proxy_location": facts.proxy_location,
+        "http_options": dict(facts.http_options),
+        "grpc_options": dict(facts.grpc_options),
+        "proxies": {facts.node_id: proxy} if facts.proxy_location != "Disabled" else {},
+        "deploy_mode": deploy_mode(goal),
+        "applications": {name: _app_details(app, observed, facts) for name, app in goal.apps.items()},
+        "target_capacity": goal.target_capacity,
+        "target_groups": _target_groups(goal, facts),
+        "restores_unset_config_options": True,
+    }
+
+
+def deploy_mode(goal: Goal) -> str:
+    """Return Ray Serve 2.7's word for the kind of document that is in force."""
+    if goal.document is None:
+        return "UNSET"
+    return "MULTI_APP" if "applications" in goal.document else "SINGLE_APP"
+
+
+def _app_details(app: AppGoal, observed: Observed, facts: InstanceFacts) -> dict[str, Any]:
+    status, message = app_status(app, observed)
+    is_live = not app.is_deleting
+    return {
+        "name": app.name,
+        "route_prefix": app.route_prefix if is_live else None,
+        "docs_path": _docs_path(app, observed),
+        "status": str(status),
+        "message": message,
+        "last_deployed_time_s": app.deployed_at,
+        "deployed_app_config": redacted(app.submission.document) if is_live else None,
+        "source": app.submission.source,
+        "deployments": {d.id.name: _deployment_details(d, observed, facts) for d in _shown(app, observed)},
+        "external_scaler_enabled": bool(
+            (app.submission.document or {}).get("external_scaler_enabled", False)
+        ),
+        "deployment_topology": _topology(app) if app.deployments and is_live else None,
+    }
+
+
+def _deployment_details(goal: DeploymentGoal, observed: Observed, facts: InstanceFacts) -> dict[str, Any]:
+    overview = deployment_overview(goal.id, observed)
+    view = observed.deployments.get(goal.id)
+    actor_options = goal.config.ray_actor_options
+    needs = {"CPU": actor_options.get("num_cpus", 1), "GPU": actor_options.get("num_gpus")}
+    return {
+        "name": goal.id.name,
+        "status": str(overview.status),
+        "status_trigger": str(overview.status_trigger),
+        "message": overview.message,
+        "deployment_config": redacted(config_to_dict(goal.config, goal.id.name)),
+        "target_num_replicas": goal.target,
+        "required_resources": {name: n for name, n in needs.items() if n},
+        "replicas": [_replica_details(r, facts) for r in observed.replicas_of(goal.id)],
+        "recent_dead_replicas": [_replica_details(r, facts) for r in (view.dead if view else ())],
+    }
+
+
+def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> dict[str, Any]:
+    return {
+        **_actor(facts),
+        "actor_id": suffix_of(replica.id),
+        "actor_name": f"SERVE_REPLICA::{replica.id}",
+        "log_file_path": replica.log_file or None,
+        "replica_id": suffix_of(replica.id),
+        "state": str(replica.state),
+        "pid": replica.pid,
+        "start_time_s": replica.wall_time,
+    }
+
+
+def _topology(app: AppGoal) -> dict[str, Any]:
+    ingress = app.ingress
+    return {
+        "app_name": app.name,
+        "nodes": {
+            d.id.name: {
+                "name": d.id.name,
+                "app_name": app.name,
+                "outbound_deployments": [{"name": name, "app_name": app.name} for name in d.spec.calls],
+                "is_ingress": d is ingress,
+            }
+            for d in app.deployments
+        },
+        "ingress_deployment": ingress.id.name if ingress else None,
+    }
+
+
+def _target_groups(goal: Goal, facts: InstanceFacts) -> list[dict[str, Any]]:
+    """Return where an outer balancer would send requests: to this one proxy."""
+    port = facts.http_options.get("port")
+    if port is None or facts.proxy_location == "Disabled":
+        return []
+    target = {"ip": facts.http_options.get("host"), "port": port, "instance_id": facts.node_id, "name": ""}
+    return [
+        {"targets": [target], "route_prefix": app.route_prefix, "protocol": "HTTP", "app_name": app.name}
+        for app in goal.apps.values()
+        if app.route_prefix is not None and not app.is_deleting
+    ]
+
+
+def _actor(facts: InstanceFacts) -> dict[str, Any]:
+    """Return the fields that everything that runs has in Ray Serve's answers."""
+    return {
+        "node_id": facts.node_id,
+        "node_ip": "127.0.0.1",
+        "node_instance_id": facts.node_id,
+        "actor_id": None,
+        "actor_name": None,
+        "worker_id": None,
+        "log_file_path": facts.log_file,
+    }
+
+
+def _docs_path(app: AppGoal, observed: Observed) -> str | None:
+    ingress = app.ingress
+    if ingress is None or app.is_deleting:
+        return None
+    told: Mapping[ReplicaId, str] = {
+        r.id: r.docs_path for r in observed.replicas_of(ingress.id) if r.docs_path is not None
+    }
+    return next(iter(told.values()), ingress.spec.docs_path)
+
+
+def _shown(app: AppGoal, observed: Observed) -> list[DeploymentGoal]:
+    """Return the application's deployments; while it is deleted, those that still have replicas."""
+    if not app.is_deleting:
+        return list(app.deployments)
+    alive = {r.deployment for r in observed.replicas.values()}
+    return [d for d in (*app.deployments, *app.retired) if d.id in alive]
+
+
+def _is_deploying(view: DeploymentView) -> bool:
+    if view.status is DeploymentStatus.UPDATING:
+        return True
+    is_scaling = view.status in (DeploymentStatus.UPSCALING, DeploymentStatus.DOWNSCALING)
+    return is_scaling and view.trigger is DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
+
+
+def _reasons(views: Mapping[str, DeploymentView | None], names: Sequence[str]) -> list[str]:
+    """Return what the deployments say, so that the message ends with the user's own exception."""
+    return [f"{name}: {view.message}" for name in names if (view := views[name]) is not None and view.message]
+
+
+def redacted(value: Any) -> Any:
+    """Return a copy of a document without the values of environment variables."""
+    if isinstance(value, dict):
+        return {k: _hidden(v) if k == "env_vars" else redacted(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(v) for v in value]
+    return value
+
+
+def _hidden(variables: Any) -> Any:
+    return dict.fromkeys(variables, REDACTED) if isinstance(variables, dict) else variables

@@ -1,0 +1,1 @@
+"""Bytes, frames and calls between processes on one machine."""

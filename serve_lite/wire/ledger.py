@@ -1,0 +1,75 @@
+"""The accept ledger: which calls a replica has read, written where it outlives the replica.
+
+A small mapped file beside the replica's socket with one 32-bit cell for each connection: the id of the
+last call the replica has read from it. When the replica dies, its callers still have the file mapped and
+know which of their calls never reached user code, without a frame per call while it lived.
+
+The replica creates it; whoever removes the socket removes it too.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+SLOTS = 4096
+_BYTES = SLOTS * 4
+
+
+def ledger_path(socket_path: str) -> str:
+    """Return where the ledger of the process that listens at `socket_path` is."""
+    return str(Path(socket_path).with_suffix(".acc"))
+
+
+class LedgerWriter:
+    """The replica's side. Owned by its listener."""
+
+    def __init__(self, socket_path: str) -> None:
+        fd = os.open(ledger_path(socket_path), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, _BYTES)
+            self._map = mmap.mmap(fd, _BYTES)
+        finally:
+            os.close(fd)
+        self.cells = memoryview(self._map).cast("I")
+        self._free = list(range(SLOTS - 1, -1, -1))
+
+    def claim(self) -> int:
+        """Return a free slot, set to 0; -1 if every slot is taken (its caller then knows less, no harm)."""
+        if not self._free:
+            return -1
+        slot = self._free.pop()
+        self.cells[slot] = 0
+        return slot
+
+    def release(self, slot: int) -> None:
+        """Give a slot back once its connection is closed.
+
+        The cell keeps its value: the caller may read it after the connection ended.
+        """
+        if slot >= 0:
+            self._free.insert(0, slot)
+
+    def close(self) -> None:
+        self.cells.release()
+        self._map.close()
+
+
+class LedgerReader:
+    """A caller's side: one slot of another process's ledger."""
+
+    def __init__(self, socket_path: str, slot: int) -> None:
+        fd = os.open(ledger_path(socket_path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._map = mmap.mmap(fd, _BYTES, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        self._at = slot * 4
+
+    def last_accepted(self) -> int:
+        """Return the id of the last call that was read, 0 for none."""
+        return int.from_bytes(self._map[self._at : self._at + 4], "little")
+
+    def close(self) -> None:
+        self._map.close()

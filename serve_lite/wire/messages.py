@@ -1,0 +1,273 @@
+"""The vocabulary that processes share. Controller and replica have nothing else in common.
+
+Structs marked `array_like` stand on the hot path: they travel as msgpack arrays, fields in order.
+Add fields only at the end, with a default.
+
+A call is one of three kinds, told apart by its frame (wire/frames.py):
+
+PYTHON   `PythonHead`, buffers `[pickle, *out-of-band buffers]`; answered with the same kind of buffers.
+HTTP     `HttpHead`, buffers `[body]` or none; answered with `HttpResponseHead` and the body.
+CONTROL  `ControlHead`, buffers `[msgpack of the request struct]`; answered with `[msgpack of the reply]`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+from serve_lite.config import DeploymentConfig
+from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult
+
+__all__ = ["BuildRequest", "BuildResult"]
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class PythonHead(msgspec.Struct, array_like=True, omit_defaults=True):
+    """Envelope of a handle call."""
+
+    method: str = "__call__"
+    streaming: bool = False  #: the caller expects a stream of items
+    request_id: str = ""
+    deadline: float = 0.0  #: seconds on the machine's monotonic clock; 0 for none
+    app: str = ""
+    route: str = ""
+    model_id: str = ""
+    session_id: str = ""
+    traceparent: str = ""
+
+
+class HttpHead(msgspec.Struct, array_like=True, omit_defaults=True):
+    """Envelope of an HTTP request or a WebSocket."""
+
+    method: str  #: upper case; "WEBSOCKET" for a WebSocket
+    target: bytes  #: path and query as received, percent-encoded
+    headers: Headers  #: names in lower case
+    request_id: str
+    route: str  #: prefix that matched; "/" adds nothing to root_path
+    root_path: str = ""  #: outer root_path; the application sees root_path + route
+    deadline: float = 0.0
+    app: str = ""
+    model_id: str = ""
+    session_id: str = ""
+    traceparent: str = ""
+    client_host: str = ""
+    client_port: int = 0
+    server_host: str = ""
+    server_port: int = 0
+    scheme: str = "http"
+    http_version: str = "1.1"
+    streams_body: bool = False  #: body follows as items; else it is buffer 0 (or empty)
+    subprotocols: list[str] = []
+
+
+class HttpResponseHead(msgspec.Struct, array_like=True, omit_defaults=True):
+    """First envelope of an HTTP answer.
+
+    `headers` is ready for an HTTP/1.1 connection: `name: value\\r\\n` for each header, names in lower
+    case, checked by the replica to hold no stray CR, LF or NUL, hop-by-hop headers removed. It holds
+    `content-length` when the length is known.
+    """
+
+    status: int
+    headers: bytes
+
+
+class WsMessage(msgspec.Struct, array_like=True, omit_defaults=True):
+    """One ASGI WebSocket message, in an item's envelope, either way."""
+
+    type: str  #: ASGI's name, for example "websocket.send"
+    text: str | None = None
+    data: bytes | None = None
+    code: int = 1000
+    reason: str = ""
+    subprotocol: str | None = None
+    headers: Headers = []
+
+
+class ErrorHead(msgspec.Struct, array_like=True, omit_defaults=True):
+    """Envelope of an error answer. Buffers: `[pickled exception]`, or none if it cannot be pickled."""
+
+    type_name: str
+    text: str
+    traceback: str = ""
+
+
+class RejectReason(enum.IntEnum):
+    """Why a replica did not accept a call. It has not run and may go elsewhere."""
+
+    FULL = 1  #: max_ongoing_requests reached
+    DRAINING = 2  #: the replica stops; send it nothing more
+    EXPIRED = 3  #: the deadline has passed
+    NOT_READY = 4  #: the user's object is not built yet
+
+
+class ControlHead(msgspec.Struct, array_like=True, omit_defaults=True):
+    """Envelope of a control call."""
+
+    method: str
+
+
+# --- control calls: daemon -> replica ---------------------------------------------------------
+
+
+class InitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`init`: build the user's object. Answered with `ReplicaReport` once it is ready to serve."""
+
+    replica_id: str
+    app_name: str
+    deployment: str
+    version: str
+    code: bytes
+    init: bytes
+    config: DeploymentConfig
+    route_prefix: str | None = None
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = 0
+    control_socket: str = ""
+    orphan_grace_s: float = 60.0
+
+
+class AdoptRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`adopt`: a daemon (again) takes charge. Obeyed only if `epoch` is not older than the last one."""
+
+    epoch: int
+
+
+class ReplicaReport(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a replica tells of itself."""
+
+    replica_id: str
+    version: str
+    ready: bool
+    draining: bool = False
+    ongoing: int = 0
+    docs_path: str | None = None
+    pid: int = 0
+
+
+class ReconfigureRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`reconfigure`: apply changed options in place; calls the user's `reconfigure` if user_config changed."""
+
+    config: DeploymentConfig
+    route_prefix: str | None = None
+    epoch: int = 0
+
+
+class StopRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`stop`: accept nothing more, wait until idle, run the destructor, answer, exit.
+
+    The daemon kills the process when `graceful_shutdown_timeout_s` has passed.
+    """
+
+    wait_loop_s: float = 2.0
+    epoch: int = 0
+
+
+class Empty(msgspec.Struct):
+    """A reply, or a request, that says nothing (`check_health`, for example)."""
+
+
+# --- control calls: any client -> daemon (control socket) --------------------------------------
+
+
+class InstanceInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`info`: where the instance is."""
+
+    pid: int
+    keeper_pid: int
+    version: str
+    epoch: int
+    home: str
+    http_host: str | None
+    http_port: int
+    admin_host: str
+    admin_port: int
+
+
+class DeployRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`deploy`: make these applications the goal. Answered once stored.
+
+    With `replace_declarative`, declarative applications that are not listed are deleted.
+    """
+
+    apps: list[AppSubmission]
+    replace_declarative: bool = False
+    document: dict[str, Any] | None = None  #: the whole config as submitted
+
+
+class DeployReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The revision that the goal now has."""
+
+    revision: int
+
+
+class WaitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`wait_apps`: answered (`Status`) when none of the named applications is still deploying or deleting."""
+
+    names: list[str]
+
+
+class DeleteRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`delete`: remove applications; answered when their goal is removed (wait with `wait_apps`)."""
+
+    names: list[str]
+
+
+class IngressRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`ingress`: which deployment answers for this application."""
+
+    app: str
+
+
+class IngressReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The ingress deployment's name; "" if there is no such application."""
+
+    deployment: str = ""
+
+
+class WatchRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`watch` (a stream of `Membership` items): who serves this deployment, now and on every change."""
+
+    app: str
+    deployment: str
+
+
+class ReplicaEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How to reach one replica that may be sent calls."""
+
+    replica_id: str
+    socket: str  #: path of its Unix socket
+    max_ongoing: int = 100
+
+
+class MemberState(enum.IntEnum):
+    """Whether calls to a deployment should wait, go, or fail."""
+
+    AVAILABLE = 1  #: send to `replicas`; wait while there are none
+    FAILED = 2  #: terminal until the next deploy and nothing serves: DeploymentUnavailableError
+    MISSING = 3  #: no such deployment (any more): DeploymentNotFoundError
+
+
+class Membership(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The replicas of one deployment that routers may send calls to."""
+
+    app: str
+    deployment: str
+    state: MemberState = MemberState.MISSING
+    replicas: tuple[ReplicaEndpoint, ...] = ()
+    max_queued: int = -1
+    backpressure_status: int = 503
+    retry_after_s: float | None = None
+
+
+class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where requests under one route prefix go."""
+
+    prefix: str
+    app: str
+    deployment: str
+    is_asgi: bool = False

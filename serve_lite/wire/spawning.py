@@ -1,0 +1,77 @@
+"""What the daemon says to a template and to an importer, and what they answer.
+
+A template is spoken to over a SOCK_SEQPACKET socket pair: one message is one packet of JSON, descriptors beside it.
+An importer gets one request and gives one answer over a stream socket, each msgpack after its length in four
+bytes. `controller/spawner.py` and `controller/importer.py` are one side, `replica/template.py` and
+`replica/importing.py` the other.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from serve_lite.state.goal import BuildResult
+
+#: A packet has to fit into a socket's buffer whole; whatever is longer starts by exec.
+LONGEST_PACKET = 100_000
+
+#: Length in front of an importer's request and answer.
+LENGTH_BYTES = 4
+
+
+class SpawnRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Start one child. Two descriptors come along: the one it works with and the one it prints to.
+
+    A "replica" works with its listening socket, an "importer" with the socket for request and answer.
+    """
+
+    serial: int
+    kind: Literal["replica", "importer"]
+    name: str  #: replica id, or application
+    title: str
+    cwd: str = ""
+    sys_path: tuple[str, ...] = ()
+    env_vars: dict[str, str] = {}
+
+
+class Spawned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="spawned"):
+    """The child runs. Its pidfd comes along where the system has such a thing."""
+
+    serial: int
+    pid: int
+    start_time: int
+
+
+class NotSpawned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="not_spawned"):
+    """The template cannot start it; a fresh process may."""
+
+    serial: int
+    why: str
+
+
+class Exited(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="exited"):
+    """A child of the template has ended. `status` is what `os.waitpid` gave."""
+
+    pid: int
+    status: int
+
+
+TemplateMessage = Spawned | NotSpawned | Exited
+
+
+class BuildFailure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why an application could not be built, in the user's words."""
+
+    type_name: str
+    text: str
+    traceback: str = ""  #: frames of user code only
+    where: str = ""  #: `file:line` of the user code that failed, if any did
+
+
+class BuildReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of the two."""
+
+    result: BuildResult | None = None
+    failure: BuildFailure | None = None

@@ -1,0 +1,39 @@
+"""Fixtures for tests with real processes: `daemon`, one instance; `instances`, as many as a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.instances import Instance, Instances
+
+#: Fixtures that start processes; tests that use one carry the marker `processes`.
+_STARTS_PROCESSES = {"daemon", "instances"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.processes)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def instances(anyio_backend: str) -> AsyncIterator[Instances]:
+    """A factory of instances. Ends them and fails the test if one leaves anything behind."""
+    factory = Instances()
+    yield factory
+    await factory.close()
+
+
+@pytest.fixture
+async def daemon(instances: Instances, monkeypatch: pytest.MonkeyPatch) -> Instance:
+    """One instance on free ports, which `serve.run` in the test uses too."""
+    instance = await instances.start()
+    monkeypatch.setenv("SERVE_LITE_HOME", instance.home)
+    return instance

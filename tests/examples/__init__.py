@@ -1,0 +1,1 @@
+"""The examples as users run them: on a real instance, over HTTP, with the real models."""
