@@ -88,7 +88,7 @@ def integer(*, at_least: int | None = None, at_most: int | None = None, none: bo
             return None
         number = _as_number(value, lax)
         if number is None or not float(number).is_integer():
-            raise wrong(value, where, expected, wrong_type=not isinstance(value, int | float | str))
+            raise wrong(value, where, expected, wrong_type=number is None)
         whole = int(number)
         if (at_least is not None and whole < at_least) or (at_most is not None and whole > at_most):
             raise wrong(value, where, expected)
@@ -112,7 +112,7 @@ def real(
             return None
         number = _as_number(value, lax)
         if number is None or not math.isfinite(number):
-            raise wrong(value, where, expected, wrong_type=not isinstance(value, int | float | str))
+            raise wrong(value, where, expected, wrong_type=number is None)
         too_low = (at_least is not None and number < at_least) or (above is not None and number <= above)
         if too_low or (at_most is not None and number > at_most):
             raise wrong(value, where, expected)

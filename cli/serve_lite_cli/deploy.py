@@ -9,8 +9,8 @@ import typer
 from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request, is_single_app, single_app_request
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite_cli.address import control_plane
-from serve_lite_cli.flags import AddressOption
 from serve_lite_cli.files import absolute_paths, read_config
+from serve_lite_cli.flags import AddressOption
 from serve_lite_cli.rest import APPLICATIONS, DEPLOYMENTS
 
 SENT = """

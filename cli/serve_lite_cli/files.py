@@ -11,13 +11,16 @@ from typing import Any
 import msgspec
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, MarkedYAMLWarning, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError, YAMLWarning
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.resolver import VersionedResolver
 
 from serve_lite.exceptions import InvalidConfigError
 
 #: Parts of a path like `applications[0].runtime_env.env_vars`.
 PATH_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+
+TEXT_TAG = "tag:yaml.org,2002:str"
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
@@ -80,7 +83,7 @@ def read_yaml(text: str, name: str) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", MarkedYAMLWarning)
+            warnings.simplefilter("ignore", YAMLWarning)
             # Dates become texts, and keys that are numbers too, as JSON would have them.
             return msgspec.to_builtins(_yaml().load(text), str_keys=True)
     except DuplicateKeyError as error:
@@ -129,7 +132,15 @@ def _yaml() -> YAML:
     """Return a reader that takes YAML 1.1, as Ray does: `yes` and `on` are true."""
     yaml = YAML(typ="safe", pure=True)
     yaml.version = (1, 1)
+    yaml.Resolver = _Resolver
     return yaml
+
+
+class _Resolver(VersionedResolver):
+    """Leaves `y` and `n` texts, as the reader does that Ray uses; they are usual names of keys."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        return TEXT_TAG if value in ("y", "Y", "n", "N") else super().resolve(kind, value, implicit)
 
 
 def _pair(node: MappingNode, key: str) -> tuple[Node, Node] | None:

@@ -61,6 +61,6 @@ def explain_port_in_use(options: InstanceOptions) -> Iterator[None]:
 
 
 def _port(text: str) -> int:
-    if text.isascii() and text.isdigit() and int(text) <= 65535:  # noqa: PLR2004  (the highest there is)
+    if text.isascii() and text.isdigit() and int(text) <= 65535:
         return int(text)
     raise InvalidConfigError(f"SERVE_LITE_ADMIN_PORT is {text!r}; it must be a port, 0 to 65535.")

@@ -22,9 +22,7 @@ def command(
     ],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[ARGUMENTS]...", help="`key=val` for the function that builds the application."
-        ),
+        typer.Argument(metavar="KEY=VAL", help="`key=val` for the function that builds the application."),
     ] = None,
     runtime_env: Annotated[
         str, typer.Option("--runtime-env", help="YAML file with the runtime_env to run in.")

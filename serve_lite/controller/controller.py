@@ -16,7 +16,6 @@ import secrets
 import string
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 import anyio

@@ -24,6 +24,7 @@ from serve_lite.controller.controller import Controller
 from serve_lite.controller.importer import Importer
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.spawner import Spawner
+from serve_lite.controller.store import Store
 from serve_lite.controller.warm import Template
 from serve_lite.daemon.control import ControlSocket
 from serve_lite.daemon.home import Paths
@@ -98,30 +99,33 @@ class Daemon:
         self._leaving = asyncio.Event()
         set_title("serve-lite: daemon")
         try:
-            async with Spawner(self._paths.run, self._paths.logs, template=self._template) as spawner:
-                async with anyio.create_task_group() as group:
-                    await self._serve(group, spawner)
-                    group.cancel_scope.cancel()
+            async with (
+                Spawner(self._paths.run, self._paths.logs, template=self._template) as spawner,
+                Store(self._paths.db) as store,
+                anyio.create_task_group() as group,
+            ):
+                await self._serve(group, spawner, store)
+                group.cancel_scope.cancel()
         finally:
             self._close()
 
-    async def _serve(self, group: anyio.abc.TaskGroup, spawner: Spawner) -> None:
+    async def _serve(self, group: anyio.abc.TaskGroup, spawner: Spawner, store: Store) -> None:
         await group.start(self._watch_signals)
         if self._keeper is not None:
             self._watch_keeper(self._keeper, spawner)
+        publisher = Publisher(spawner.socket_path)
         controller = Controller(
-            db=self._paths.db,
-            spawner=spawner,
-            builder=Importer(spawner),
+            store,
+            spawner,
+            Importer(spawner),
+            publisher,
             control_socket=self._paths.control,
             orphan_grace_s=self._options.orphan_grace_s,
             http_options=self._http_options(),
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
             log_file=os.path.join(self._paths.logs, "daemon.log"),
         )
-        publisher = controller.publisher
-        await group.start(controller.run)
-        await publisher.published.wait()  # until the replicas of an earlier daemon are adopted, or late
+        await group.start(controller.run)  # returns with the replicas of an earlier daemon adopted
         routers = Routers(publisher)
         http = await self._open_http(group, routers, publisher)
         control = ControlSocket(group, controller, publisher, self._info(controller.epoch), self._shut_down)

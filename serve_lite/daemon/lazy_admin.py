@@ -31,12 +31,19 @@ async def serve_admin(
 ) -> None:
     """Serve the control plane on a listening socket until `leaving` is set."""
     sock.setblocking(False)
-    if not await _first_connection(sock, leaving):
-        return
-    app, config = await anyio.to_thread.run_sync(_load, sock, controller, options)
-    from hypercorn.asyncio import serve  # in memory by now
+    while await _first_connection(sock, leaving):
+        try:
+            app, config = await anyio.to_thread.run_sync(_load, sock, controller, options)
+        except (
+            Exception
+        ):  # boundary: a control plane that cannot be loaded must not take the applications down
+            logger.exception("the admin port cannot be served")
+            _refuse(sock)
+            continue
+        from hypercorn.asyncio import serve  # in memory by now
 
-    await serve(app, config, shutdown_trigger=leaving.wait)
+        await serve(app, config, shutdown_trigger=leaving.wait)
+        return
 
 
 async def _first_connection(sock: socket.socket, leaving: asyncio.Event) -> bool:
@@ -52,6 +59,15 @@ async def _first_connection(sock: socket.socket, leaving: asyncio.Event) -> bool
         for wait in waits:
             wait.cancel()
     return not leaving.is_set()
+
+
+def _refuse(sock: socket.socket) -> None:
+    """Close what waits, so that nobody waits in vain."""
+    try:
+        while True:
+            sock.accept()[0].close()
+    except BlockingIOError:
+        pass
 
 
 def _load(sock: socket.socket, controller: Controls, options: InstanceOptions) -> tuple[Framework, Config]:

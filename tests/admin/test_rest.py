@@ -270,7 +270,9 @@ async def test_an_unknown_path_is_404_as_json(path: str, client: httpx.AsyncClie
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "OPTIONS"])
-async def test_an_unknown_method_is_405_and_tells_the_right_ones(method: str, client: httpx.AsyncClient) -> None:
+async def test_an_unknown_method_is_405_and_tells_the_right_ones(
+    method: str, client: httpx.AsyncClient
+) -> None:
     answer = await client.request(method, V2)
     assert answer.status_code == 405
     assert "error" in answer.json()
