@@ -24,17 +24,12 @@ api = FastAPI(title="File types")
 class FileType(BaseModel):
     """What the model says about one file."""
 
+    filename: str = ""  #: as uploaded; the model does not see it
     label: str
     description: str
     mime_type: str
     group: str
     score: float  #: the model's confidence, 0 to 1
-
-
-class Identified(FileType):
-    """The same with the name that the file was uploaded under."""
-
-    filename: str
 
 
 @serve.deployment(max_ongoing_requests=64)
@@ -79,12 +74,12 @@ class FileTypes:
         self._classifier = classifier
 
     @api.post("/identify")
-    async def identify(self, files: list[UploadFile]) -> list[Identified]:
+    async def identify(self, files: list[UploadFile]) -> list[FileType]:
         """Say what each of the uploaded files is."""
         contents = [await file.read() for file in files]
         types = await asyncio.gather(*(self._classifier.identify.remote(content) for content in contents))
         return [
-            Identified(filename=file.filename or "", **found.model_dump())
+            found.model_copy(update={"filename": file.filename})
             for file, found in zip(files, types, strict=True)
         ]
 

@@ -91,7 +91,9 @@ def start(
     """
     for name in ("http_host", "http_port", "http_middlewares"):
         if name in kwargs:
-            raise ValueError(f"`{name}` is not an argument of `serve.start`; pass `http_options={{...}}` instead.")
+            raise ValueError(
+                f"`{name}` is not an argument of `serve.start`; pass `http_options={{...}}` instead."
+            )
     _open(_instance_options(proxy_location, http_options), explicit=http_options is not None)
 
 
@@ -151,7 +153,9 @@ def run_many(
     """Deploy several applications at once; see `run`."""
     if not targets:
         raise ValueError("`run_many` needs at least one application.")
-    handles = _run_many(targets, wait=wait_for_applications_running, local=_local_testing_mode, http_options=None)
+    handles = _run_many(
+        targets, wait=wait_for_applications_running, local=_local_testing_mode, http_options=None
+    )
     if blocking:
         _sleep_until_interrupted()
     return handles
@@ -220,7 +224,9 @@ def get_deployment_handle(
     """
     if app_name is None:
         if not in_replica():
-            raise RayServeException("Please specify an application name when getting a deployment handle outside a replica.")
+            raise RayServeException(
+                "Please specify an application name when getting a deployment handle outside a replica."
+            )
         app_name = get_replica_context().app_name
     if _check_exists:
         app = _ask(connect_handles(), "status", Empty(), ServeStatus).applications.get(app_name)
@@ -245,7 +251,9 @@ def _run_many(
     targets: Sequence[RunTarget], *, wait: bool, local: bool, http_options: Mapping[str, Any] | None
 ) -> list[DeploymentHandle]:
     if local:
-        raise NotImplementedError("local testing mode is not available yet; run without `_local_testing_mode`.")
+        raise NotImplementedError(
+            "local testing mode is not available yet; run without `_local_testing_mode`."
+        )
     for entry in targets:
         _check(entry)
     built = [build_deployments(entry.target, entry.name) for entry in targets]
@@ -267,8 +275,8 @@ def _run_many(
 def _check(entry: RunTarget) -> None:
     if not isinstance(entry.target, Application):
         raise TypeError(
-            f"`serve.run` expects an Application, which `Deployment.bind()` returns, but got {type(entry.target).__name__}: "
-            f"{entry.target!r}."
+            "`serve.run` expects an Application, which `Deployment.bind()` returns, but got "
+            f"{type(entry.target).__name__}: {entry.target!r}."
         )
     if not entry.name:
         raise RayServeException("Application name must a non-empty string.")
@@ -278,7 +286,9 @@ def _check(entry: RunTarget) -> None:
     if not prefix.startswith("/"):
         raise ValueError(f"Invalid route_prefix {prefix!r}: it must start with a forward slash ('/').")
     if prefix != "/" and prefix.endswith("/"):
-        raise ValueError(f"Invalid route_prefix {prefix!r}: it must not end with '/' unless it is the root ('/').")
+        raise ValueError(
+            f"Invalid route_prefix {prefix!r}: it must not end with '/' unless it is the root ('/')."
+        )
     if "{" in prefix or "}" in prefix:
         raise ValueError(f"Invalid route_prefix {prefix!r}: it may not contain wildcards.")
 
@@ -290,7 +300,7 @@ def _raise_if_failed(overview: ServeStatus, names: Sequence[str]) -> None:
             raise RuntimeError(f"Application {name} was deleted while it was being deployed.")
         if app.status is not ApplicationStatus.RUNNING:
             details = "\n".join(d.message for d in app.deployments.values() if d.message)
-            raise RuntimeError(f"Deploying application {name} failed: {app.message}" + (f"\n{details}" if details else ""))
+            raise RuntimeError(f"Deploying application {name} failed: {app.message}\n{details}".rstrip())
 
 
 def _tell_where(runtime: Runtime, targets: Sequence[RunTarget]) -> None:
@@ -308,7 +318,9 @@ def _instance_options(
     if isinstance(proxy_location, str) and not isinstance(proxy_location, ProxyLocation):
         proxy_location = ProxyLocation("Disabled" if proxy_location == "NoServer" else proxy_location)
     elif proxy_location is not None and not isinstance(proxy_location, ProxyLocation):
-        raise TypeError(f"proxy_location must be a str or ProxyLocation, not {type(proxy_location).__name__}.")
+        raise TypeError(
+            f"proxy_location must be a str or ProxyLocation, not {type(proxy_location).__name__}."
+        )
     http = http_options if isinstance(http_options, HTTPOptions) else HTTPOptions(**(http_options or {}))
     names = (
         "request_timeout_s", "keep_alive_timeout_s", "root_path",
@@ -381,7 +393,11 @@ def _warn_of_differences(runtime: Runtime, options: InstanceOptions) -> None:
 
 
 def _ask(
-    runtime: Runtime, method: str, request: msgspec.Struct, reply_type: type[R], timeout_s: float | None = None
+    runtime: Runtime,
+    method: str,
+    request: msgspec.Struct,
+    reply_type: type[R],
+    timeout_s: float | None = None,
 ) -> R:
     """Make one control call and wait for its answer."""
     return _aside(_control(runtime.control_path, method, request, reply_type, timeout_s))
@@ -395,6 +411,7 @@ async def _control(
         return await connection.control(method, request, reply_type, timeout_s=timeout_s)
     finally:
         connection.close()
+        await connection.wait_closed()
 
 
 async def _shut_down(control_path: str) -> None:

@@ -20,9 +20,12 @@ from typing import Any, Protocol, cast, overload
 
 from serve_lite.checks import integer, real, wrong
 from serve_lite.context import RequestContext, _serve_request_context, get_multiplexed_model_id
-from serve_lite.exceptions import RayServeException
+from serve_lite.exceptions import RayServeException, RequestCancelledError
 
-ENDED = (StopIteration, StopAsyncIteration)  #: yielded, as classes, in the place of a caller whose stream ends
+ENDED = (
+    StopIteration,
+    StopAsyncIteration,
+)  #: yielded, as classes, in the place of a caller whose stream ends
 
 
 class Batched(Protocol):
@@ -76,7 +79,9 @@ def batch(
 
     def decorate(func: Callable[..., Any]) -> Batched:
         if not (inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
-            raise TypeError(f"Functions decorated with @serve.batch must be 'async def', but {func!r} is not.")
+            raise TypeError(
+                f"Functions decorated with @serve.batch must be 'async def', but {func!r} is not."
+            )
         return _wrap(func, limits.copy())
 
     if _func is None:
@@ -367,7 +372,7 @@ class _Batcher:
 
     def _on_done(self, queue: _Queue, items: list[_Item], task: asyncio.Task[None]) -> None:
         queue.running.pop(task, None)
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        error = RequestCancelledError() if task.cancelled() else task.exception()
         for item in items:
             item.mailbox.end(error)
         if not queue.loop.is_closed():
@@ -400,6 +405,11 @@ class _Batcher:
                 await _deliver_stream(called, mailboxes)
             else:
                 _deliver(await called, mailboxes)
+        except (
+            asyncio.CancelledError
+        ):  # whoever cancelled the batch, its callers were not cancelled themselves
+            for mailbox in mailboxes:
+                mailbox.end(RequestCancelledError())
         except Exception as error:  # boundary: the user's function; every caller hears of it
             for mailbox in mailboxes:
                 mailbox.end(error)

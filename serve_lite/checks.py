@@ -244,7 +244,10 @@ def check_fields(
 ) -> dict[str, Any]:
     """Return the given fields, each checked; refuses unknown and missing ones."""
     if not isinstance(given, Mapping):
-        raise wrong(given, where or "the document", f"a mapping with the options of {thing}", wrong_type=True)
+        expected = (
+            f"{where or 'the document'} must be a mapping with the options of {thing}, not {given!r:.80}."
+        )
+        raise invalid(where, expected, wrong_type=True)
     for key in given:
         if key not in fields:
             raise unknown_key(key, where, fields, thing=thing, elsewhere=elsewhere)

@@ -178,10 +178,13 @@ class HTTPOptions(Checked, kw_only=True):
             raise invalid("ssl_keyfile", "ssl_keyfile and ssl_certfile must be given together.")
         if self.middlewares:
             raise invalid(
-                "middlewares", "HTTPOptions.middlewares is not supported; add the middleware to your ASGI app."
+                "middlewares",
+                "HTTPOptions.middlewares is not supported; add the middleware to your ASGI app.",
             )
         if self.location is not None:
-            checks.warn_deprecated("HTTPOptions.location is deprecated; use the proxy_location of serve.start.")
+            checks.warn_deprecated(
+                "HTTPOptions.location is deprecated; use the proxy_location of serve.start."
+            )
 
 
 class gRPCOptions(Checked, kw_only=True):  # noqa: N801  (Ray Serve's name)
@@ -336,7 +339,9 @@ def _aggregation(value: Any, where: str, lax: bool) -> AggregationFunction:
     return checks.one_of(AggregationFunction)(folded, where, lax)  # type: ignore[no-any-return]  # checked
 
 
-class AutoscalingPolicy(Checked, kw_only=True, frozen=True, omit_defaults=True):
+class AutoscalingPolicy(  # type: ignore[misc]  # a frozen struct may extend one that is not
+    Checked, kw_only=True, frozen=True, omit_defaults=True
+):
     """A custom decision: `fn(ctx) -> (target_replicas, state)`, as import path or importable callable."""
 
     policy_function: Any = DEFAULT_POLICY
@@ -351,7 +356,9 @@ class AutoscalingPolicy(Checked, kw_only=True, frozen=True, omit_defaults=True):
     }
 
 
-class AutoscalingConfig(Checked, frozen=True, kw_only=True, omit_defaults=True):
+class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one that is not
+    Checked, frozen=True, kw_only=True, omit_defaults=True
+):
     """How the number of replicas follows the load."""
 
     min_replicas: int = 1

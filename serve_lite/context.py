@@ -150,7 +150,9 @@ def get_replica_context() -> ReplicaContext:
         RayServeException: called outside a replica.
     """
     if _replica_context is None:
-        raise RayServeException("`get_replica_context()` may only be called inside a replica of a deployment.")
+        raise RayServeException(
+            "`get_replica_context()` may only be called inside a replica of a deployment."
+        )
     return _replica_context
 
 

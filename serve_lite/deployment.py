@@ -172,7 +172,7 @@ class Deployment:
             )
         args, kwargs = args or self._init_args, kwargs or self._init_kwargs
         _check_arguments(self._name, args, kwargs)
-        return Application(self._copy(init_args=args, init_kwargs=kwargs))
+        return Application(self._copy(_init_args=args, _init_kwargs=kwargs))
 
     def options(
         self,
@@ -235,6 +235,8 @@ class Deployment:
     ) -> Deployment:
         """Return a deployment that differs in what is given. Every way to one ends here."""
         checked_name = self._name if name is None else _check_name(name)
+        if init_args is not None or init_kwargs is not None:
+            checks.warn_deprecated("init_args and init_kwargs are deprecated: give the arguments to bind().")
         try:
             options = canonical(given) if given else {}
         except InvalidConfigError as error:
@@ -447,9 +449,7 @@ def _check_code(func_or_class: Any) -> Callable[..., Any]:
     if isinstance(func_or_class, Deployment | Application):
         raise TypeError(f"{func_or_class!r} is a deployment already; use its options() to change it.")
     if not (inspect.isclass(func_or_class) or callable(func_or_class)):
-        raise TypeError(
-            f"@serve.deployment must be called on a class or function, not on {func_or_class!r}."
-        )
+        raise TypeError(f"@serve.deployment must be called on a class or function, not on {func_or_class!r}.")
     by_value = func_or_class.__module__ == "__main__" or "<" in getattr(func_or_class, "__qualname__", "<")
     if by_value:
         with applications_pickled_as(lambda application: None):

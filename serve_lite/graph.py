@@ -153,7 +153,7 @@ def _builder_argument(builder: Callable[..., Any], args: dict[str, Any]) -> Any:
             f"The application builder {builder.__name__!r} must take exactly one parameter, a dict or a pydantic "
             f"model, but it takes {len(parameters)}."
         )
-    model = _annotation(builder, parameters[0])
+    model: Any = _annotation(builder, parameters[0])
     pydantic = sys.modules.get("pydantic")
     if pydantic is None or not isinstance(model, type):
         return args
@@ -161,7 +161,7 @@ def _builder_argument(builder: Callable[..., Any], args: dict[str, Any]) -> Any:
         return model.model_validate(args) if hasattr(model, "model_validate") else model.parse_obj(args)
     old = sys.modules.get("pydantic.v1")
     if old is not None and issubclass(model, old.BaseModel):
-        return model.parse_obj(args)  # type: ignore[attr-defined]  # pydantic's old interface
+        return model.parse_obj(args)
     return args
 
 

@@ -74,7 +74,9 @@ class _HandleCall(PendingCall):
         self.envelope = _encode(self.head)
         try:
             self.buffers = codec.dumps((args, kwargs))
-        except Exception as error:  # boundary: users' objects; the caller hears it when it asks for the result
+        except (
+            Exception
+        ) as error:  # boundary: users' objects; the caller hears it when it asks for the result
             self.runtime.run(self.fail, error)
             return
         self.runtime.run(self._submit)
@@ -87,7 +89,9 @@ class _HandleCall(PendingCall):
             self.fail(error)
             return
         if not self.done:
-            self._encode_and_submit(tuple(values[: len(args)]), dict(zip(names, values[len(args) :], strict=True)))
+            self._encode_and_submit(
+                tuple(values[: len(args)]), dict(zip(names, values[len(args) :], strict=True))
+            )
 
     def _submit(self) -> None:
         if self.done:
@@ -378,7 +382,9 @@ class DeploymentHandle:
     two underscores are not methods of the deployment (use `options(method_name=...)` for those).
     """
 
-    def __init__(self, deployment_name: str, app_name: str = "default", *, _options: HandleOptions | None = None) -> None:
+    def __init__(
+        self, deployment_name: str, app_name: str = "default", *, _options: HandleOptions | None = None
+    ) -> None:
         self.deployment_name = deployment_name
         self.app_name = app_name
         self.handle_options = _options or HandleOptions()
@@ -451,7 +457,11 @@ class DeploymentHandle:
         return self.options(method_name=name)
 
     def __reduce__(self) -> Any:
-        return _make_handle, (self.deployment_name, self.app_name, msgspec.structs.asdict(self.handle_options))
+        return _make_handle, (
+            self.deployment_name,
+            self.app_name,
+            msgspec.structs.asdict(self.handle_options),
+        )
 
     def __repr__(self) -> str:
         return f"DeploymentHandle(deployment='{self.deployment_name}')"
@@ -467,7 +477,7 @@ def _runtime() -> Runtime:
         import importlib  # a handle that arrived in a fresh process finds the instance the way `serve.run` does
 
         runtime = importlib.import_module("serve_lite.api").connect_handles()
-    return runtime  # type: ignore[no-any-return]
+    return runtime
 
 
 def _has_responses(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -477,7 +487,9 @@ def _has_responses(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 async def _value_of(argument: Any) -> Any:
     if isinstance(argument, DeploymentResponseGenerator):
-        raise RuntimeError("Streaming deployment handle results cannot be passed to another call; iterate over them.")
+        raise RuntimeError(
+            "Streaming deployment handle results cannot be passed to another call; iterate over them."
+        )
     return await argument if isinstance(argument, DeploymentResponse) else argument
 
 
@@ -509,4 +521,3 @@ def _loop_is_running() -> bool:
 def _wake_on(loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(wake)
-

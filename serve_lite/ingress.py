@@ -126,7 +126,7 @@ class _Arguments:
 # --- making the class ----------------------------------------------------------------------------
 
 
-def _ingress_class(cls: type, source: AppSource, *, name: str) -> type:
+def _ingress_class(cls: Any, source: AppSource, *, name: str) -> type:
     """Return the subclass of `cls` that attaches the app after the constructor.
 
     Its constructor is async only if something that runs in it is, so that the class stays easy to test
@@ -136,7 +136,7 @@ def _ingress_class(cls: type, source: AppSource, *, name: str) -> type:
     steps = (cls.__init__, late, source.app if source.is_builder else None)
     is_async = any(inspect.iscoroutinefunction(step) for step in steps)
     init = _async_init(cls, source) if is_async else _sync_init(cls, source)
-    namespace = {
+    namespace: dict[str, Any] = {
         "__init__": functools.wraps(cls.__init__)(init),
         "__call__": _serve_call,
         "__module__": cls.__module__,
@@ -148,22 +148,28 @@ def _ingress_class(cls: type, source: AppSource, *, name: str) -> type:
         "_serve_docs_path": views.docs_path(source.app),
         "_serve_asgi_app": None,
     }
-    if is_async:
-        namespace["__init_subclass__"] = classmethod(_refuse_sync_init)
-    return types.new_class(name, (cls,), {}, lambda body: body.update(namespace))
+
+    def check_subclass(subclass: Any, /, **kwargs: Any) -> None:
+        if is_async:
+            _refuse_sync_init(subclass)
+        super(made, subclass).__init_subclass__(**kwargs)
+
+    namespace["__init_subclass__"] = classmethod(check_subclass)
+    made: Any = types.new_class(name, (cls,), {}, lambda body: body.update(namespace))
+    return made  # type: ignore[no-any-return]  # a class
 
 
-def _sync_init(cls: type, source: AppSource) -> Callable[..., None]:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        cls.__init__(self, *args, **kwargs)  # type: ignore[misc]  # of the user's class, on purpose
+def _sync_init(cls: Any, source: AppSource) -> Callable[..., None]:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807  (becomes the class's own)
+        cls.__init__(self, *args, **kwargs)
         _attach(self, _built(self, source))
 
     return __init__
 
 
-def _async_init(cls: type, source: AppSource) -> Callable[..., Any]:
-    async def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        done: Any = cls.__init__(self, *args, **kwargs)  # type: ignore[misc]  # of the user's class, on purpose
+def _async_init(cls: Any, source: AppSource) -> Callable[..., Any]:
+    async def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807  (becomes the class's own)
+        done: Any = cls.__init__(self, *args, **kwargs)
         if inspect.isawaitable(done):
             await done
         app = _built(self, source)
@@ -195,7 +201,7 @@ async def _serve_call(self: Any, scope: Any, receive: Any, send: Any) -> None:
     await self._serve_asgi_app(scope, receive, send)
 
 
-def _refuse_sync_init(cls: type, **kwargs: Any) -> None:
+def _refuse_sync_init(cls: type) -> None:
     """Refuse subclasses whose sync constructor could not await the wrapped one."""
     own = cls.__dict__.get("__init__")
     if own is not None and not inspect.iscoroutinefunction(own):
@@ -240,7 +246,9 @@ def _check_class(cls: Any, source: AppSource) -> None:
                 "Rename the method or remove the decorator."
             )
     if source.app is None and not hasattr(cls, LATE_BUILDER):
-        raise ValueError(f"@serve.ingress() without an app needs the method {LATE_BUILDER} in {cls.__name__!r}.")
+        raise ValueError(
+            f"@serve.ingress() without an app needs the method {LATE_BUILDER} in {cls.__name__!r}."
+        )
 
 
 def _is_asgi_function(function: Callable[..., Any]) -> bool:

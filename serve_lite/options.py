@@ -150,9 +150,7 @@ OPTIONS: Mapping[str, Check] = MappingProxyType(
         # What one machine does not need: checked, remembered in `DeploymentConfig.accepted`, not used.
         "placement_group_bundles": checks.list_of(checks.mapping_of(checks.real(at_least=0)), none=True),
         "placement_group_strategy": checks.text(none=True),
-        "placement_group_bundle_label_selector": checks.list_of(
-            checks.mapping_of(checks.text()), none=True
-        ),
+        "placement_group_bundle_label_selector": checks.list_of(checks.mapping_of(checks.text()), none=True),
         "max_replicas_per_node": checks.integer(at_least=1, at_most=100, none=True),
         "is_driver_deployment": checks.flag,
         "gang_scheduling_config": _only_none,

@@ -2,16 +2,69 @@
 
 First half: what `serve.status()`, the command line and REST report, with Ray Serve's names.
 Second half: the documents that REST and `serve deploy` accept, and `parse_deploy_document`, which
-checks one whole before anything changes. What each option of a deployment may be is known by
-`config.py`; merging a document with what the code says is `apply_overrides` there.
+checks one whole before anything changes. What each option of a deployment may be is told by
+`options.py`; merging a document with what the code says is `apply_overrides` there.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Any
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 import msgspec
+
+from serve_lite import checks
+from serve_lite.checks import Check, invalid, wrong
+from serve_lite.config import (
+    PLACES,
+    AutoscalingPolicy,
+    Checked,
+    ControllerOptions,
+    EncodingType,
+    HTTPOptions,
+    LoggingConfig,
+    ProxyLocation,
+    TracingConfig,
+    gRPCOptions,
+)
+from serve_lite.exceptions import InvalidConfigError
+from serve_lite.options import (
+    ACCEPTED_ONLY,
+    OPTIONS,
+    apply_overrides,
+    canonical,
+    config_to_dict,
+    route_prefix,
+)
+
+__all__ = [
+    "ApplicationStatus",
+    "ApplicationStatusOverview",
+    "DeploymentSchema",
+    "DeploymentStatus",
+    "DeploymentStatusOverview",
+    "DeploymentStatusTrigger",
+    "EncodingType",
+    "HTTPOptionsSchema",
+    "LoggingConfig",
+    "ProxyStatus",
+    "RayActorOptionsSchema",
+    "ReplicaState",
+    "ServeApplicationSchema",
+    "ServeDeploySchema",
+    "ServeStatus",
+    "TracingConfig",
+    "apply_overrides",
+    "config_to_dict",
+    "gRPCOptionsSchema",
+    "parse_application_document",
+    "parse_deploy_document",
+]
+
+T = TypeVar("T")
 
 
 class ApplicationStatus(enum.StrEnum):
@@ -98,3 +151,316 @@ class ServeStatus(msgspec.Struct, frozen=True):
     proxies: dict[str, ProxyStatus] = {}
     applications: dict[str, ApplicationStatusOverview] = {}
     target_capacity: float | None = None
+
+
+# --- documents -----------------------------------------------------------------------------------
+
+
+class HTTPOptionsSchema(HTTPOptions, kw_only=True):
+    """`http_options` of a document. Listens on loopback unless told otherwise (Ray's default is 0.0.0.0)."""
+
+
+class gRPCOptionsSchema(gRPCOptions, kw_only=True):  # noqa: N801  (Ray Serve's name)
+    """`grpc_options` of a document."""
+
+
+class RayActorOptionsSchema(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`ray_actor_options` of a deployment: what one replica needs."""
+
+    runtime_env: dict[str, Any] = {}
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    memory: float | None = None  #: bytes
+    object_store_memory: float | None = None  #: 2.7's; accepted
+    resources: dict[str, float] = {}
+    accelerator_type: str | None = None
+    label_selector: dict[str, str] | None = None  #: accepted; one machine has nothing to select
+    fallback_strategy: list[dict[str, Any]] | None = None  #: accepted
+
+
+class DeploymentSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of an application's `deployments`: options that win over those in the code.
+
+    `configured` holds the options that were given, under today's names; an option that is not in it keeps
+    the value from the code.
+    """
+
+    name: str
+    configured: dict[str, Any]  #: checked values
+    submitted: dict[str, Any]  #: the entry exactly as it was
+
+    def __getattr__(self, option: str) -> Any:
+        """Return an option's value, or `msgspec.UNSET` if the document does not give it."""
+        if option.startswith("__") or option not in OPTIONS:
+            raise AttributeError(option)
+        return self.configured.get(option, msgspec.UNSET)
+
+
+class ServeApplicationSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """One application of a document, or the whole of a single-application document."""
+
+    import_path: str
+    name: str = "default"
+    route_prefix: str | None = "/"  #: None: not reachable over HTTP
+    runtime_env: dict[str, Any] = {}
+    host: str = "127.0.0.1"  #: single-application documents only
+    port: int = 8000  #: single-application documents only
+    deployments: tuple[DeploymentSchema, ...] = ()
+    args: dict[str, Any] = {}  #: for an application builder
+    logging_config: LoggingConfig | None = None
+    autoscaling_policy: dict[str, Any] | None = None
+    external_scaler_enabled: bool = False
+    submitted: dict[str, Any] = {}  #: the application's part of the document exactly as it was
+
+    def is_set(self, field: str) -> bool:
+        """Whether the document gives the field, be it with its default value."""
+        return field in self.submitted
+
+    @property
+    def overrides(self) -> tuple[dict[str, Any], ...]:
+        """The entries of `deployments` as submitted, for `AppSubmission.overrides`."""
+        return tuple(deployment.submitted for deployment in self.deployments)
+
+    def code_version(self) -> str:
+        """Return a text that is equal for documents that run the same code in the same environment.
+
+        Only a difference in it needs a new build and new processes; the options of deployments do not count.
+        """
+        parts = {
+            "import_path": self.import_path,
+            "runtime_env": self.runtime_env,
+            "args": self.args,
+            "autoscaling_policy": self.autoscaling_policy,
+            "request_routers": {
+                d.name: router
+                for d in self.deployments
+                if (router := d.submitted.get("request_router_config"))
+            },
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+class ServeDeploySchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole document: options of the instance and its declarative applications."""
+
+    applications: tuple[ServeApplicationSchema, ...]
+    proxy_location: ProxyLocation = ProxyLocation.EveryNode
+    http_options: HTTPOptionsSchema = msgspec.field(default_factory=HTTPOptionsSchema)
+    grpc_options: gRPCOptionsSchema = msgspec.field(default_factory=gRPCOptionsSchema)
+    controller_options: ControllerOptions | None = None
+    logging_config: LoggingConfig | None = None
+    tracing_config: TracingConfig | None = None
+    target_capacity: float | None = None  #: percent of the wanted replicas that run
+    submitted: dict[str, Any] = {}  #: the document exactly as it was
+
+    def is_set(self, field: str) -> bool:
+        """Whether the document gives the field, be it with its default value."""
+        return field in self.submitted
+
+
+def parse_deploy_document(document: Any) -> ServeDeploySchema:
+    """Return a document with an `applications` list, checked whole.
+
+    Raises:
+        InvalidConfigError: something in it is wrong; the message and `path` say where.
+    """
+    return _checked(_deploy_schema, document)
+
+
+def parse_application_document(document: Any) -> ServeApplicationSchema:
+    """Return a document that is one application (`import_path` at its top), checked whole.
+
+    Raises:
+        InvalidConfigError: something in it is wrong; the message and `path` say where.
+    """
+    return _checked(lambda plain: _application(plain, "", single=True), document)
+
+
+def _checked(parse: Callable[[Any], T], document: Any) -> T:
+    """Run a parser; a value of the wrong kind is a wrong document like any other."""
+    try:
+        return parse(checks.plain(document))
+    except checks.ConfigTypeError as error:
+        plain_error = InvalidConfigError(*error.args)
+        plain_error.path = error.path
+        raise plain_error from None
+
+
+def _struct(cls: type[Checked], *, none: bool = False) -> Check:
+    def check(value: Any, where: str, lax: bool) -> Any:
+        return None if none and value is None else cls.from_value(value, where, lax=False)
+
+    return check
+
+
+def _location(value: Any, where: str, lax: bool) -> ProxyLocation:
+    if not isinstance(value, str):
+        raise wrong(value, where, "a string")
+    return ProxyLocation.from_value(value)
+
+
+def _applications(value: Any, where: str, lax: bool) -> tuple[ServeApplicationSchema, ...]:
+    if not isinstance(value, list):
+        raise wrong(value, where, "a list of applications")
+    return tuple(_application(entry, f"{where}[{i}]", single=False) for i, entry in enumerate(value))
+
+
+_DEPLOY_FIELDS: Mapping[str, Check] = {
+    "proxy_location": _location,
+    "http_options": _struct(HTTPOptionsSchema),
+    "grpc_options": _struct(gRPCOptionsSchema),
+    "controller_options": _struct(ControllerOptions, none=True),
+    "logging_config": _struct(LoggingConfig, none=True),
+    "tracing_config": _struct(TracingConfig, none=True),
+    "applications": _applications,
+    "target_capacity": checks.real(at_least=0, at_most=100, none=True),
+}
+
+
+def _deploy_schema(document: Any) -> ServeDeploySchema:
+    if isinstance(document, Mapping) and "import_path" in document and "applications" not in document:
+        raise invalid(
+            "import_path",
+            "This is a document for a single application. Put what it says into a list entry under 'applications'.",
+        )
+    fields = checks.check_fields(
+        document,
+        _DEPLOY_FIELDS,
+        "",
+        False,
+        thing="the document",
+        required=("applications",),
+        elsewhere=PLACES,
+    )
+    _refuse_duplicates(fields["applications"])
+    return ServeDeploySchema(**fields, submitted=document)
+
+
+def _refuse_duplicates(applications: Collection[ServeApplicationSchema]) -> None:
+    for field, said in (
+        ("name", "Found multiple configs for application {!r}; names must be unique, remove the duplicates."),
+        ("route_prefix", "Found several applications for route prefix {!r}; each prefix must be unique."),
+    ):
+        seen: dict[str, int] = {}
+        for i, app in enumerate(applications):
+            value = getattr(app, field)
+            if value is None:
+                continue
+            if value in seen:
+                where = f"applications[{i}].{field}"
+                note = "" if app.is_set(field) else ' (an application that does not say has "/")'
+                raise invalid(
+                    where, f"{where}: {said.format(value)} The other is applications[{seen[value]}]{note}."
+                )
+            seen[value] = i
+
+
+# --- one application -----------------------------------------------------------------------------
+
+
+def _app_name(value: Any, where: str, lax: bool) -> str:
+    if value == "":
+        raise invalid(where, f"{where} is empty; application names must be nonempty.")
+    return checks.text()(value, where, lax)  # type: ignore[no-any-return]  # checked
+
+
+def import_path(value: Any, where: str, lax: bool = False) -> str:
+    """Check an import path: `module:attribute`, or `module.attribute`."""
+    checks.text()(value, where, lax)
+    separator = ":" if ":" in value else "."
+    module, _, attribute = value.rpartition(separator)
+    if not module or not attribute or value.count(":") > 1:
+        raise invalid(
+            where,
+            f"{where}: got invalid import path {value!r}; write module:attribute, for example 'main:app'.",
+        )
+    return str(value)
+
+
+def _deployments(value: Any, where: str, lax: bool) -> tuple[DeploymentSchema, ...]:
+    if not isinstance(value, list):
+        raise wrong(value, where, "a list of deployments")
+    entries = tuple(_deployment(entry, f"{where}[{i}]") for i, entry in enumerate(value))
+    seen: set[str] = set()
+    for i, entry in enumerate(entries):
+        if entry.name in seen:
+            path = f"{where}[{i}].name"
+            raise invalid(path, f"{path}: deployment {entry.name!r} is listed twice; join the two entries.")
+        seen.add(entry.name)
+    return entries
+
+
+def _deployment(entry: Any, where: str) -> DeploymentSchema:
+    if not isinstance(entry, Mapping):
+        raise wrong(entry, where, "a mapping with a name and options")
+    if "name" not in entry:
+        raise invalid(where, f"{where} has no 'name'; say which deployment of the application it is for.")
+    name = checks.text(empty=False)(entry["name"], f"{where}.name", False)
+    options = canonical(entry, where, lax=False, also_known=("name",), warn=lambda text: None)
+    return DeploymentSchema(name=name, configured=options, submitted=dict(entry))
+
+
+_APPLICATION_FIELDS: Mapping[str, Check] = {
+    "name": _app_name,
+    "route_prefix": route_prefix,
+    "import_path": import_path,
+    "runtime_env": checks.mapping_of(),
+    "host": checks.text(),
+    "port": checks.integer(at_least=0, at_most=65535),
+    "deployments": _deployments,
+    "args": checks.mapping_of(),
+    "logging_config": _struct(LoggingConfig, none=True),
+    "autoscaling_policy": lambda value, where, lax: (
+        None if value is None else AutoscalingPolicy.from_value(value, where, lax).to_dict()
+    ),
+    "external_scaler_enabled": checks.flag,
+}
+
+
+def _application(document: Any, where: str, *, single: bool) -> ServeApplicationSchema:
+    fields = checks.check_fields(
+        document,
+        _APPLICATION_FIELDS,
+        where,
+        False,
+        thing="an application",
+        required=("import_path",),
+        elsewhere={k: v for k, v in PLACES.items() if v != "the application"}
+        | {name: "an entry of 'deployments'" for name in OPTIONS if name not in ACCEPTED_ONLY},
+    )
+    prefix = f"{where}." if where else ""
+    for field in ("host", "port"):
+        if not single and field in fields:
+            raise invalid(
+                prefix + field,
+                f"{prefix}{field}: host and port may not be set in an application; remove {field} here and set it "
+                "under 'http_options' at the top of the document.",
+            )
+    deployments: tuple[DeploymentSchema, ...] = fields.get("deployments", ())
+    fields.setdefault("route_prefix", _prefix_of_deployments(deployments, where))
+    if fields.get("external_scaler_enabled"):
+        _refuse_autoscaling(deployments, prefix)
+    return ServeApplicationSchema(**fields, submitted=document)
+
+
+def _prefix_of_deployments(deployments: Collection[DeploymentSchema], where: str) -> str:
+    """Return the prefix that 2.7's documents give at a deployment; "/" if none does."""
+    found = {p for d in deployments if (p := d.configured.get("route_prefix")) is not None}
+    if len(found) > 1:
+        raise invalid(
+            where,
+            f"Found multiple route prefixes from application {where or 'the document'}: {', '.join(sorted(found))}. "
+            "Give one, as route_prefix of the application.",
+        )
+    return found.pop() if found else "/"
+
+
+def _refuse_autoscaling(deployments: Collection[DeploymentSchema], prefix: str) -> None:
+    for i, deployment in enumerate(deployments):
+        options = deployment.configured
+        if options.get("autoscaling_config") is not None or options.get("num_replicas") == "auto":
+            raise invalid(
+                f"{prefix}deployments[{i}]",
+                f"{prefix}deployments[{i}] ({deployment.name!r}) scales automatically, which is not allowed with "
+                "external_scaler_enabled.",
+            )

@@ -56,8 +56,9 @@ def dump_init(args: tuple[Any, ...], kwargs: dict[str, Any], *, owner: str = "")
     try:
         return dump_value((args, kwargs), what="arguments")
     except TypeError:
-        for key, value in [*enumerate(args), *kwargs.items()]:
-            label = f"argument {key!r}" if isinstance(key, str) else f"argument {key + 1}"
+        named = [(f"argument {n}", value) for n, value in enumerate(args, 1)]
+        named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+        for label, value in named:
             dump_value(value, what=f"{label} of {owner or 'the deployment'}")
         raise
 

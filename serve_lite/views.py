@@ -207,8 +207,10 @@ def _endpoints(routes: Any) -> Iterator[Any]:
             yield route.endpoint
         elif (nested := getattr(route, "original_router", None)) is not None:
             yield from _endpoints(nested.routes)
-        elif is_fastapi(mounted := getattr(route, "app", None)):
-            yield from _endpoints(mounted.routes)
+        else:
+            mounted: Any = getattr(route, "app", None)
+            if is_fastapi(mounted):
+                yield from _endpoints(mounted.routes)
 
 
 def _is_method_of(endpoint: Any, cls: type) -> bool:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 
 from tests.instances import Instance, Instances
+
+# libuv opens a pipe for signals with the first loop of a process and keeps it: no test shall be blamed for that.
+uvloop.new_event_loop().close()
 
 #: Fixtures that start processes; tests that use one carry the marker `processes`.
 _STARTS_PROCESSES = {"daemon", "instances"}

@@ -10,7 +10,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,11 +109,14 @@ class Instance:
         name: str = "default",
         route_prefix: str | None = "/",
         folder: str | Path = "",
+        also: Sequence[str | Path] = (),
         env_vars: dict[str, str] | None = None,
         args: dict[str, Any] | None = None,
     ) -> ServeStatus:
-        """Deploy an application by import path from `folder`; return the status once it is decided."""
-        environment = CodeEnvironment(cwd=str(folder), sys_path=(str(folder),), env_vars=env_vars or {})
+        """Deploy an application by import path from `folder`, with `also` on `sys.path`; return the status once it is decided."""
+        environment = CodeEnvironment(
+            cwd=str(folder), sys_path=(str(folder), *map(str, also)), env_vars=env_vars or {}
+        )
         build = BuildRequest(app_name=name, import_path=import_path, args=args or {})
         app = AppSubmission(name=name, route_prefix=route_prefix, environment=environment, build=build)
         await self.ask("deploy", DeployRequest(apps=[app]), DeployReply)
@@ -177,6 +180,10 @@ class Instances:
         self._homes.append(home)
         return InstanceOptions(**{"home": home, "http_port": 0, "admin_port": 0, **given})
 
+    def watch_home(self, home: str) -> None:
+        """Look for leftovers in this home too."""
+        self._homes.append(home)
+
     async def start(
         self, options: InstanceOptions | None = None, *, owner_pid: int | None = None
     ) -> Instance:
@@ -195,6 +202,10 @@ class Instances:
         instance = Instance(options, info)
         self._running.append(instance)
         return instance
+
+    async def stop(self, instance: Instance) -> None:
+        """End one instance now, as `serve shutdown` does."""
+        assert not (problems := await _shut_down(instance)), problems
 
     async def close(self) -> None:
         """End what still runs and fail if anything is left behind."""

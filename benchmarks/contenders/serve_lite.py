@@ -33,7 +33,7 @@ class ServeLite(Contender):
     def commands(self, app: App, place: Place) -> list[Command]:
         config = place.directory / "serve.yaml"
         config.write_text(CONFIG.format(port=place.port, app=app))
-        argv = [self.script("serve-lite"), "run", "--app-dir", str(ROOT), str(config)]
+        argv = [self.script("serve-lite"), "run", "--admin-port", "0", "--app-dir", str(ROOT), str(config)]
         return [Command(argv, self._env(place))]
 
     def handle_driver(self, place: Place) -> Command:

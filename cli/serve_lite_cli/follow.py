@@ -16,7 +16,9 @@ READ_BYTES = 256 * 1024
 
 
 class LogFollower:
-    """Follows the logs of some applications. `show` is called with a label and a line, without its end.
+    """Follows the logs of some applications' replicas. `show` gets a label and a line, without its end.
+
+    Importers are left out: what a module prints when it is imported, its replicas print too.
 
     Lifetime: `close` gives back the descriptors. Nothing happens but in `read_new`; `fileno` becomes readable
     when there is something to read.
@@ -63,8 +65,6 @@ class LogFollower:
         """Return who writes to the file `name`, or "" if it is not one of our applications."""
         stem = name.removesuffix(".log")
         for file_name, app in self._apps.items():
-            if stem == f"importer_{file_name}":
-                return app
             prefix = f"replica_{file_name}_"
             if stem.startswith(prefix):
                 deployment, _, suffix = stem.removeprefix(prefix).rpartition("_")

@@ -189,8 +189,9 @@ def cause_of(app: ApplicationStatusOverview) -> str:
     """Return what is known about why an application does not run, the most telling last."""
     told = [app.message.rstrip()]
     for name, deployment in app.deployments.items():
-        if deployment.message and deployment.status != "HEALTHY":
-            told.append(f"Deployment '{name}': {deployment.message.rstrip()}")
+        message = deployment.message.rstrip()
+        if message and message not in app.message and deployment.status != "HEALTHY":
+            told.append(f"Deployment '{name}': {message}")
     return "\n".join(text for text in told if text)
 
 

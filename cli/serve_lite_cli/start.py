@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from serve_lite.daemon.options import InstanceOptions
 from serve_lite.engines.local import AlreadyUpError, find_instance, start_instance
 from serve_lite.exceptions import InstanceError
 from serve_lite.wire.messages import InstanceInfo
@@ -36,10 +35,15 @@ class OldLocation(enum.StrEnum):
 
 def command(
     address: AddressOption = "",
-    http_host: Annotated[str, typer.Option("--http-host", help="Host for HTTP.")] = "127.0.0.1",
+    http_host: Annotated[
+        str | None, typer.Option("--http-host", help="Host for HTTP. [default: 127.0.0.1]")
+    ] = None,
     http_port: Annotated[
-        int, typer.Option("--http-port", min=0, max=65535, help="Port for HTTP; 0 takes any free one.")
-    ] = 8000,
+        int | None,
+        typer.Option(
+            "--http-port", min=0, max=65535, help="Port for HTTP; 0 takes any free one. [default: 8000]"
+        ),
+    ] = None,
     admin_port: AdminPortOption = None,
     http_location: Annotated[
         OldLocation, typer.Option("--http-location", help="DEPRECATED: use --proxy-location.")
@@ -69,8 +73,11 @@ def command(
         proxy_location = location_of(http_location)
     if grpc_servicer_functions:
         warn("gRPC is not available yet; --grpc-servicer-functions has no effect.")
-    host = None if proxy_location is Location.Disabled else http_host
-    options = instance_options(local_home(address), {"host": host, "port": http_port}, admin_port)
+    http_options: dict[str, object] = {"host": http_host, "port": http_port}
+    http_options = {key: value for key, value in http_options.items() if value is not None}
+    if proxy_location is Location.Disabled:
+        http_options["host"] = None
+    options = instance_options(local_home(address), http_options, admin_port)
     try:
         with explain_port_in_use(options):
             info = start_instance(options)
@@ -79,7 +86,7 @@ def command(
         if running is None:
             raise InstanceError(f"The instance in {options.home} is just ending; try again.") from None
         print("An instance is already running; new HTTP options are not applied.")
-        warn_of_differences(options, running)
+        warn_of_differences(http_options, running)
         print(where(running))
         return
     wait_until_up(info)
@@ -107,12 +114,12 @@ def wait_until_up(info: InstanceInfo) -> None:
         raise InstanceError(f"The instance in {info.home} ended as soon as it was up.")
 
 
-def warn_of_differences(asked: InstanceOptions, running: InstanceInfo) -> None:
-    """Tell which listeners the running instance has elsewhere than asked for; port 0 asks for none."""
-    for name in ("http_host", "http_port", "admin_port"):
-        wanted, actual = getattr(asked, name), getattr(running, name)
-        if wanted != actual and wanted != 0:
-            warn(f"{name} is {actual}, and {wanted} was asked for.")
+def warn_of_differences(asked: dict[str, object], running: InstanceInfo) -> None:
+    """Tell what the running instance has otherwise than it was asked for; port 0 asks for nothing."""
+    actual = {"host": running.http_host, "port": running.http_port}
+    for key, wanted in asked.items():
+        if wanted not in (actual[key], 0):
+            warn(f"http {key} is {actual[key]}, and {wanted} was asked for.")
 
 
 def where(info: InstanceInfo) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import anyio
 
-from serve_lite.policy.restart import has_given_up
+from serve_lite.policy.reconcile import is_in_place
+from serve_lite.policy.restart import budget, has_given_up
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import DeploymentView, Observed
@@ -37,7 +38,7 @@ class Publisher:
         self._known = (goal, observed)
         for deployment in list(self._watchers):
             self._tell(deployment)
-        targets = routes(goal)
+        targets = routes(goal, observed)
         if targets != self._routes or not self.published.is_set():
             self._routes = targets
             self.published.set()
@@ -116,27 +117,37 @@ def membership(
     )
 
 
-def routes(goal: Goal) -> tuple[RouteTarget, ...]:
+def routes(goal: Goal, observed: Observed) -> tuple[RouteTarget, ...]:
     """Return where requests go, by prefix: applications that are there, whether or not they are ready."""
     targets = []
     for app in goal.apps.values():
-        ingress = app.ingress
-        if app.is_deleting or goal.is_shutting_down or app.route_prefix is None or ingress is None:
+        if app.is_deleting or goal.is_shutting_down or app.route_prefix is None:
             continue
-        targets.append(
-            RouteTarget(
-                prefix=app.route_prefix,
-                app=app.name,
-                deployment=ingress.id.name,
-                is_asgi=ingress.spec.is_asgi,
+        ingress = ingress_in_force(app, observed)
+        if ingress is not None:
+            targets.append(
+                RouteTarget(
+                    prefix=app.route_prefix,
+                    app=app.name,
+                    deployment=ingress.id.name,
+                    is_asgi=ingress.spec.is_asgi,
+                )
             )
-        )
     return tuple(sorted(targets, key=lambda t: t.prefix))
 
 
+def ingress_in_force(app: AppGoal, observed: Observed) -> DeploymentGoal | None:
+    """Return the deployment that answers now: the last version's, while a new one is not in place."""
+    if not is_in_place(app, observed):
+        for old in reversed(app.retired):
+            if old.route_prefix is not None and any(r.is_running for r in observed.replicas_of(old.id)):
+                return old
+    return app.ingress
+
+
 def _has_given_up(goal: DeploymentGoal, view: DeploymentView) -> bool:
-    retries = goal.config.max_constructor_retry_count
-    return has_given_up(view.starts, target=goal.target, max_retries=retries, has_older=False)
+    tries = budget(goal.target, goal.config.max_constructor_retry_count)
+    return has_given_up(view.starts, tries, has_older=False)
 
 
 def _find(app: AppGoal, deployment: DeploymentId) -> DeploymentGoal | None:

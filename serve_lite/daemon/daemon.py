@@ -198,8 +198,8 @@ class Daemon:
 
     def _tell_ready(self) -> None:
         self.is_ready = True
-        gc.collect()
         gc.freeze()  # what start-up made stays: later collections need not look at it
+        gc.enable()
         if self._keeper is not None:
             try:
                 self._keeper.send(b"ready\n")

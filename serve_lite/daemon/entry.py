@@ -5,6 +5,7 @@ The two load at the same time, on two cores, so imports stand where they are nee
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ _FIRST_FD = 3  #: of the LISTEN_FDS convention, see sd_listen_fds(3)
 
 def main() -> int:
     """Run a daemon on the sockets that the keeper or systemd passed on; return its exit status."""
+    gc.disable()  # loading makes little garbage; `Daemon` turns it on when all is up
     inherited = take_inherited()
     raise_descriptor_limit()
     # Not left in the environment, which user code will inherit: a key's password may be in it.

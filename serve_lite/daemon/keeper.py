@@ -25,7 +25,14 @@ import sys
 import time
 
 from serve_lite.daemon.home import Paths, paths
-from serve_lite.processes import become_subreaper, children_of, open_pidfd, python_command, set_title
+from serve_lite.processes import (
+    become_subreaper,
+    children_of,
+    open_pidfd,
+    python_command,
+    set_title,
+    start_time_of,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` itself would cost 4 ms
@@ -115,7 +122,7 @@ class Keeper:
                     self._on_link(self._link)
             if self._start_at is not None and time.monotonic() >= self._start_at:
                 self.start_daemon()
-            if self._owner and self._owner_fd is None and not _is_alive(self._owner):
+            if self._owner and self._owner_fd is None and start_time_of(self._owner) is None:
                 self._stop(f"its owner, process {self._owner}, is gone")
         _kill_descendants()
         self._paths.remove_sockets()
@@ -260,8 +267,10 @@ def _take_lock(path: str) -> int:
             break
         except BlockingIOError:
             holder = int(os.pread(fd, 20, 0) or b"0")
-            if _is_alive(holder) or time.monotonic() > give_up_at:
+            if start_time_of(holder) is not None:
                 raise _already_up(path, holder) from None
+            if time.monotonic() > give_up_at:
+                raise StartError(f"The last instance in {os.path.dirname(path)!r} is still ending.") from None
             time.sleep(0.02)  # its keeper is gone and its daemon is about to be
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(os.getpid()).encode(), 0)
@@ -315,14 +324,17 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
 
 
 def _listen_unix(path: str) -> socket.socket:
-    try:  # we hold the lock, so whoever made this one is gone
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+    unready = path + "~"
+    for stale in (path, unready):  # we hold the lock, so whoever made it is gone
+        try:
+            os.unlink(stale)
+        except FileNotFoundError:
+            pass
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(path)
-    os.chmod(path, 0o600)
+    sock.bind(unready)
+    os.chmod(unready, 0o600)
     sock.listen(128)
+    os.rename(unready, path)  # whoever sees it can connect
     return sock
 
 
@@ -415,18 +427,6 @@ def _pipe() -> tuple[int, int]:
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     return reader, writer
-
-
-def _is_alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _kill_descendants() -> None:

@@ -15,6 +15,15 @@ __all__ = ["InstanceOptions", "Paths", "home_from_environment", "options_from", 
 #: password may be in it.
 ENVIRONMENT_NAME = "SERVE_LITE_INSTANCE"
 
+DEFAULT_ADMIN_PORT = 52365
+
+
+def _default_admin_port() -> int:
+    named = os.environ.get("SERVE_LITE_ADMIN_PORT", "")
+    if named and not (named.isdecimal() and int(named) <= 65535):
+        raise InvalidConfigError(f"SERVE_LITE_ADMIN_PORT must be a port from 0 to 65535, not {named!r}")
+    return int(named) if named else DEFAULT_ADMIN_PORT
+
 
 class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """One instance: where it lives, what it listens on, and how its doors behave."""
@@ -23,7 +32,8 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     http_host: str | None = "127.0.0.1"  #: None: no HTTP for applications
     http_port: int = 8000  #: 0: the kernel chooses, `info` tells
     admin_host: str = "127.0.0.1"
-    admin_port: int = 52365  #: 0: the kernel chooses
+    #: `$SERVE_LITE_ADMIN_PORT`, or 52365; 0: the kernel chooses
+    admin_port: int = msgspec.field(default_factory=_default_admin_port)
     request_timeout_s: float | None = None  #: None: no limit
     keep_alive_timeout_s: float = 90.0
     root_path: str = ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import subprocess
 from collections import deque
 from collections.abc import Coroutine
@@ -145,7 +144,8 @@ async def shutdown_instance(connection: Connection) -> None:
     except ConnectionLostError:  # it was leaving already
         pass
     connection.close()
-    await asyncio.to_thread(_wait_gone, info.keeper_pid, pidfd)
+    await connection.wait_closed()
+    await _wait_gone(info.keeper_pid, pidfd)
 
 
 async def _info(home: str | None) -> InstanceInfo | None:
@@ -178,12 +178,20 @@ def _start_error(facts: dict[str, Any]) -> InstanceError:
     return InstanceError(facts["error"])
 
 
-def _wait_gone(pid: int, pidfd: int | None) -> None:
+async def _wait_gone(pid: int, pidfd: int | None) -> None:
+    """Wait for a process to end, without a thread: at a script's exit there are none to be had."""
     if pidfd is not None:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll(_GONE_PATIENCE_S * 1000)
-        os.close(pidfd)
+        gone = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(pidfd, gone.set)
+        try:
+            async with asyncio.timeout(_GONE_PATIENCE_S):
+                await gone.wait()
+        except TimeoutError:
+            pass  # it is told to end and will; its ports may be taken a little longer
+        finally:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
     _reap(pid)
 
 

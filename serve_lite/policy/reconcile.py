@@ -19,8 +19,8 @@ from serve_lite.policy.actions import (
     StopReplica,
 )
 from serve_lite.policy.health import is_unhealthy, next_check_at
-from serve_lite.policy.restart import StartGate, plan_start
-from serve_lite.policy.rollout import is_current, plan_rollout
+from serve_lite.policy.restart import StartGate, budget, plan_start
+from serve_lite.policy.rollout import is_current, places_at_once, plan_rollout
 from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 from serve_lite.state.events import DeploymentForgotten, DeploymentMoved, DeploymentNoted, Event
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
@@ -45,7 +45,7 @@ def reconcile(goal: Goal, observed: Observed, now: float) -> Plan:
             view = observed.deployments.get(deployment.id)
             if view is not None:  # else its first event is still to be folded
                 plans.append(_plan_deployment(deployment, view, by_deployment.get(deployment.id, ()), now))
-        if not _is_in_place(app, observed):
+        if not is_in_place(app, observed):
             # Callers of the version before may still need them.
             known.update(d.id for d in app.retired)
     plans += [_plan_removal(d, by_deployment.get(d, ()), observed, now) for d in _unknown(observed, known)]
@@ -57,13 +57,11 @@ def _start_gate(
     goal: DeploymentGoal, view: DeploymentView, replicas: Iterable[ReplicaView], now: float
 ) -> StartGate:
     """Return whether replicas of this deployment may be started now."""
-    return plan_start(
-        view.starts,
-        target=goal.target,
-        max_retries=goal.config.max_constructor_retry_count,
-        has_older=any(r.is_running and not is_current(goal, r) for r in replicas),
-        now=now,
+    has_older = any(r.is_running and not is_current(goal, r) for r in replicas)
+    tries = budget(
+        goal.target, goal.config.max_constructor_retry_count, places_at_once(goal) if has_older else None
     )
+    return plan_start(view.starts, tries, has_older=has_older, now=now)
 
 
 def _plan_deployment(
@@ -184,7 +182,7 @@ def _plan_builds(goal: Goal, observed: Observed) -> Plan:
     return Plan(actions=tuple(actions))
 
 
-def _is_in_place(app: AppGoal, observed: Observed) -> bool:
+def is_in_place(app: AppGoal, observed: Observed) -> bool:
     """Whether every deployment of the application runs as it should."""
     views = [observed.deployments.get(d.id) for d in app.deployments]
     return all(v is not None and v.status is DeploymentStatus.HEALTHY for v in views)

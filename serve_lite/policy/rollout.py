@@ -65,6 +65,11 @@ def surge(goal: DeploymentGoal) -> int:
     return 1 if percent is None else math.ceil(percent * goal.target / 100)
 
 
+def places_at_once(goal: DeploymentGoal) -> int:
+    """Return how many replicas of a new version are started at a time while old ones serve."""
+    return batch_size(goal) if stops_first(goal) else surge(goal)
+
+
 def batch_size(goal: DeploymentGoal) -> int:
     """Return how many replicas may be out of service at once: those being reconfigured, or replaced stop-first."""
     return max(1, int(goal.config.rolling_update_percentage * goal.target))

@@ -19,9 +19,8 @@ from typing import Final, Protocol, cast
 from serve_lite.proxy.answers import TEXT, date_line, declared_length, settle_length
 from serve_lite.proxy.exchange import Buffer
 from serve_lite.proxy.http import RequestHandler
-from serve_lite.proxy.requests import Http1Request, RequestReader
+from serve_lite.proxy.requests import SLICE_BYTES, Http1Request, RequestReader
 
-_SLICE_BYTES: Final = 16 * 1024  #: fed to the parser at once, so a flood of tiny requests stops early
 _MAX_AHEAD: Final = 32  #: requests read ahead of the one being answered
 _UNTAKEN_BODY_BYTES: Final = 64 * 1024  #: body held for a replica that does not take it
 _JOIN_BYTES: Final = 64 * 1024  #: larger bodies are written beside the head instead of copied
@@ -289,7 +288,7 @@ class Http1Connection(asyncio.Protocol):
             data, self._first_bytes = self._first_bytes, b""
         if self._is_ending:
             return
-        if len(data) <= _SLICE_BYTES or reader.takes_whole(len(data)):
+        if len(data) <= SLICE_BYTES or reader.takes_whole(len(data)):
             reader.feed(data)
             self._take(reader)
         else:
@@ -395,11 +394,11 @@ class Http1Connection(asyncio.Protocol):
             self._pump()
 
     def _feed_slices(self, reader: RequestReader[Http1Exchange], data: memoryview) -> None:
-        for at in range(0, len(data), _SLICE_BYTES):
+        for at in range(0, len(data), SLICE_BYTES):
             if len(self._ahead) >= _MAX_AHEAD:
                 self._unfed = data[at:]
                 break
-            reader.feed(data[at : at + _SLICE_BYTES])
+            reader.feed(data[at : at + SLICE_BYTES])
             self._take(reader)
             if self._is_ending or reader.is_over:
                 break

@@ -34,6 +34,7 @@ _WATCHED: Final = {**NOTED, **{name: name for name in _FRAMING}}
 _CHUNK_OVERHEAD_BYTES: Final = 64 * 1024  #: chunk sizes, extensions and trailers beyond this ...
 _CHUNK_OVERHEAD_RATIO: Final = 16  #: ... and beyond this many bytes for each byte of body are abuse
 _KNOWN_HOSTS: Final = 256
+SLICE_BYTES: Final = 16 * 1024  #: the most to feed at once, so that a flood is noticed before it is all parsed
 
 _NO_PIECES: Final[list[bytes]] = []  # of requests that announce no body; never changed
 
@@ -83,7 +84,7 @@ class RequestReader(Generic[R]):
         self._hosts: set[bytes] = set()
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take the next bytes."""
+        """Take the next bytes, at most `SLICE_BYTES` unless `takes_whole`."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -162,7 +163,7 @@ class RequestReader(Generic[R]):
             self._check_host(host, request.http_version)
         if target[0] != 0x2F or b"#" in target:
             self._read_odd_target(request, host)
-        if len(request.headers) > self._max_headers:
+        if len(request.headers) > self._max_headers or self._is_head_too_large(request):
             self._refuse(431, "Request Header Fields Too Large")
         if watched:
             request.noted = watched
@@ -227,6 +228,12 @@ class RequestReader(Generic[R]):
             if expect.lower() != b"100-continue":
                 self._refuse(417, "Expectation Failed")
             request.expects_continue = length is not None or coding is not None
+
+    def _is_head_too_large(self, request: R) -> bool:
+        limit = self._options.max_header_bytes
+        if self._head_bytes + SLICE_BYTES <= limit:
+            return False
+        return len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers) > limit
 
     def _check_host(self, host: bytes | None, version: str) -> None:
         if host is None:

@@ -10,7 +10,7 @@ import logging
 import socket
 import ssl
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import anyio.abc
@@ -161,8 +161,7 @@ class _HandsOver(asyncio.Protocol):
         self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._server.hand_over(transport, b"")
+        self._server.hand_over(cast(asyncio.Transport, transport), b"")
 
 
 async def serve_http(

@@ -25,7 +25,10 @@ JSON = (b"content-type", b"application/json")
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te")
 )
-_dumps = json.JSONEncoder(separators=(",", ":"), default=lambda value: encodable(value)).encode
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(_plain_keys(value), separators=(",", ":"), default=encodable)
 
 
 def convert(value: Any) -> tuple[HttpResponseHead, bytes]:
@@ -40,7 +43,7 @@ def convert(value: Any) -> tuple[HttpResponseHead, bytes]:
         return _head(PLAIN, body := bytes(value)), body
     if value is None:
         return _head(PLAIN, b""), b""
-    return _head(JSON, body := _dumps(_plain_keys(value)).encode()), body
+    return _head(JSON, body := _dumps(value).encode()), body
 
 
 def stream_piece(item: Any) -> bytes:
@@ -49,7 +52,7 @@ def stream_piece(item: Any) -> bytes:
         return item.encode()
     if isinstance(item, (bytes, bytearray, memoryview)):
         return bytes(item)
-    return _dumps(_plain_keys(item)).encode() + b"\n"
+    return _dumps(item).encode() + b"\n"
 
 
 def render_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -58,7 +61,9 @@ def render_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     Raises:
         ValueError: a header holds a line break or a NUL.
     """
-    lines = [b"%b: %b\r\n" % (name.lower(), value) for name, value in headers if name.lower() not in _HOP_BY_HOP]
+    lines = [
+        b"%b: %b\r\n" % (name.lower(), value) for name, value in headers if name.lower() not in _HOP_BY_HOP
+    ]
     block = b"".join(lines)
     n = len(lines)
     if block.count(b"\n") != n or block.count(b"\r") != n or b"\0" in block:

@@ -19,7 +19,9 @@ from serve_lite.wire.messages import HttpHead, HttpResponseHead, WsMessage
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-AsgiApp = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+AsgiApp = Callable[
+    [Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_ws = msgspec.msgpack.Decoder(WsMessage).decode
@@ -254,18 +256,21 @@ class Lifespan:
         if kind == "lifespan.startup.complete" and not self._started.done():
             self._started.set_result(None)
         elif kind == "lifespan.startup.failed" and not self._started.done():
-            self._started.set_exception(RuntimeError(f"ASGI lifespan startup failed: {message.get('message', '')}"))
+            self._started.set_exception(
+                RuntimeError(f"ASGI lifespan startup failed: {message.get('message', '')}")
+            )
         elif not self._stopped.done() and kind.startswith("lifespan.shutdown"):
             self._stopped.set_result(None)
 
 
 def _as_ws_message(message: Message) -> WsMessage:
-    if message["type"] == "websocket.http.response.start":  # a refusal with a status of its own
-        return WsMessage("websocket.http.response.start", code=message["status"], headers=list(message.get("headers", ())))
-    if message["type"] == "websocket.http.response.body":
-        return WsMessage("websocket.http.response.body", data=message.get("body", b""), code=int(message.get("more_body", False)))
+    kind = message["type"]
+    if kind == "websocket.http.response.start":  # a refusal with a status of its own
+        return WsMessage(kind, code=message["status"], headers=list(message.get("headers", ())))
+    if kind == "websocket.http.response.body":
+        return WsMessage(kind, data=message.get("body", b""), code=int(message.get("more_body", False)))
     return WsMessage(
-        message["type"],
+        kind,
         text=message.get("text"),
         data=message.get("bytes"),
         code=message.get("code") or 1000,

@@ -233,7 +233,7 @@ class Replica:
         if not getattr(type(instance), "_serve_is_asgi_ingress", False):
             return None
         app: AsgiApp = instance._serve_asgi_app
-        self._docs_path = getattr(instance, "docs_path", None)
+        self._docs_path = getattr(instance, "_serve_docs_path", None)
         self._lifespan = Lifespan(app)
         await self._lifespan.startup()
         return app
@@ -241,7 +241,9 @@ class Replica:
     def _obey(self, epoch: int) -> None:
         """Refuse a daemon that a newer one has replaced."""
         if epoch and epoch < self._epoch:
-            raise RayServeException(f"replica {self.id} obeys daemon epoch {self._epoch}, not the older {epoch}")
+            raise RayServeException(
+                f"replica {self.id} obeys daemon epoch {self._epoch}, not the older {epoch}"
+            )
         self._epoch = max(self._epoch, epoch)
 
     def _lost(self, caller: CalleeTable) -> None:

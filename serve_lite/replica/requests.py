@@ -240,7 +240,11 @@ class RequestRunner:
 
     async def _stream_pieces(self, answer: HttpAnswer, items: AsyncIterator[Any]) -> None:
         await answer.send(
-            {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain; charset=utf-8")]}
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"text/plain; charset=utf-8")],
+            }
         )
         try:
             async for item in items:

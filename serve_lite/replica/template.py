@@ -69,7 +69,6 @@ def fork_until_eof(daemon: socket.socket) -> ChildTask | None:
     signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides when we end
-    gc.collect()
     gc.freeze()  # children share these pages as long as no collection writes to them
     poll = select.poll()
     poll.register(daemon, select.POLLIN)

@@ -26,14 +26,7 @@ class Method:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.function = function
-        plain = inspect.isfunction(function) or inspect.ismethod(function)
-        self.in_thread = plain and not (
-            inspect.iscoroutinefunction(function)
-            or inspect.isasyncgenfunction(function)
-            or inspect.isgeneratorfunction(function)
-            or hasattr(function, "__wrapped__")  # a decorator's wrapper may return an awaitable: call it on the loop
-            and inspect.iscoroutinefunction(inspect.unwrap(function))
-        )
+        self.in_thread = _is_plain_sync(function)
         self.takes_request = _takes_an_argument(function)
 
 
@@ -62,7 +55,7 @@ class UserCode:
             return self.instance
         assert inspect.isclass(self._source)
         instance = self._source.__new__(self._source)
-        built = instance.__init__(*args, **kwargs)
+        built = type(instance).__init__(instance, *args, **kwargs)
         if inspect.isawaitable(built):
             await built
         self.instance = instance
@@ -114,7 +107,9 @@ class UserCode:
             RayServeException, ValueError: there is no such method; or whatever it raises.
         """
         if self.is_function:
-            raise ValueError("`user_config` needs a class with a `reconfigure` method; this deployment is a function.")
+            raise ValueError(
+                "`user_config` needs a class with a `reconfigure` method; this deployment is a function."
+            )
         hook = getattr(self.instance, "reconfigure", None)
         if hook is None:
             raise RayServeException(
@@ -158,15 +153,34 @@ class UserCode:
         function = None if self.is_function else getattr(self.instance, name, None)
         if not callable(function):
             source: Any = self.instance
-            known = [] if self.is_function else [
-                n for n in dir(source) if not n.startswith("_") and callable(getattr(source, n, None))
-            ]
+            known = (
+                []
+                if self.is_function
+                else [n for n in dir(source) if not n.startswith("_") and callable(getattr(source, n, None))]
+            )
             raise RayServeException(
                 f"Tried to call a method '{name}' that does not exist. Available methods: {sorted(known)}."
             )
         if name == "__call__":
-            function = getattr(type(self.instance), "__call__").__get__(self.instance)  # noqa: B004
+            function = type(self.instance).__call__.__get__(
+                self.instance
+            )  # a method, so that it can be looked at
         return Method(name, function)
+
+
+def _is_plain_sync(function: Callable[..., Any]) -> bool:
+    """Whether calling it may block: a function or method that is neither async nor a generator.
+
+    A decorator's sync wrapper around an async function is called on the loop, where its awaitable belongs.
+    """
+    if not (inspect.isfunction(function) or inspect.ismethod(function)):
+        return False
+    inner = inspect.unwrap(function)
+    return not (
+        inspect.iscoroutinefunction(inner)
+        or inspect.isasyncgenfunction(inner)
+        or inspect.isgeneratorfunction(inner)
+    )
 
 
 def _takes_an_argument(function: Callable[..., Any]) -> bool:

@@ -242,7 +242,9 @@ class _Sent:
         if self.call.retryable:
             self.router._resend(self.call)
         else:
-            self.call.on_failed(ReplicaDiedError(self.link.endpoint.replica_id, "its request cannot be sent again"))
+            self.call.on_failed(
+                ReplicaDiedError(self.link.endpoint.replica_id, "its request cannot be sent again")
+            )
 
     def on_lost(self, accepted: bool) -> None:
         self.over()

@@ -26,7 +26,9 @@ from serve_lite.wire.frames import BODY_FOLLOWS, Buffer, Frame, FrameDecoder, Ki
 from serve_lite.wire.messages import RejectReason
 
 WINDOW_BYTES: Final = 256 * 1024
-ITEM_OVERHEAD_BYTES: Final = 64  #: what an item costs besides its payload, so that empty items are bounded too
+ITEM_OVERHEAD_BYTES: Final = (
+    64  #: what an item costs besides its payload, so that empty items are bounded too
+)
 _CREDIT_STEP_BYTES: Final = 64 * 1024  #: credit is given back in steps of at least this
 _ID_MASK: Final = 0xFFFFFFFF
 _U32: Final = Struct("<I")
@@ -168,7 +170,9 @@ class CallerTable(_Table):
             unread = last_accepted is not None and 0 < (call - last_accepted) & _ID_MASK < 2**31
             outgoing.receiver.on_lost(not unread)
 
-    def _receive_rare(self, kind: int, call: int, aux: int, envelope: bytes, buffers: list[memoryview]) -> None:
+    def _receive_rare(
+        self, kind: int, call: int, aux: int, envelope: bytes, buffers: list[memoryview]
+    ) -> None:
         if kind == Kind.WELCOME:
             self.slot = _I32.unpack(envelope)[0]
             if self.on_welcome is not None:
@@ -219,7 +223,7 @@ class IncomingCall:
         self.kind, self.id, flags, self.envelope, self.buffers = frame
         self.streams_body = bool(flags & BODY_FOLLOWS)
         self.alive = True  #: the caller still waits for an answer
-        self.on_cancel: Callable[[], None] | None = None
+        self.on_cancel: Callable[[], object] | None = None
         self.on_item: Callable[[bytes, list[memoryview]], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None

@@ -139,9 +139,7 @@ class Connection(CoalescingProtocol):
             TimeoutError: no answer within `timeout_s` seconds.
         """
         receiver = _ControlReceiver(self._loop.create_future())
-        outgoing = self.call(
-            Kind.CALL_CONTROL, _encode(ControlHead(method)), [_encode(request)], receiver
-        )
+        outgoing = self.call(Kind.CALL_CONTROL, _encode(ControlHead(method)), [_encode(request)], receiver)
         try:
             async with asyncio.timeout(timeout_s):
                 body = await receiver.future
@@ -160,9 +158,7 @@ class Connection(CoalescingProtocol):
     ) -> OutgoingCall:
         """Start a control stream; `on_end` gets None or why it ended. Cancel the call to stop it."""
         receiver = _WatchReceiver(msgspec.msgpack.Decoder(item_type).decode, on_item, on_end)
-        outgoing = self.call(
-            Kind.CALL_CONTROL, _encode(ControlHead(method)), [_encode(request)], receiver
-        )
+        outgoing = self.call(Kind.CALL_CONTROL, _encode(ControlHead(method)), [_encode(request)], receiver)
         receiver.outgoing = outgoing
         return outgoing
 

@@ -45,7 +45,9 @@ class ControlMethods:
         self._running = 0
         self._idle = asyncio.Event()
 
-    def method(self, name: str, request_type: type[Q], handler: Callable[[Q], Awaitable[msgspec.Struct]]) -> None:
+    def method(
+        self, name: str, request_type: type[Q], handler: Callable[[Q], Awaitable[msgspec.Struct]]
+    ) -> None:
         """Register a method that answers once."""
         self._methods[name] = (msgspec.msgpack.Decoder(request_type).decode, handler, False)
 

@@ -56,7 +56,9 @@ class Kind:
     DECLINE: Final = 14  # caller: nothing to send, offer the room to somebody else
 
 
-def encode_frame(kind: int, call: int, aux: int, envelope: bytes, buffers: Sequence[Buffer] = ()) -> list[Buffer]:
+def encode_frame(
+    kind: int, call: int, aux: int, envelope: bytes, buffers: Sequence[Buffer] = ()
+) -> list[Buffer]:
     """Return a frame as chunks to write in order; large buffers are not copied.
 
     Raises:
@@ -70,7 +72,9 @@ def encode_frame(kind: int, call: int, aux: int, envelope: bytes, buffers: Seque
         n = body.nbytes if type(body) is memoryview else len(body)
         total = size + n
         if total > MAX_PAYLOAD_BYTES:
-            raise ValueError(f"a message of {total} bytes is larger than the {MAX_PAYLOAD_BYTES} bytes allowed")
+            raise ValueError(
+                f"a message of {total} bytes is larger than the {MAX_PAYLOAD_BYTES} bytes allowed"
+            )
         header = _pack(total, size, call, aux, kind, 1)
         if n < _ONE_WRITE_BYTES:
             return [b"".join((header, envelope, body))]

@@ -20,7 +20,7 @@ def test_new_lines_are_shown_with_who_said_them_and_old_ones_are_not(tmp_path: P
     with old.open("a") as file:
         file.write("one\ntw")
     (tmp_path / "replica_default_My_Model_bbbbbbbb.log").write_text("two\n")
-    (tmp_path / "importer_default.log").write_text("imported\n")
+    (tmp_path / "importer_default.log").write_text("the replicas say it too\n")
     (tmp_path / "replica_other_Model_cccccccc.log").write_text("not ours\n")
     (tmp_path / "daemon.log").write_text("not ours\n")
     logs.read_new()
@@ -29,7 +29,6 @@ def test_new_lines_are_shown_with_who_said_them_and_old_ones_are_not(tmp_path: P
     logs.close()
 
     assert sorted(seen) == [
-        ("default", "imported"),
         ("default/Model aaaaaaaa", "last words"),
         ("default/Model aaaaaaaa", "one"),
         ("default/Model aaaaaaaa", "two"),

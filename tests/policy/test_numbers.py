@@ -42,6 +42,10 @@ def test_the_budget_of_failures_is_three_for_each_replica_and_bounded(
     assert budget(target, retries) == expected
 
 
+def test_a_rollout_is_given_up_after_six_failures_for_each_place_at_the_latest() -> None:
+    assert [budget(10, 20, places) for places in (1, 2, 10)] == [6, 12, 20]
+
+
 def test_the_wait_doubles_from_one_second_to_64_after_a_first_try_at_once() -> None:
     assert [wait_s(n, 0.0) for n in range(10)] == [0, 0, 1, 2, 4, 8, 16, 32, 64, 64]
 
@@ -52,7 +56,7 @@ def test_the_wait_is_bounded_however_long_it_goes_on(rounds: int, spread: float)
 
 
 def gate(record: StartRecord, *, has_older: bool = False, now: float = 100.0):  # type: ignore[no-untyped-def]
-    return plan_start(record, target=1, max_retries=20, has_older=has_older, now=now)
+    return plan_start(record, budget(1, 20), has_older=has_older, now=now)
 
 
 def test_a_version_that_never_started_is_given_up_when_the_budget_is_used() -> None:
@@ -68,7 +72,9 @@ def test_a_version_that_has_served_is_tried_for_ever_but_slowly() -> None:
 
 
 def test_a_version_that_has_served_is_given_up_if_an_older_one_still_serves() -> None:
-    assert gate(StartRecord(failures=3, rounds=3, failed_at=90, has_started=True), has_older=True).has_given_up
+    assert gate(
+        StartRecord(failures=3, rounds=3, failed_at=90, has_started=True), has_older=True
+    ).has_given_up
 
 
 def test_a_failure_from_before_a_reboot_does_not_delay_a_start() -> None:

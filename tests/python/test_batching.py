@@ -104,7 +104,9 @@ async def test_a_result_of_the_wrong_length_is_an_error_for_every_caller(wrong: 
         assert isinstance(error, RayServeException)
 
 
-@pytest.mark.parametrize("error", [StopIteration(), StopAsyncIteration(), asyncio.CancelledError(), ValueError()])
+@pytest.mark.parametrize(
+    "error", [StopIteration(), StopAsyncIteration(), asyncio.CancelledError(), ValueError()]
+)
 async def test_nothing_that_a_function_raises_leaves_a_caller_waiting(error: BaseException) -> None:
     @batch(max_batch_size=2, batch_wait_timeout_s=60)
     async def f(items: list[int]) -> list[int]:

@@ -50,7 +50,9 @@ class StaticMembership:
 class ReplicaProcess:
     """One replica process and the control connection to it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], endpoint: ReplicaEndpoint, control: Connection) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], endpoint: ReplicaEndpoint, control: Connection
+    ) -> None:
         self.process, self.endpoint, self.control = process, endpoint, control
         self.report: ReplicaReport | None = None
 
@@ -71,7 +73,9 @@ class Stage:
     def router(self) -> Any:
         return self.routers.get("app", "D")
 
-    async def start(self, target: Any, *args: Any, config: DeploymentConfig | None = None, **kwargs: Any) -> ReplicaProcess:
+    async def start(
+        self, target: Any, *args: Any, config: DeploymentConfig | None = None, **kwargs: Any
+    ) -> ReplicaProcess:
         """Start a replica of a class or function and route to it; raises what its `init` raises."""
         config = config or DeploymentConfig()
         suffix = f"rep{len(self.replicas):05d}"
@@ -80,9 +84,12 @@ class Stage:
             sock.bind(path)
             sock.listen(128)
             process = subprocess.Popen(
-                [sys.executable, "-c", _START, str(sock.fileno()), f"app#D#{suffix}"], pass_fds=[sock.fileno()]
+                [sys.executable, "-c", _START, str(sock.fileno()), f"app#D#{suffix}"],
+                pass_fds=[sock.fileno()],
             )
-        endpoint = ReplicaEndpoint(replica_id=f"app#D#{suffix}", socket=path, max_ongoing=config.max_ongoing_requests)
+        endpoint = ReplicaEndpoint(
+            replica_id=f"app#D#{suffix}", socket=path, max_ongoing=config.max_ongoing_requests
+        )
         control = await asyncio.wait_for(connect(path), 20)
         replica = ReplicaProcess(process, endpoint, control)
         self.replicas.append(replica)

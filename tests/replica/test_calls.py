@@ -159,7 +159,9 @@ async def test_a_missing_method_is_named_with_those_there_are(stage: Stage) -> N
     await stage.start(Worker)
     call = Call("nope")
     stage.router.submit(call)
-    with pytest.raises(Exception, match=r"'nope' that does not exist. Available methods: \['array', 'big', 'blocking'"):
+    with pytest.raises(
+        Exception, match=r"'nope' that does not exist. Available methods: \['array', 'big', 'blocking'"
+    ):
         await call
 
 
@@ -213,7 +215,9 @@ async def test_a_slow_consumer_stops_the_producer(stage: Stage) -> None:
     assert len(held) == 50
 
 
-async def test_max_ongoing_requests_is_strict_and_what_waits_goes_when_there_is_room(stage: Stage, tmp_path: Path) -> None:
+async def test_max_ongoing_requests_is_strict_and_what_waits_goes_when_there_is_room(
+    stage: Stage, tmp_path: Path
+) -> None:
     replica = await stage.start(Worker, config=DeploymentConfig(max_ongoing_requests=2))
     gate = str(tmp_path / "gate")
     calls = [Call("wait", str(tmp_path / f"in{i}"), gate) for i in range(4)]
@@ -254,7 +258,11 @@ async def test_the_queue_limit_refuses_at_once(stage: Stage, tmp_path: Path) -> 
     stage.router.submit(refused)
     with pytest.raises(BackPressureError) as caught:
         await refused
-    assert (caught.value.status_code, caught.value.retry_after_s, caught.value.num_queued_requests) == (429, 3.0, 1)
+    assert (caught.value.status_code, caught.value.retry_after_s, caught.value.num_queued_requests) == (
+        429,
+        3.0,
+        1,
+    )
     Path(gate).touch()
     assert await running == await waiting == "done"
 
@@ -273,7 +281,9 @@ async def test_cancel_reaches_the_handler_and_frees_the_slot(stage: Stage, tmp_p
     assert stage.router.num_ongoing == 0
 
 
-async def test_a_cancelled_sync_handler_keeps_its_slot_until_its_thread_ends(stage: Stage, tmp_path: Path) -> None:
+async def test_a_cancelled_sync_handler_keeps_its_slot_until_its_thread_ends(
+    stage: Stage, tmp_path: Path
+) -> None:
     replica = await stage.start(Worker)
     gate = tmp_path / "gate"
     call = Call("wait_in_thread", str(tmp_path / "in"), str(gate))
@@ -308,7 +318,9 @@ async def test_calls_wait_for_a_first_replica_and_fail_when_the_deployment_is_go
         await late
 
 
-async def test_a_killed_replica_fails_what_it_had_accepted_and_nothing_else(stage: Stage, tmp_path: Path) -> None:
+async def test_a_killed_replica_fails_what_it_had_accepted_and_nothing_else(
+    stage: Stage, tmp_path: Path
+) -> None:
     first = await stage.start(Worker, config=DeploymentConfig(max_ongoing_requests=1))
     accepted = Call("wait", str(tmp_path / "in"), str(tmp_path / "never"))
     stage.router.submit(accepted)
@@ -340,15 +352,21 @@ async def test_calls_that_a_stopped_replica_never_read_go_to_another(stage: Stag
     assert {await call for call in calls} == {second.process.pid}
 
 
-async def test_a_draining_replica_finishes_what_it_has_and_the_rest_goes_elsewhere(stage: Stage, tmp_path: Path) -> None:
+async def test_a_draining_replica_finishes_what_it_has_and_the_rest_goes_elsewhere(
+    stage: Stage, tmp_path: Path
+) -> None:
     first = await stage.start(Worker)
     gate = tmp_path / "gate"
     running = Call("wait", str(tmp_path / "in"), str(gate))
     stage.router.submit(running)
     await until((tmp_path / "in").exists)
-    stopping = asyncio.ensure_future(first.control.control("stop", StopRequest(), Empty, timeout_s=DEADLINE_S))
+    stopping = asyncio.ensure_future(
+        first.control.control("stop", StopRequest(), Empty, timeout_s=DEADLINE_S)
+    )
     async with asyncio.timeout(DEADLINE_S):
-        while not (await first.control.control("report", Empty(), ReplicaReport, timeout_s=DEADLINE_S)).draining:
+        while not (
+            await first.control.control("report", Empty(), ReplicaReport, timeout_s=DEADLINE_S)
+        ).draining:
             await asyncio.sleep(0.005)
     late = Call("pid")
     stage.router.submit(late)  # still routed to it: it refuses

@@ -138,7 +138,9 @@ async def test_a_response_can_be_awaited_on_another_loop(handle: DeploymentHandl
     assert await asyncio.to_thread(lambda: asyncio.run(elsewhere())) == 2
 
 
-async def test_user_exceptions_keep_class_and_args_and_carry_the_remote_traceback(handle: DeploymentHandle) -> None:
+async def test_user_exceptions_keep_class_and_args_and_carry_the_remote_traceback(
+    handle: DeploymentHandle,
+) -> None:
     with pytest.raises(ValueError, match="wrong value") as caught:
         await handle.fail.remote()
     assert caught.value.args == ("wrong value", 7)
@@ -158,7 +160,9 @@ async def test_responses_are_arguments_and_nested_ones_are_refused(handle: Deplo
         await handle.remote(handle.fail.remote())
 
 
-async def test_arguments_that_cannot_be_pickled_fail_when_the_response_is_awaited(handle: DeploymentHandle) -> None:
+async def test_arguments_that_cannot_be_pickled_fail_when_the_response_is_awaited(
+    handle: DeploymentHandle,
+) -> None:
     response = handle.remote(threading.Lock())
     with pytest.raises(TypeError, match="lock"):
         await response
@@ -167,7 +171,13 @@ async def test_arguments_that_cannot_be_pickled_fail_when_the_response_is_awaite
 async def test_streams_iterate_once_in_order(handle: DeploymentHandle) -> None:
     stream = handle.options(stream=True).count.remote(100)
     assert [item async for item in stream] == list(range(100))
-    assert await asyncio.to_thread(lambda: list(handle.count.options(stream=True).remote(5))) == [0, 1, 2, 3, 4]
+    assert await asyncio.to_thread(lambda: list(handle.count.options(stream=True).remote(5))) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     with pytest.raises(TypeError, match="async for"):
         await stream
     with pytest.raises(TypeError):
@@ -200,7 +210,9 @@ async def test_cancel_raises_here_and_stops_the_work_there(handle: DeploymentHan
     await exists(tmp_path / "in.cancelled")
 
 
-async def test_cancelling_a_request_cancels_the_calls_made_for_it(handle: DeploymentHandle, tmp_path: Path) -> None:
+async def test_cancelling_a_request_cancels_the_calls_made_for_it(
+    handle: DeploymentHandle, tmp_path: Path
+) -> None:
     parent = RequestContext("parent-id")
     token = _serve_request_context.set(parent)
     response = handle.wait.remote(str(tmp_path / "in"), str(tmp_path / "never"))
@@ -231,7 +243,11 @@ async def test_all_gauges_return_to_zero(handle: DeploymentHandle, replica: Repl
 def test_handles_pickle_and_copy_without_connecting() -> None:
     handle = DeploymentHandle("D", "app").options(stream=True, multiplexed_model_id="m").method
     for twin in (pickle.loads(pickle.dumps(handle)), copy.deepcopy(handle)):
-        assert (twin.deployment_name, twin.app_name, twin.handle_options) == ("D", "app", handle.handle_options)
+        assert (twin.deployment_name, twin.app_name, twin.handle_options) == (
+            "D",
+            "app",
+            handle.handle_options,
+        )
     assert repr(handle) == "DeploymentHandle(deployment='D')"
 
 

@@ -29,7 +29,9 @@ class Http(PendingCall):
     kind = Kind.CALL_HTTP
 
     def __init__(self, method: str = "GET", target: bytes = b"/", body: bytes = b"", **fields: Any) -> None:
-        head = HttpHead(method, target, fields.pop("headers", []), "req-1", fields.pop("route", "/"), **fields)
+        head = HttpHead(
+            method, target, fields.pop("headers", []), "req-1", fields.pop("route", "/"), **fields
+        )
         self.envelope = msgspec.msgpack.encode(head)
         self.buffers = [body] if body else []
         self.streams_body = head.streams_body
@@ -107,7 +109,11 @@ class Plain:
 
         what = request.query_params.get("what", "str")
         if what == "echo":
-            return {"path": request.url.path, "root": request.scope["root_path"], "body": (await request.body()).decode()}
+            return {
+                "path": request.url.path,
+                "root": request.scope["root_path"],
+                "body": (await request.body()).decode(),
+            }
         if what == "stream":
             return StreamingResponse(iter([b"a", b"b"]), media_type="text/x", headers={"connection": "close"})
         if what == "response":
@@ -154,7 +160,9 @@ class Plain:
         ("keys", "application/json", b'{"red":1,"00000000-0000-0000-0000-000000000001":2}'),
     ],
 )
-async def test_returned_values_become_answers(stage: Stage, what: str, content_type: str, body: bytes) -> None:
+async def test_returned_values_become_answers(
+    stage: Stage, what: str, content_type: str, body: bytes
+) -> None:
     await stage.start(Plain)
     answer = await ask(stage, Http(target=b"/?what=" + what.encode()))
     assert answer.head is not None
@@ -183,7 +191,9 @@ async def test_responses_and_streams_go_as_they_are(stage: Stage) -> None:
     assert "content-length" not in streamed.headers
 
 
-@pytest.mark.parametrize(("what", "pieces"), [("generator", [b"text ", b'{"n":1}\n']), ("async_generator", [b"raw ", b"[1,2]\n"])])
+@pytest.mark.parametrize(
+    ("what", "pieces"), [("generator", [b"text ", b'{"n":1}\n']), ("async_generator", [b"raw ", b"[1,2]\n"])]
+)
 async def test_generators_are_streamed(stage: Stage, what: str, pieces: list[bytes]) -> None:
     await stage.start(Plain)
     assert (await ask(stage, Http(target=b"/?what=" + what.encode()))).pieces == pieces
@@ -255,10 +265,18 @@ class WithApp:
         elif scope["path"] == "/incomplete":
             await send({"type": "http.response.start", "status": 200, "headers": []})
         elif scope["path"] == "/smuggle":
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"a\r\nset-cookie: b")]})
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": [(b"x", b"a\r\nset-cookie: b")]}
+            )
         else:
             body = (await receive())["body"]
-            await send({"type": "http.response.start", "status": 201, "headers": [(b"X-State", scope["state"]["made"].encode())]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 201,
+                    "headers": [(b"X-State", scope["state"]["made"].encode())],
+                }
+            )
             await send({"type": "http.response.body", "body": body})
 
     async def talk(self, receive: Any, send: Any) -> None:
@@ -287,8 +305,12 @@ async def test_an_asgi_application_answers_and_its_lifespan_runs_once(stage: Sta
     assert (tmp_path / "shut").exists()
 
 
-@pytest.mark.parametrize(("path", "message"), [(b"/incomplete", "without completing"), (b"/smuggle", "line break")])
-async def test_an_application_that_breaks_the_rules_is_an_error(stage: Stage, path: bytes, message: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "message"), [(b"/incomplete", "without completing"), (b"/smuggle", "line break")]
+)
+async def test_an_application_that_breaks_the_rules_is_an_error(
+    stage: Stage, path: bytes, message: str
+) -> None:
     await stage.start(WithApp, "/dev/null")
     answer = await ask(stage, Http(target=path))
     assert answer.error is not None

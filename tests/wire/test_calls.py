@@ -60,7 +60,9 @@ class Pair:
 
     def call(self, *, streams_body: bool = False) -> tuple[Any, Recorder]:
         recorder = Recorder()
-        return self.caller.call(Kind.CALL_PYTHON, b"head", [b"args"], recorder, streams_body=streams_body), recorder
+        return self.caller.call(
+            Kind.CALL_PYTHON, b"head", [b"args"], recorder, streams_body=streams_body
+        ), recorder
 
 
 @pytest.fixture

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from serve_lite.config import DeploymentConfig
+from serve_lite.controller.controller import configured_events
+from serve_lite.controller.goals import (
+    accept_build,
+    accept_delete,
+    accept_deploy,
+    accept_shutdown,
+    forget_app,
+    reject_build,
+)
+from serve_lite.exceptions import InvalidConfigError, RayServeException
+from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult, DeploymentSpec, Goal
+from serve_lite.state.ids import DeploymentId
+from serve_lite.state.lifecycle import DeploymentMove
+from serve_lite.state.observed import Observed, fold
+from serve_lite.wire.messages import DeployRequest
+
+
+def spec(name: str = "Model", **options: Any) -> DeploymentSpec:
+    return DeploymentSpec(
+        name=name, config=DeploymentConfig(**options), code=b"c", init=b"", is_ingress=name == "Model"
+    )
+
+
+def driver_app(name: str = "shop", *specs: DeploymentSpec, **fields: Any) -> AppSubmission:
+    """Return an application as `serve.run` hands it in."""
+    return AppSubmission(name=name, deployments=specs or (spec(),), **fields)
+
+
+def config_app(name: str = "shop", code_version: str = "c1", **fields: Any) -> AppSubmission:
+    """Return an application as a config file hands it in."""
+    build = BuildRequest(app_name=name, import_path="shop:app")
+    return AppSubmission(name=name, source="declarative", build=build, code_version=code_version, **fields)
+
+
+def deploy(goal: Goal, *apps: AppSubmission, alive: set[DeploymentId] | None = None, **fields: Any) -> Goal:
+    request = DeployRequest(apps=list(apps), **fields)
+    return accept_deploy(goal, request, now=1.0, alive=alive or set())
+
+
+def built(goal: Goal, name: str, *specs: DeploymentSpec) -> Goal:
+    result = BuildResult(deployments=specs or (spec(),))
+    return accept_build(goal, name, goal.apps[name].revision, result, set())
+
+
+def test_every_serve_run_is_a_new_version() -> None:
+    first = deploy(Goal(), driver_app())
+    second = deploy(first, driver_app())
+    assert (first.revision, second.revision) == (1, 2)
+    [before], [after] = (g.apps["shop"].deployments for g in (first, second))
+    assert before.version != after.version
+
+
+def test_a_deployments_own_version_survives_serve_run() -> None:
+    mine = msgspec.structs.replace(spec(), version="mine")
+    first = deploy(Goal(), driver_app("shop", mine))
+    second = deploy(first, driver_app("shop", mine))
+    assert first.apps["shop"].deployments[0].version == second.apps["shop"].deployments[0].version
+
+
+def test_a_configured_app_is_built_first_and_what_ran_goes_on_meanwhile() -> None:
+    running = built(deploy(Goal(), config_app()), "shop")
+    building = deploy(running, config_app(code_version="c2"))
+    assert building.apps["shop"].is_building
+    assert building.apps["shop"].deployments == running.apps["shop"].deployments
+    failed = reject_build(building, "shop", building.revision, "boom")
+    assert failed.apps["shop"].build_error == "boom"
+    assert failed.apps["shop"].deployments == running.apps["shop"].deployments
+
+
+def test_the_same_code_version_is_not_built_again_and_changes_only_what_its_overrides_say() -> None:
+    running = built(deploy(Goal(), config_app()), "shop")
+    again = deploy(running, config_app(overrides=({"name": "Model", "num_replicas": 3},)))
+    app = again.apps["shop"]
+    assert not app.is_building
+    assert app.deployments[0].target == 3
+    assert app.deployments[0].version == running.apps["shop"].deployments[0].version
+
+
+def test_an_override_that_is_left_out_gives_the_codes_value_back() -> None:
+    goal = built(deploy(Goal(), config_app(overrides=({"name": "Model", "num_replicas": 3},))), "shop")
+    goal = deploy(goal, config_app())
+    assert goal.apps["shop"].deployments[0].target == 1
+
+
+def test_a_build_that_nobody_waits_for_changes_nothing() -> None:
+    goal = deploy(Goal(), config_app())
+    newer = deploy(goal, config_app(code_version="c2"))
+    late = accept_build(newer, "shop", goal.revision, BuildResult(deployments=(spec(),)), set())
+    assert late is newer
+
+
+def test_an_override_for_a_deployment_that_does_not_exist_names_those_that_do() -> None:
+    goal = deploy(Goal(), config_app(overrides=({"name": "Modle"},)))
+    with pytest.raises(InvalidConfigError, match=r"'Modle' does not exist.*Available: \['Model'\]"):
+        built(goal, "shop")
+
+
+def test_a_document_deletes_declared_apps_that_it_leaves_out_and_keeps_those_of_serve_run() -> None:
+    goal = deploy(Goal(), config_app("old", route_prefix="/old"), driver_app("mine", route_prefix="/mine"))
+    document = {"applications": [], "target_capacity": 50}
+    goal = deploy(goal, config_app("new"), replace_declarative=True, document=document)
+    assert goal.apps["old"].is_deleting
+    assert not goal.apps["mine"].is_deleting
+    assert goal.target_capacity == 50
+
+
+def test_target_capacity_scales_declared_apps_only() -> None:
+    document = {"applications": [], "target_capacity": 50}
+    goal = deploy(Goal(), config_app(), replace_declarative=True, document=document)
+    goal = built(goal, "shop", spec(num_replicas=4))
+    goal = deploy(goal, driver_app("mine", spec(num_replicas=4), route_prefix="/mine"))
+    assert [goal.apps[n].deployments[0].target for n in ("shop", "mine")] == [2, 4]
+
+
+def test_a_prefix_of_another_live_application_is_refused_and_named() -> None:
+    goal = deploy(Goal(), driver_app("a"))
+    with pytest.raises(
+        RayServeException,
+        match='Prefix / is being used by application "a". Failed to deploy application "b"',
+    ):
+        deploy(goal, driver_app("b"))
+    assert "b" in deploy(accept_delete(goal, ["a"]), driver_app("b")).apps
+    assert "b" in deploy(goal, driver_app("b", route_prefix=None)).apps
+
+
+def test_a_prefix_that_is_only_being_built_is_taken_too() -> None:
+    goal = deploy(Goal(), config_app("a", route_prefix="/x"))
+    with pytest.raises(RayServeException, match="Prefix /x is being used"):
+        deploy(goal, driver_app("b", route_prefix="/x"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "says"), [("x", "must start with"), ("/x/", "may not end with"), ("/{x}", "wildcards")]
+)
+def test_a_malformed_prefix_is_refused(prefix: str, says: str) -> None:
+    with pytest.raises(InvalidConfigError, match=says):
+        deploy(Goal(), driver_app(route_prefix=prefix))
+
+
+@pytest.mark.parametrize("name", ["", "a#b", "a/b", "a\nb"])
+def test_a_name_that_would_do_harm_in_paths_is_refused(name: str) -> None:
+    with pytest.raises(InvalidConfigError):
+        deploy(Goal(), driver_app(name))
+
+
+def test_two_things_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidConfigError, match="Two deployments of application 'shop' are called 'Model'"):
+        deploy(Goal(), driver_app("shop", spec(), spec()))
+    with pytest.raises(InvalidConfigError, match="Two applications are called 'shop'"):
+        deploy(Goal(), driver_app(), driver_app(route_prefix=None))
+
+
+def test_a_deployment_that_is_left_out_is_retired_while_it_has_replicas() -> None:
+    goal = deploy(Goal(), driver_app("shop", spec("Helper"), spec()))
+    helper = DeploymentId("Helper", "shop")
+    assert [d.id for d in deploy(goal, driver_app(), alive={helper}).apps["shop"].retired] == [helper]
+    assert deploy(goal, driver_app()).apps["shop"].retired == ()
+
+
+def test_a_deployments_own_variables_win_over_the_applications() -> None:
+    options = {"runtime_env": {"env_vars": {"A": "mine"}}}
+    goal = deploy(Goal(), driver_app("shop", spec(ray_actor_options=options)))
+    assert goal.apps["shop"].deployments[0].environment.env_vars == {"A": "mine"}
+
+
+def test_nothing_can_be_deployed_while_the_instance_shuts_down() -> None:
+    goal = accept_shutdown(deploy(Goal(), driver_app()))
+    assert goal.apps["shop"].is_deleting
+    with pytest.raises(RayServeException, match="shutting down"):
+        deploy(goal, driver_app())
+    assert forget_app(goal, "shop").apps == {}
+
+
+def test_a_new_daemon_that_reads_what_it_knows_takes_nothing_for_news() -> None:
+    goal = deploy(Goal(), driver_app())
+    [news] = configured_events(Goal(), goal, Observed(), 1.0)
+    assert news.move is DeploymentMove.CONFIGURED
+    assert configured_events(Goal(), goal, fold(Observed(), [news]), 2.0) == []

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from serve_lite.controller.store import EventRow, ReplicaRow, Store
+from serve_lite.exceptions import InstanceError
+from serve_lite.state.ids import DeploymentId
+from serve_lite.state.observed import DeploymentView, StartRecord
+from tests.policy.cases import MODEL, application, goal_of, wanted
+
+ROW = ReplicaRow(id="shop#Model#aaaaaaaa", deployment=MODEL, version="v1", settings="s1")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+async def test_a_new_daemon_reads_everything_that_the_last_one_stored(path: Path) -> None:
+    goal = goal_of(application(wanted("v1", 2)))
+    view = DeploymentView(version="v1", settings="s1", starts=StartRecord(failures=2, error="boom"))
+    async with Store(path) as store:
+        first = store.stored
+        await store.save_goal(goal)
+        await store.plan_replica(ROW)
+        store.put_deployment(MODEL, view)
+    async with Store(path) as store:
+        assert store.stored.goal == goal
+        assert store.stored.replicas == (ROW,)
+        assert store.stored.deployments == {MODEL: view}
+        assert store.stored.epoch == first.epoch + 1
+        assert store.stored.node_id == first.node_id
+
+
+async def test_what_is_removed_is_gone_for_the_next_daemon(path: Path) -> None:
+    async with Store(path) as store:
+        await store.save_goal(goal_of(application(wanted()), application(name="other")))
+        await store.plan_replica(ROW)
+        store.put_deployment(DeploymentId("Model", "shop"), DeploymentView(version="", settings=""))
+        await store.save_goal(goal_of(application(name="other")))
+        store.drop_replica(ROW.id)
+        store.put_deployment(DeploymentId("Model", "shop"), None)
+    async with Store(path) as store:
+        assert list(store.stored.goal.apps) == ["other"]
+        assert store.stored.replicas == ()
+        assert store.stored.deployments == {}
+
+
+async def test_applications_keep_their_order_when_one_is_changed(path: Path) -> None:
+    apps = [application(name=n) for n in ("c", "a", "b")]
+    async with Store(path) as store:
+        await store.save_goal(goal_of(*apps))
+        await store.save_goal(goal_of(application(wanted(), name="c"), *apps[1:]))
+    async with Store(path) as store:
+        assert list(store.stored.goal.apps) == ["c", "a", "b"]
+
+
+async def test_a_goal_that_cannot_be_stored_is_an_error_and_changes_nothing(path: Path) -> None:
+    goal = goal_of(application(wanted()))
+    async with Store(path) as store:
+        await store.save_goal(goal)
+        blocker = sqlite3.connect(path, isolation_level=None)
+        store._db.execute("PRAGMA busy_timeout = 1")
+        blocker.execute("BEGIN IMMEDIATE")
+        with pytest.raises(InstanceError, match="could not be stored"):
+            await store.save_goal(goal_of())
+        store.drop_replica("x")  # queued work that fails is logged and survived
+        await store.flush()
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        await store.plan_replica(ROW)
+    async with Store(path) as store:
+        assert list(store.stored.goal.apps) == ["shop"]
+        assert store.stored.replicas == (ROW,)
+
+
+async def test_a_file_of_a_newer_release_is_refused(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 999")
+    database.close()
+    with pytest.raises(InstanceError, match="newer serve-lite"):
+        await Store(path).__aenter__()
+
+
+async def test_a_damaged_file_is_refused_with_what_to_do(path: Path) -> None:
+    path.write_bytes(b"this is no database, it is far too short and all wrong" * 100)
+    with pytest.raises(InstanceError, match="move it away"):
+        await Store(path).__aenter__()
+
+
+async def test_the_file_is_for_its_owner_only(path: Path) -> None:
+    async with Store(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_history_is_kept_newest_first(path: Path) -> None:
+    async with Store(path) as store:
+        store.add_events([EventRow(at=float(n), subject="shop", text=f"event {n}") for n in range(3)])
+        assert [row.text for row in await store.recent_events(2)] == ["event 2", "event 1"]
