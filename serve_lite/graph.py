@@ -154,15 +154,11 @@ def _builder_argument(builder: Callable[..., Any], args: dict[str, Any]) -> Any:
             f"model, but it takes {len(parameters)}."
         )
     model: Any = _annotation(builder, parameters[0])
-    pydantic = sys.modules.get("pydantic")
-    if pydantic is None or not isinstance(model, type):
+    bases = [vars(sys.modules[name])["BaseModel"] for name in ("pydantic", "pydantic.v1") if name in sys.modules]
+    if not inspect.isclass(model) or not issubclass(model, tuple(bases)):
         return args
-    if issubclass(model, pydantic.BaseModel):
-        return model.model_validate(args) if hasattr(model, "model_validate") else model.parse_obj(args)
-    old = sys.modules.get("pydantic.v1")
-    if old is not None and issubclass(model, old.BaseModel):
-        return model.parse_obj(args)
-    return args
+    validate = getattr(model, "model_validate", None) or model.parse_obj  # type: ignore[attr-defined]  # older
+    return validate(args)
 
 
 def _annotation(builder: Callable[..., Any], parameter: inspect.Parameter) -> Any:

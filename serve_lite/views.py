@@ -215,6 +215,8 @@ def _endpoints(routes: Any) -> Iterator[Any]:
 
 def _is_method_of(endpoint: Any, cls: type) -> bool:
     """Whether the function was defined in the body of `cls` or of one of its bases."""
+    if _holds(cls, endpoint):
+        return True  # a class that travelled by value has lost what its qualified name began with
     owner = getattr(endpoint, "__qualname__", "").rpartition(".")[0]
     module = getattr(endpoint, "__module__", None)
     return any(owner == base.__qualname__ and module == base.__module__ for base in cls.__mro__)
@@ -222,14 +224,18 @@ def _is_method_of(endpoint: Any, cls: type) -> bool:
 
 def _is_outdated(endpoint: Any, cls: type) -> bool:
     """Whether a class of the same name has been defined again since, as in a notebook."""
+    return not _holds(cls, endpoint) and _stands_in_class(endpoint, cls)
+
+
+def _holds(cls: type, endpoint: Any) -> bool:
+    """Whether this very function, wrapped or not, is an attribute of `cls` or of one of its bases."""
     for base in cls.__mro__:
-        if base.__qualname__ == endpoint.__qualname__.rpartition(".")[0]:
-            now = base.__dict__.get(endpoint.__name__)
-            while now is not None and now is not endpoint:
-                now = getattr(now, "__wrapped__", None)
-            if now is endpoint:
-                return False
-    return _stands_in_class(endpoint, cls)
+        now = base.__dict__.get(getattr(endpoint, "__name__", ""))
+        while now is not None and now is not endpoint:
+            now = getattr(now, "__wrapped__", None)
+        if now is endpoint:
+            return True
+    return False
 
 
 def _stands_in_class(endpoint: Any, cls: type) -> bool:

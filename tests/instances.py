@@ -113,7 +113,7 @@ class Instance:
         env_vars: dict[str, str] | None = None,
         args: dict[str, Any] | None = None,
     ) -> ServeStatus:
-        """Deploy an application by import path from `folder`, with `also` on `sys.path`; return the status once it is decided."""
+        """Deploy by import path from `folder`, with `also` on `sys.path`; return the status once it is decided."""
         environment = CodeEnvironment(
             cwd=str(folder), sys_path=(str(folder), *map(str, also)), env_vars=env_vars or {}
         )

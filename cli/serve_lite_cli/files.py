@@ -20,8 +20,6 @@ from serve_lite.exceptions import InvalidConfigError
 #: Parts of a path like `applications[0].runtime_env.env_vars`.
 PATH_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
-TEXT_TAG = "tag:yaml.org,2002:str"
-
 
 class ConfigFile(msgspec.Struct, frozen=True):
     """One configuration file as it was read."""
@@ -140,7 +138,7 @@ class _Resolver(VersionedResolver):
     """Leaves `y` and `n` texts, as the reader does that Ray uses; they are usual names of keys."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        return TEXT_TAG if value in ("y", "Y", "n", "N") else super().resolve(kind, value, implicit)
+        return super().resolve(kind, "text" if value in ("y", "Y", "n", "N") else value, implicit)
 
 
 def _pair(node: MappingNode, key: str) -> tuple[Node, Node] | None:

@@ -10,11 +10,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from serve_lite.admin.runtime_env import code_environment
 from serve_lite.checks import invalid
-from serve_lite.schema import parse_deploy_document
+from serve_lite.schema import ServeApplicationSchema, parse_application_document, parse_deploy_document
 from serve_lite.state.goal import AppSubmission, BuildRequest
 from serve_lite.wire.messages import DeployRequest
 
@@ -34,11 +32,8 @@ def deploy_request(document: dict[str, Any], *, base_dir: str | None = None) -> 
     Raises:
         InvalidConfigError: something in it is wrong; its `path` says what.
     """
-    parse_deploy_document(document)
-    apps = [
-        _submission(app, f"applications[{index}].", base_dir)
-        for index, app in enumerate(document["applications"])
-    ]
+    parsed = parse_deploy_document(document)
+    apps = [_submission(app, f"applications[{i}].", base_dir) for i, app in enumerate(parsed.applications)]
     return DeployRequest(apps=apps, replace_declarative=True, document=document)
 
 
@@ -48,49 +43,41 @@ def single_app_request(document: dict[str, Any], *, base_dir: str | None = None)
     Raises:
         InvalidConfigError: something in it is wrong, or it has a name.
     """
-    if "name" in document:
+    app = parse_application_document(document)
+    if app.is_set("name"):
         raise invalid(
             "name",
-            "Specifying the name of an application is only allowed for apps that are listed in a multi-app config "
-            "file, under `applications:`.",
+            "name: Specifying the name of an application is only allowed for apps that are listed in a multi-app "
+            "config file, under `applications:`.",
         )
-    return DeployRequest(
-        apps=[_submission(document, "", base_dir)], replace_declarative=True, document=document
-    )
+    return DeployRequest(apps=[_submission(app, "", base_dir)], replace_declarative=True, document=document)
 
 
-def _submission(app: dict[str, Any], where: str, base_dir: str | None) -> AppSubmission:
+def _submission(app: ServeApplicationSchema, where: str, base_dir: str | None) -> AppSubmission:
     """Return one application; `where` is the prefix of paths into its part of the document."""
-    name = app.get("name", "default")
-    runtime_env = app.get("runtime_env") or {}
-    overrides = tuple(app.get("deployments") or ())
-    for index, override in enumerate(overrides):
+    for index, override in enumerate(app.overrides):
         _check_own_environment(override, f"{where}deployments[{index}].ray_actor_options.runtime_env")
     return AppSubmission(
-        name=name,
-        route_prefix=app.get("route_prefix", "/"),
+        name=app.name,
+        route_prefix=app.route_prefix,
         source="declarative",
-        environment=code_environment(runtime_env, f"{where}runtime_env", base_dir=base_dir),
-        build=BuildRequest(app_name=name, import_path=app["import_path"], args=app.get("args") or {}),
-        overrides=overrides,
-        document=app,
-        code_version=code_version(app, base_dir),
+        environment=code_environment(app.runtime_env, f"{where}runtime_env", base_dir=base_dir),
+        build=BuildRequest(app_name=app.name, import_path=app.import_path, args=app.args),
+        overrides=app.overrides,
+        document=app.submitted,
+        code_version=_code_version(app, base_dir),
     )
 
 
-def code_version(app: Mapping[str, Any], base_dir: str | None) -> str:
+def _code_version(app: ServeApplicationSchema, base_dir: str | None) -> str:
     """Return what changes exactly when the application has to be imported again.
 
-    Options of deployments are not in it: they are laid over what was built.
+    The folder counts where the document leaves it open: the same import path means other code there.
     """
-    runtime_env = app.get("runtime_env") or {}
-    code = {
-        "import_path": app["import_path"],
-        "runtime_env": runtime_env,
-        "args": app.get("args") or {},
-        "base_dir": None if runtime_env.get("working_dir") else base_dir,
-    }
-    return hashlib.sha256(msgspec.json.encode(code, order="deterministic")).hexdigest()
+    version = app.code_version()
+    if base_dir is None or app.runtime_env.get("working_dir"):
+        return version
+    return hashlib.sha256(f"{version} {base_dir}".encode()).hexdigest()
 
 
 def _check_own_environment(override: Mapping[str, Any], where: str) -> None:
@@ -101,5 +88,6 @@ def _check_own_environment(override: Mapping[str, Any], where: str) -> None:
         if runtime_env.get(key):
             raise invalid(
                 f"{where}.{key}",
-                f"{where}.{key} is not supported yet for a single deployment; set it in the application's runtime_env.",
+                f"{where}.{key} is not supported yet for a single deployment; "
+                "set it in the application's runtime_env.",
             )

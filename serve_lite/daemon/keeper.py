@@ -291,7 +291,13 @@ def _bind(settings: dict[str, Any], where: Paths) -> dict[str, socket.socket]:
     sockets = {}
     if settings["http_host"] is not None:
         sockets["http"] = _listen(settings["http_host"], settings["http_port"], settings["backlog"])
-    sockets["admin"] = _listen(settings["admin_host"], settings["admin_port"], 128)
+    sockets["admin"] = admin = _listen(settings["admin_host"], settings["admin_port"], 128)
+    if not admin.getsockname()[0].startswith(("127.", "::1")):
+        raise StartError(
+            f"The control plane would listen on {settings['admin_host']!r}, where other machines could reach it and "
+            "start any code. Listen on 127.0.0.1.",
+            kind="bind",
+        )
     sockets["control"] = _listen_unix(where.control)
     return sockets
 

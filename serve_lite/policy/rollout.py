@@ -103,18 +103,19 @@ def _stops_first(
     goal: DeploymentGoal, new: Sequence[ReplicaView], old: Sequence[ReplicaView], gate: StartGate
 ) -> list[StopReplica]:
     """Stop the next fraction of old replicas as soon as the last fraction is replaced."""
+    stops = [_stop(r, "its version was replaced before it was ready") for r in old if r.state is _STARTING]
     unready_surplus, surplus = _surplus(goal, new)
-    stops = [_stop(r, f"only {goal.target} replicas are wanted") for r in [*unready_surplus, *surplus]]
-    too_many = max(0, len(new) - len(stops) + len(old) - goal.target)
-    by_worth = [*(r for r in old if r.state is _STARTING), *_newest_first(r for r in old if r.is_running)]
-    stops += [_stop(r, f"only {goal.target} replicas are wanted") for r in by_worth[:too_many]]
-    if gate.has_given_up:
-        return stops
-    by_worth = by_worth[too_many:]
-    new_running = sum(r.is_running for r in new)
-    pending = goal.target - new_running - (len(old) - min(too_many, len(old)))
-    may_stop = max(0, batch_size(goal) - max(0, pending))
-    return stops + [_stop(r, "it makes room for the wanted version") for r in by_worth[:may_stop]]
+    stops += [_stop(r, f"only {goal.target} replicas are wanted") for r in [*unready_surplus, *surplus]]
+    staying = len(new) + len(old) - len(stops)
+    too_many = max(0, staying - goal.target)
+
+    ready_old = _newest_first(r for r in old if r.is_running)
+    ready_new = sum(r.is_running for r in new) - len(surplus)
+    pending = goal.target - ready_new - max(0, len(ready_old) - too_many)
+    next_batch = 0 if gate.has_given_up else max(0, batch_size(goal) - max(0, pending))
+    spare = max(0, ready_new + len(ready_old) - max(0, goal.target - batch_size(goal)))
+    reason = "it makes room for the wanted version"
+    return stops + [_stop(r, reason) for r in ready_old[: min(too_many + next_batch, spare)]]
 
 
 def _surplus(goal: DeploymentGoal, new: Sequence[ReplicaView]) -> tuple[list[ReplicaView], list[ReplicaView]]:

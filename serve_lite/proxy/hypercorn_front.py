@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, cast
@@ -32,6 +33,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 _OUTBOX_BYTES: Final = 64 * 1024  #: written and not yet taken by the client; more stops the application
 _DROPPED_BODY_BYTES: Final = 1024 * 1024  #: read from an HTTP/2 client that was answered early
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BODILESS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "DELETE"))
 
 
@@ -86,7 +88,6 @@ class _Bridge(Exchange):
         self.scheme = scope["scheme"]
         self.client = _address(scope["client"])
         self.server = _address(scope["server"])
-        self._hosts = [value for name, value in self.headers if name == b"host"]
         self._outbox: deque[Message | None] = deque()  #: None ends the exchange
         self._outbox_bytes = 0
         self._is_blocked = False  #: the writer was told to stop
@@ -97,7 +98,16 @@ class _Bridge(Exchange):
     @property
     def is_well_formed(self) -> bool:
         """Whether what hypercorn lets pass is good enough for us."""
-        return len(self._hosts) == 1 and is_valid_host(self._hosts[0]) and b"#" not in self.target
+        names = [name for name, _ in self.headers]
+        hosts = [value for name, value in self.headers if name == b"host"]
+        return (
+            len(hosts) == 1
+            and is_valid_host(hosts[0])
+            and self.target.startswith(b"/")
+            and b"#" not in self.target
+            and not (b"content-length" in names and b"transfer-encoding" in names)
+            and not any(_CONTROL.search(value) for _, value in self.headers)
+        )
 
     async def run(self) -> None:
         """Serve the exchange to its end."""

@@ -64,8 +64,7 @@ class RequestBody:
             self._pieces.append(bytes(call.buffers[0]))
             call.buffers = []
         if head.streams_body:
-            call.on_item = self._on_item
-            call.on_end = self._on_end
+            call.listen(self._on_item, self._on_end)
 
     async def receive(self) -> Message:
         """ASGI's `receive`: body pieces, then, once the caller is gone, a disconnect."""
@@ -165,8 +164,7 @@ class WebSocketSession:
         self._inbox: deque[Message] = deque([{"type": "websocket.connect"}])
         self._changed = asyncio.Event()
         self._disconnected = False
-        call.on_item = self._on_item
-        call.on_end = self.disconnect
+        call.listen(self._on_item, self.disconnect)
 
     async def receive(self) -> Message:
         """ASGI's `receive`."""

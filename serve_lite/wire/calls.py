@@ -209,14 +209,13 @@ class Gauge(Protocol):
 class IncomingCall:
     """One call as its callee holds it. Exactly one of `result`, `end`, `error`, `reject` ends it.
 
-    `on_cancel`, `on_item` and `on_end` may be set by whoever handles the call. After a cancel or a lost
-    connection the answering methods do nothing, but one of them should still be called: it tells that
-    the work is over.
+    `on_cancel` may be set by whoever handles the call, and `listen` hears the pieces of a streamed request.
+    After a cancel or a lost connection the answering methods do nothing.
     """
 
     __slots__ = (
-        "_credit", "_table", "_unreturned", "alive", "buffers", "envelope", "id", "kind",
-        "on_cancel", "on_end", "on_item", "on_writable", "streams_body",
+        "_credit", "_early", "_on_end", "_on_item", "_table", "_unreturned", "alive", "buffers", "envelope", "id", "kind",
+        "on_cancel", "on_writable", "streams_body",
     )  # fmt: skip
 
     def __init__(self, table: CalleeTable, frame: Frame) -> None:
@@ -224,12 +223,25 @@ class IncomingCall:
         self.streams_body = bool(flags & BODY_FOLLOWS)
         self.alive = True  #: the caller still waits for an answer
         self.on_cancel: Callable[[], object] | None = None
-        self.on_item: Callable[[bytes, list[memoryview]], None] | None = None
-        self.on_end: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
+        self._on_item: Callable[[bytes, list[memoryview]], None] | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._early: list[tuple[bytes, list[memoryview]] | None] = []  # before `listen`; None is the end
         self._table = table
         self._credit = WINDOW_BYTES
         self._unreturned = 0
+
+    def listen(
+        self, on_item: Callable[[bytes, list[memoryview]], None], on_end: Callable[[], None]
+    ) -> None:
+        """Hear the pieces of the request and its end, from the first on; at most a window of them waits."""
+        self._on_item, self._on_end = on_item, on_end
+        early, self._early = self._early, []
+        for piece in early:
+            if piece is None:
+                on_end()
+            else:
+                on_item(*piece)
 
     @property
     def table(self) -> CalleeTable:
@@ -278,6 +290,14 @@ class IncomingCall:
             table = self._table
             table.open.pop(self.id, None)
             table.put(kind, self.id, table.gauge.ongoing & 0xFFFF, envelope, buffers)
+
+    def _received(self, piece: tuple[bytes, list[memoryview]] | None) -> None:
+        if self._on_item is None or self._on_end is None:
+            self._early.append(piece)
+        elif piece is None:
+            self._on_end()
+        else:
+            self._on_item(*piece)
 
     def _abandoned(self) -> None:
         self.alive = False
@@ -358,11 +378,9 @@ class CalleeTable(_Table):
         if incoming is None:
             return  # answered meanwhile
         if kind == Kind.ITEM:
-            if incoming.on_item is not None:
-                incoming.on_item(envelope, buffers)
+            incoming._received((envelope, buffers))
         elif kind == Kind.END:
-            if incoming.on_end is not None:
-                incoming.on_end()
+            incoming._received(None)
         elif kind == Kind.CREDIT:
             incoming._granted(_U32.unpack(envelope)[0])
         elif kind == Kind.CANCEL:

@@ -75,7 +75,7 @@ async def test_a_second_signal_does_not_wait_for_requests(cli: Cli) -> None:
         async with anyio.create_task_group() as group:
 
             async def ask() -> None:
-                with pytest.raises(Exception):  # noqa: PT011  (how a cut connection is told is the client's affair)
+                with pytest.raises(Exception):
                     await text_of(url)
 
             group.start_soon(ask)

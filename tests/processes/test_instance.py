@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import anyio
+import httpx
 import msgspec
 import psutil
 import pytest
@@ -39,6 +40,19 @@ async def test_processes_say_what_they_are(daemon: Instance) -> None:
     assert len(daemon.processes("daemon")) == len(daemon.processes("template")) == 1
     (replica,) = daemon.processes("replica default/Who ")
     assert replica.ppid() in daemon.pids("template")
+
+
+async def test_the_admin_port_answers_although_nothing_of_it_is_loaded_before(daemon: Instance) -> None:
+    await daemon.deploy("served:who", folder=HERE)
+    for _ in range(2):
+        answer = await daemon.admin.get("/api/serve/applications/")
+        assert answer.status_code == 200
+        assert answer.json()["applications"]["default"]["status"] == "RUNNING"
+
+
+async def test_a_control_plane_that_other_machines_could_reach_is_refused(instances: Instances) -> None:
+    with pytest.raises(InstanceError, match="other machines could reach it"):
+        local.start_instance(instances.options(admin_host="0.0.0.0"))
 
 
 async def test_everything_of_an_instance_is_for_its_user_only(daemon: Instance) -> None:
@@ -173,7 +187,7 @@ async def test_a_second_signal_stops_at_once(instances: Instances, tmp_path: Pat
     async with anyio.create_task_group() as group:
 
         async def ask() -> None:
-            with pytest.raises(Exception):  # noqa: B017, PT011  (however httpx calls a cut connection)
+            with pytest.raises(httpx.TransportError):
                 await instance.http.get("/")
 
         group.start_soon(ask)

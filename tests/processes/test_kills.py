@@ -91,6 +91,7 @@ async def test_an_adopted_replica_that_dies_is_replaced(daemon: Instance) -> Non
     before = daemon.pids("replica")
     kill(*before)
     assert (await daemon.http.get("/")).json()["pid"] not in before
+    assert "it was killed by SIGKILL" in daemon.log("daemon.log")  # the keeper has told how it ended
 
 
 async def test_a_deploy_that_was_building_goes_on_after_the_daemon_died(

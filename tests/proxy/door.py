@@ -239,6 +239,7 @@ class Client:
         headers: dict[str, str] = {}
         for line in filter(None, lines[1:]):
             name, _, value = line.partition(": ")
+            name = name.lower()
             assert name not in headers, f"{name} twice"
             headers[name] = value
         return int(lines[0].split()[1]), headers

@@ -148,11 +148,11 @@ def test_a_streamed_request_is_slowed_the_same_way(pair: Pair) -> None:
     assert call.streams_body
     got: list[int] = []
     ended: list[bool] = []
-    call.on_item = lambda envelope, buffers: got.append(len(buffers[0]))
-    call.on_end = lambda: ended.append(True)
+    pair.carry()
     while outgoing.send_item(b"", b"y" * 10_000):
         pass
-    pair.carry()
+    pair.carry()  # they arrive before anybody listens
+    call.listen(lambda envelope, buffers: got.append(len(buffers[0])), lambda: ended.append(True))
     assert sum(got) >= WINDOW_BYTES - 10_000 - 64 * len(got)
     for size in got:
         call.consumed(size)
