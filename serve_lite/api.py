@@ -7,32 +7,26 @@ with one up, it uses that one. All of them block; none may be called on an event
 from __future__ import annotations
 
 import asyncio
-import atexit
 import dataclasses
 import logging
 import os
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
-
-import msgspec
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from serve_lite.config import HTTPOptions, ProxyLocation, gRPCOptions
 from serve_lite.context import get_replica_context, in_replica
-from serve_lite.daemon.options import InstanceOptions, paths
+from serve_lite.daemon.options import InstanceOptions
 from serve_lite.deployment import Application
-from serve_lite.engines import local
+from serve_lite.engines import driver
 from serve_lite.exceptions import RayServeException
 from serve_lite.graph import build_deployments
 from serve_lite.handle import DeploymentHandle
-from serve_lite.routing import runtime as caller_runtime
 from serve_lite.routing.runtime import Runtime
 from serve_lite.schema import ApplicationStatus, ServeStatus
 from serve_lite.state.goal import AppSubmission, CodeEnvironment
-from serve_lite.wire.connection import connect
 from serve_lite.wire.messages import (
     DeleteRequest,
     DeployReply,
@@ -45,12 +39,8 @@ from serve_lite.wire.messages import (
 )
 
 log = logging.getLogger("serve_lite")
-R = TypeVar("R")
 
 _DELETE_WAIT_S = 60.0
-
-#: the instance that this process embeds, and whether its end at exit is arranged
-_embedded_home: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +84,9 @@ def start(
             raise ValueError(
                 f"`{name}` is not an argument of `serve.start`; pass `http_options={{...}}` instead."
             )
-    _open(_instance_options(proxy_location, http_options), explicit=http_options is not None)
+    driver.open_instance(
+        _instance_options(proxy_location, http_options), is_explicit=http_options is not None
+    )
 
 
 def run(
@@ -168,29 +160,22 @@ def delete(name: str, _blocking: bool = True) -> None:
         RayServeException: Serve is not running.
         TimeoutError: its replicas have not ended within 60 seconds.
     """
-    runtime = connect_handles()
-    _ask(runtime, "delete", DeleteRequest(names=[name]), Empty)
+    runtime = driver.require()
+    driver.ask(runtime, "delete", DeleteRequest(names=[name]), Empty)
     if _blocking:
-        _ask(runtime, "wait_apps", WaitRequest(names=[name]), ServeStatus, timeout_s=_DELETE_WAIT_S)
+        driver.ask(runtime, "wait_apps", WaitRequest(names=[name]), ServeStatus, timeout_s=_DELETE_WAIT_S)
 
 
 def status() -> ServeStatus:
     """Return the status of all applications; an empty one if Serve is not running."""
-    runtime = _connected()
-    return _ask(runtime, "status", Empty(), ServeStatus) if runtime is not None else ServeStatus()
+    runtime = driver.connected()
+    return driver.ask(runtime, "status", Empty(), ServeStatus) if runtime is not None else ServeStatus()
 
 
 def shutdown() -> None:
     """Delete every application and end the instance; returns when its ports are free. Idempotent."""
-    global _embedded_home
-    runtime = _connected()
-    if runtime is None:
+    if not driver.end():
         log.info("Nothing to shut down: there is no Serve instance running.")
-        return
-    runtime.stop()
-    caller_runtime.install(None)
-    _aside(_shut_down(runtime.control_path))
-    _embedded_home = None
 
 
 async def shutdown_async() -> None:
@@ -204,7 +189,7 @@ def get_app_handle(name: str) -> DeploymentHandle:
     Raises:
         RayServeException: Serve is not running, or there is no such application.
     """
-    reply = _ask(connect_handles(), "ingress", IngressRequest(app=name), IngressReply)
+    reply = driver.ask(driver.require(), "ingress", IngressRequest(app=name), IngressReply)
     if not reply.deployment:
         raise RayServeException(f"Application '{name}' does not exist.")
     return DeploymentHandle(reply.deployment, name)
@@ -229,22 +214,19 @@ def get_deployment_handle(
             )
         app_name = get_replica_context().app_name
     if _check_exists:
-        app = _ask(connect_handles(), "status", Empty(), ServeStatus).applications.get(app_name)
+        app = driver.ask(driver.require(), "status", Empty(), ServeStatus).applications.get(app_name)
         if app is None or deployment_name not in app.deployments:
             raise KeyError(f"Deployment '{deployment_name}' in application '{app_name}' does not exist.")
     return DeploymentHandle(deployment_name, app_name)
 
 
 def connect_handles() -> Runtime:
-    """Return this process's runtime, connected to the instance that is up.
+    """Return this process's runtime; how a handle that arrived in a fresh process finds the instance.
 
     Raises:
         RayServeException: none is up.
     """
-    runtime = _connected()
-    if runtime is None:
-        raise RayServeException("Serve is not running here: call `serve.run(...)` or `serve.start()` first.")
-    return runtime
+    return driver.require()
 
 
 def _run_many(
@@ -257,16 +239,16 @@ def _run_many(
     for entry in targets:
         _check(entry)
     built = [build_deployments(entry.target, entry.name) for entry in targets]
-    runtime = _open(_instance_options(None, http_options), explicit=False)
+    runtime = driver.open_instance(_instance_options(None, http_options), is_explicit=False)
     environment = CodeEnvironment(cwd=os.getcwd(), sys_path=_sys_path())
     apps = [
         AppSubmission(name=e.name, route_prefix=e.route_prefix, environment=environment, deployments=d)
         for e, d in zip(targets, built, strict=True)
     ]
-    _ask(runtime, "deploy", DeployRequest(apps=apps), DeployReply)
+    driver.ask(runtime, "deploy", DeployRequest(apps=apps), DeployReply)
     if wait:
         names = [e.name for e in targets]
-        overview = _ask(runtime, "wait_apps", WaitRequest(names=names), ServeStatus)
+        overview = driver.ask(runtime, "wait_apps", WaitRequest(names=names), ServeStatus)
         _raise_if_failed(overview, names)
         _tell_where(runtime, targets)
     return [DeploymentHandle(d[-1].name, e.name) for e, d in zip(targets, built, strict=True)]
@@ -304,7 +286,7 @@ def _raise_if_failed(overview: ServeStatus, names: Sequence[str]) -> None:
 
 
 def _tell_where(runtime: Runtime, targets: Sequence[RunTarget]) -> None:
-    info = _ask(runtime, "info", Empty(), InstanceInfo)
+    info = driver.ask(runtime, "info", Empty(), InstanceInfo)
     for entry in targets:
         where = ""
         if entry.route_prefix is not None and info.http_host is not None:
@@ -334,113 +316,6 @@ def _instance_options(
     )
 
 
-def _open(options: InstanceOptions, *, explicit: bool) -> Runtime:
-    """Return a runtime connected to the instance that is up, or to one that is started for this process."""
-    global _embedded_home
-    runtime = _connected()
-    if runtime is not None:
-        if explicit:
-            _warn_of_differences(runtime, options)
-        return runtime
-    options = options.with_home()
-    try:
-        local.start_instance(options, owner_pid=os.getpid())
-    except local.AlreadyUpError:  # somebody was quicker
-        pass
-    else:
-        if _embedded_home is None:
-            atexit.register(_end_embedded, os.getpid())
-        _embedded_home = options.home
-    return _install(paths(options.home).control)
-
-
-def _connected() -> Runtime | None:
-    """Return the runtime of this process if its instance is up; connect to one that is."""
-    runtime = caller_runtime.installed()
-    if runtime is not None:
-        if in_replica() or _is_up(runtime.control_path):
-            return runtime
-        runtime.stop()
-        caller_runtime.install(None)
-    control = paths(InstanceOptions().with_home().home).control
-    return _install(control) if _is_up(control) else None
-
-
-def _install(control_path: str) -> Runtime:
-    runtime = caller_runtime.open_in_background(control_path)
-    caller_runtime.install(runtime)
-    return runtime
-
-
-def _is_up(control_path: str) -> bool:
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            sock.connect(control_path)
-        except OSError:
-            return False
-    return True
-
-
-def _warn_of_differences(runtime: Runtime, options: InstanceOptions) -> None:
-    info = _ask(runtime, "info", Empty(), InstanceInfo)
-    if (info.http_host, info.http_port) != (options.http_host, options.http_port):
-        log.warning(
-            "Serve is running already, at http://%s:%s; the new http_options are not applied.",
-            info.http_host, info.http_port,
-        )  # fmt: skip
-
-
-def _ask(
-    runtime: Runtime,
-    method: str,
-    request: msgspec.Struct,
-    reply_type: type[R],
-    timeout_s: float | None = None,
-) -> R:
-    """Make one control call and wait for its answer."""
-    return _aside(_control(runtime.control_path, method, request, reply_type, timeout_s))
-
-
-async def _control(
-    path: str, method: str, request: msgspec.Struct, reply_type: type[R], timeout_s: float | None
-) -> R:
-    connection = await connect(path)
-    try:
-        return await connection.control(method, request, reply_type, timeout_s=timeout_s)
-    finally:
-        connection.close()
-        await connection.wait_closed()
-
-
-async def _shut_down(control_path: str) -> None:
-    await local.shutdown_instance(await connect(control_path))
-
-
-def _aside(work: Coroutine[Any, Any, R]) -> R:
-    """Run a coroutine on a loop of its own and return its result, even where a loop runs already."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    outcome: list[tuple[R | None, BaseException | None]] = []
-
-    def work_aside() -> None:
-        try:
-            outcome.append((asyncio.run(work), None))
-        except BaseException as error:  # raised again in the thread that asked
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=work_aside, name="serve-lite-ask")
-    thread.start()
-    thread.join()
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]  # no error, so there is a result
-
-
 def _sys_path() -> tuple[str, ...]:
     """The driver's `sys.path`, with the script's folder where it stands for "here"."""
     return tuple(os.path.abspath(entry) if entry == "" else entry for entry in sys.path)
@@ -453,9 +328,3 @@ def _sleep_until_interrupted() -> None:
     except KeyboardInterrupt:
         log.warning("Got KeyboardInterrupt, exiting...")
         raise
-
-
-def _end_embedded(pid: int) -> None:
-    """At the script's end: end the instance that it embeds, so that the next script finds free ports."""
-    if pid == os.getpid() and _embedded_home is not None:
-        shutdown()

@@ -154,7 +154,7 @@ def _builder_argument(builder: Callable[..., Any], args: dict[str, Any]) -> Any:
             f"model, but it takes {len(parameters)}."
         )
     model: Any = _annotation(builder, parameters[0])
-    bases = [vars(sys.modules[name])["BaseModel"] for name in ("pydantic", "pydantic.v1") if name in sys.modules]
+    bases = [sys.modules[name].BaseModel for name in ("pydantic", "pydantic.v1") if name in sys.modules]
     if not inspect.isclass(model) or not issubclass(model, tuple(bases)):
         return args
     validate = getattr(model, "model_validate", None) or model.parse_obj  # type: ignore[attr-defined]  # older

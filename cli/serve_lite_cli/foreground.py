@@ -121,7 +121,7 @@ class Foreground:
         """Remove what this command brought: the whole instance if it started it, else its applications."""
         try:
             if self._owns_instance:
-                self._stop_keeper()
+                self._signal_keeper(signal.SIGTERM)
                 await self._is_gone.wait()
             elif self._may_remove and not self._is_gone.is_set():
                 await self._ask("delete", DeleteRequest(names=self._may_remove), Empty)
@@ -136,15 +136,16 @@ class Foreground:
                 say("Leaving at once; the instance goes on removing the applications.")
                 os._exit(1)  # the work left is the instance's, not ours
             say("Stopping at once.")
-            self._stop_keeper()
+            # Another signal than before: two of a kind that come close together may arrive as one.
+            self._signal_keeper(signal.SIGINT)
 
-    def _stop_keeper(self) -> None:
-        """Send SIGTERM: the first time it stops in order, the second time at once."""
+    def _signal_keeper(self, number: signal.Signals) -> None:
+        """Send SIGTERM or SIGINT: at the first one the keeper stops in order, at the second one at once."""
         try:
             if self._keeper is not None:
-                signal.pidfd_send_signal(self._keeper, signal.SIGTERM)
+                signal.pidfd_send_signal(self._keeper, number)
             else:
-                os.kill(self._info.keeper_pid, signal.SIGTERM)
+                os.kill(self._info.keeper_pid, number)
         except ProcessLookupError:
             self._is_gone.set()
 

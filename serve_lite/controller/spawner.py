@@ -14,7 +14,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -173,13 +173,16 @@ class Spawner:
         Such are left by a daemon that died between starting a replica and writing it down.
         """
         known = {child.socket_path for child in self._children.values()}
+        strays = set()
         for name in os.listdir(self._run):
-            path = os.path.join(self._run, name)
             if name.startswith("r-") and name.endswith((".sock", ".acc")):
-                socket_path = os.path.splitext(path)[0] + ".sock"
-                if socket_path not in known:
-                    _kill_by_suffix(name[2:].partition(".")[0])
-                    _remove_sockets(socket_path)
+                suffix = name[2:].partition(".")[0]
+                path = os.path.join(self._run, f"r-{suffix}.sock")
+                if path not in known:
+                    strays.add(suffix)
+                    _remove_sockets(path)
+        if strays:
+            _kill_by_suffix(strays)
 
     async def _spawn(
         self,
@@ -210,7 +213,7 @@ class Spawner:
                     return await self._fork(request, [work.fileno(), log], files)
                 except TemplateLostError as error:
                     if kind == "replica":  # it may have been forked before the template ended
-                        _kill_by_suffix(suffix_of(name))
+                        _kill_by_suffix({suffix_of(name)})
                     logger.warning("%s is started by exec: %s", title, error)
             return self._exec(request, environment.python, [work.fileno(), log], files)
         finally:
@@ -367,18 +370,14 @@ def _remove_sockets(path: str) -> None:
             pass
 
 
-def _kill_by_suffix(suffix: str) -> None:
-    """Kill the replica with this suffix, found by its title: the one who knew its pid is gone."""
+def _kill_by_suffix(suffixes: Set[str]) -> None:
+    """Kill the replicas with these suffixes, found by their titles: the one who knew their pids is gone."""
     import psutil  # only after something has died at a bad moment
 
     for process in psutil.process_iter(["cmdline", "uids"]):
         title = " ".join(process.info["cmdline"] or ()).strip()
         uids = process.info["uids"]
-        if (
-            uids
-            and uids.real == os.getuid()
-            and title.startswith("serve-lite: replica ")
-            and title.endswith(suffix)
-        ):
+        is_ours = uids is not None and uids.real == os.getuid() and title.startswith("serve-lite: replica ")
+        if is_ours and title.rpartition(" ")[2] in suffixes:
             logger.warning("process %d is a replica that nobody knows: killing it", process.pid)
             process.kill()  # psutil checks that the pid was not reused

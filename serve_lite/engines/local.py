@@ -129,7 +129,7 @@ async def open_instance(
 
 def find_instance(home: str | None = None) -> InstanceInfo | None:
     """Return where the instance of a state directory is; None if none is up. Blocks; works inside a loop too."""
-    return _run_aside(_info(home))
+    return run_aside(_info(home))
 
 
 async def shutdown_instance(connection: Connection) -> None:
@@ -159,7 +159,7 @@ async def _info(home: str | None) -> InstanceInfo | None:
         await connection.wait_closed()
 
 
-def _run_aside(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_aside(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on a loop of its own, in a thread if this one has a loop already."""
     try:
         asyncio.get_running_loop()

@@ -55,7 +55,7 @@ async def test_a_deployed_file_is_answered_shown_and_given_back(cli: Cli) -> Non
     )
     assert [await cli.until_settled(name) for name in ("one", "two")] == ["RUNNING", "RUNNING"]
 
-    url = re.search(r"HTTP +(\S+)", (await cli("start")).out)[1]  # type: ignore[index]
+    url = re.search(r"HTTP +(http\S+)", (await cli("start")).out)[1]  # type: ignore[index]
     assert await text_of(f"{url}/one") == "hello world"
     assert await text_of(f"{url}/two") == "hello you"
 
