@@ -19,14 +19,14 @@ from typing import Any
 from serve_lite.config import HTTPOptions, ProxyLocation, gRPCOptions
 from serve_lite.context import get_replica_context, in_replica
 from serve_lite.daemon.options import InstanceOptions
-from serve_lite.deployment import Application
+from serve_lite.deployment import DEFAULT, Application, Default
 from serve_lite.engines import driver
 from serve_lite.exceptions import RayServeException
 from serve_lite.graph import build_deployments
 from serve_lite.handle import DeploymentHandle
 from serve_lite.routing.runtime import Runtime
 from serve_lite.schema import ApplicationStatus, ServeStatus
-from serve_lite.state.goal import AppSubmission, CodeEnvironment
+from serve_lite.state.goal import AppSubmission, CodeEnvironment, DeploymentSpec
 from serve_lite.wire.messages import (
     DeleteRequest,
     DeployReply,
@@ -49,7 +49,7 @@ class RunTarget:
 
     target: Application
     name: str = "default"
-    route_prefix: str | None = "/"
+    route_prefix: str | Default | None = DEFAULT
     logging_config: Any = None
     external_scaler_enabled: bool = False
 
@@ -93,7 +93,7 @@ def run(
     target: Application,
     blocking: bool = False,
     name: str = "default",
-    route_prefix: str | None = "/",
+    route_prefix: str | Default | None = DEFAULT,
     logging_config: Any = None,
     *,
     _blocking: bool = True,
@@ -112,7 +112,8 @@ def run(
         target: what `Deployment.bind()` returned.
         blocking: afterwards sleep until Ctrl-C, which is raised again as KeyboardInterrupt.
         name: the application's name.
-        route_prefix: path under which HTTP reaches it; None for none.
+        route_prefix: path under which HTTP reaches it; None for none. Not given: the one that the ingress
+            deployment names (code for 2.7), else "/".
         host, port: accepted from older code; used if this call starts the instance.
 
     Raises:
@@ -242,7 +243,7 @@ def _run_many(
     runtime = driver.open_instance(_instance_options(None, http_options), is_explicit=False)
     environment = CodeEnvironment(cwd=os.getcwd(), sys_path=_sys_path())
     apps = [
-        AppSubmission(name=e.name, route_prefix=e.route_prefix, environment=environment, deployments=d)
+        AppSubmission(name=e.name, route_prefix=_prefix(e, d), environment=environment, deployments=d)
         for e, d in zip(targets, built, strict=True)
     ]
     driver.ask(runtime, "deploy", DeployRequest(apps=apps), DeployReply)
@@ -250,7 +251,7 @@ def _run_many(
         names = [e.name for e in targets]
         overview = driver.ask(runtime, "wait_apps", WaitRequest(names=names), ServeStatus)
         _raise_if_failed(overview, names)
-        _tell_where(runtime, targets)
+        _tell_where(runtime, apps)
     return [DeploymentHandle(d[-1].name, e.name) for e, d in zip(targets, built, strict=True)]
 
 
@@ -263,7 +264,7 @@ def _check(entry: RunTarget) -> None:
     if not entry.name:
         raise RayServeException("Application name must a non-empty string.")
     prefix = entry.route_prefix
-    if prefix is None:
+    if prefix is None or isinstance(prefix, Default):
         return
     if not prefix.startswith("/"):
         raise ValueError(f"Invalid route_prefix {prefix!r}: it must start with a forward slash ('/').")
@@ -285,13 +286,21 @@ def _raise_if_failed(overview: ServeStatus, names: Sequence[str]) -> None:
             raise RuntimeError(f"Deploying application {name} failed: {app.message}\n{details}".rstrip())
 
 
-def _tell_where(runtime: Runtime, targets: Sequence[RunTarget]) -> None:
+def _prefix(entry: RunTarget, deployments: Sequence[DeploymentSpec]) -> str | None:
+    """The route prefix of the call, or the one that 2.7 let the ingress deployment name, or "/"."""
+    if not isinstance(entry.route_prefix, Default):
+        return entry.route_prefix
+    named: str | None = deployments[-1].config.accepted.get("route_prefix", "/")
+    return named
+
+
+def _tell_where(runtime: Runtime, apps: Sequence[AppSubmission]) -> None:
     info = driver.ask(runtime, "info", Empty(), InstanceInfo)
-    for entry in targets:
+    for app in apps:
         where = ""
-        if entry.route_prefix is not None and info.http_host is not None:
-            where = f" at http://{info.http_host}:{info.http_port}{entry.route_prefix}"
-        log.info("Application '%s' is ready%s.", entry.name, where)
+        if app.route_prefix is not None and info.http_host is not None:
+            where = f" at http://{info.http_host}:{info.http_port}{app.route_prefix}"
+        log.info("Application '%s' is ready%s.", app.name, where)
 
 
 def _instance_options(

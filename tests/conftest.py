@@ -14,11 +14,15 @@ uvloop.new_event_loop().close()
 
 #: Fixtures that start processes; tests that use one carry the marker `processes`.
 _STARTS_PROCESSES = {"daemon", "instances"}
+#: Packages in which every test starts some.
+_PROCESS_ROOMS = {"api", "examples", "processes", "replica"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if _STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ())):
+        if item.path.parent.name in _PROCESS_ROOMS or _STARTS_PROCESSES.intersection(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker(pytest.mark.processes)
 
 

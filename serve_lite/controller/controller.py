@@ -44,9 +44,10 @@ from serve_lite.wire.messages import DeployReply, DeployRequest, InitRequest, Re
 
 logger = logging.getLogger(__name__)
 
-#: Routers are told of an incomplete set of replicas only if adopting the others takes longer than this.
-#: Ray Serve: RECOVERING_LONG_POLL_BROADCAST_TIMEOUT_S.
-ADOPTION_S = 10.0
+#: A new daemon tells routers of an incomplete set of replicas only if adopting the others takes longer than this.
+#: Calls to a deployment whose only replica is missing still wait for it. Ray Serve waits 10 s, but there the proxy goes
+#: on with what it knows; here all traffic stands still meanwhile.
+ADOPTION_S = 2.0
 AFTER_FAULT_S = 1.0  #: wait after a pass that failed for a fault of ours
 _ALPHABET = string.ascii_lowercase + string.digits
 
@@ -109,6 +110,7 @@ class Controller:
         self._tidying: set[str] = set()  #: applications that are being forgotten; "" for the shutdown itself
         self._keeps_goal = False  #: everything stops, and is wanted again by the next daemon
         self._started_at = 0.0
+        self._awaited: set[ReplicaId] = set()  #: were serving when the last daemon ended
         self._fleet: Fleet
         self._group: anyio.abc.TaskGroup
 
@@ -140,8 +142,9 @@ class Controller:
 
     async def delete(self, names: Sequence[str]) -> None:
         """Take applications out of the goal; unknown names are passed over. `wait_apps` waits for their end."""
-        await self._change_goal(lambda goal: goals.accept_delete(goal, names))
-        for name in names:
+        known = [name for name in names if name in self._goal.apps]
+        await self._change_goal(lambda goal: goals.accept_delete(goal, known))
+        for name in known:
             self._record(name, "deleted")
 
     def status(self) -> ServeStatus:
@@ -221,7 +224,9 @@ class Controller:
         )
         self._observed = Observed(deployments=stored.deployments)
         self._set_goal(stored.goal)
-        found = [self._found(row, now) for row in stored.replicas if self._fleet.adopt(row)]
+        alive = [row for row in stored.replicas if self._fleet.adopt(row)]
+        found = [self._found(row, now) for row in alive]
+        self._awaited = {row.id for row in alive if row.was_ready}
         self._observed = fold(self._observed, found)
         self._spawner.sweep()
         if found:
@@ -273,7 +278,10 @@ class Controller:
     def _publish(self, goal: Goal, now: float) -> None:
         """Tell routers; the first time only when the replicas of the last daemon have answered."""
         if not self._publisher.published.is_set():
-            is_adopting = any(r.state is ReplicaState.RECOVERING for r in self._observed.replicas.values())
+            is_adopting = any(
+                r.state is ReplicaState.RECOVERING and r.id in self._awaited
+                for r in self._observed.replicas.values()
+            )
             if is_adopting and now < self._started_at + ADOPTION_S:
                 return
         self._publisher.publish(goal, self._observed)

@@ -38,6 +38,7 @@ from serve_lite.wire.messages import (
 logger = logging.getLogger(__name__)
 
 ADOPT_S = 30.0  #: a replica that has not answered a new daemon by then is given up
+ADOPT_UNREADY_S = 0.5  #: the same for one whose start the death of the last daemon has interrupted
 SHORT_GRACE_S = 5.0  #: between SIGTERM and SIGKILL for a replica that has no requests to finish
 RECONNECT_S = 0.2  #: between attempts to reach a replica whose control connection broke
 LAST_LINES = 20  #: of a dead replica's output that are kept
@@ -183,7 +184,7 @@ class Fleet:
     async def _greet(self, replica: _Supervised) -> None:
         """Take charge of a process that an earlier daemon started."""
         try:
-            with anyio.fail_after(ADOPT_S):
+            with anyio.fail_after(ADOPT_S if replica.row.was_ready else ADOPT_UNREADY_S):
                 report = await self._adopt(replica)
         except (TimeoutError, ServeLiteError, OSError) as error:
             self._fail_start(replica, f"it could not be adopted: {describe(error)}", is_counted=False)
@@ -294,6 +295,8 @@ class Fleet:
 
     def _become_ready(self, replica: _Supervised, report: ReplicaReport) -> None:
         replica.is_initialised = True
+        replica.row = msgspec.structs.replace(replica.row, was_ready=True)
+        self._store.put_replica(replica.row)
         self._post(ev.ReplicaReady(replica=replica.id, at=self._clock(), docs_path=report.docs_path))
 
     def _fail_start(self, replica: _Supervised, error: str, *, is_counted: bool = True) -> None:

@@ -307,7 +307,7 @@ class Spawner:
         if not packet:
             self._silent_templates += 1
             template = self._drop_template()
-            template.process.poll()  # reaped now or when the next one is started
+            self._loop.run_in_executor(None, template.process.wait)  # to reap it; it is ending already
             logger.warning("the template ended; its children live on")
             return
         self._silent_templates = 0

@@ -59,6 +59,7 @@ class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rank: int = 0
     pid: int = 0  #: 0 until its process exists
     start_time: int = 0  #: tells the process from a later one with the same pid (processes.py)
+    was_ready: bool = False  #: the user's object was built; it may have requests
     wall_time: float = 0.0
     log_file: str = ""
 

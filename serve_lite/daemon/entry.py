@@ -20,6 +20,9 @@ def main() -> int:
     """Run a daemon on the sockets that the keeper or systemd passed on; return its exit status."""
     gc.disable()  # loading makes little garbage; `Daemon` turns it on when all is up
     inherited = take_inherited()
+    if "control" not in inherited:
+        sys.stderr.write("A daemon is started by its keeper. Run `python -m serve_lite.daemon.keeper`.\n")
+        return 2
     raise_descriptor_limit()
     # Not left in the environment, which user code will inherit: a key's password may be in it.
     given = os.environ.pop("SERVE_LITE_INSTANCE", "{}")

@@ -229,6 +229,7 @@ def main() -> int:
     try:
         where.prepare()
         lock_fd = _take_lock(where.lock)
+        where.prepare()  # again, because the last instance may have removed its directory in the end
         sockets = _bind(settings, where)
     except Exception as error:
         facts = error.facts if isinstance(error, StartError) else {"ok": False, "error": str(error)}

@@ -155,7 +155,7 @@ def _progress_message(
         retrying = f"Retrying {gate.tries_left} more time(s)" if gate.tries_left else "It will be retried"
         return f"A replica failed to start with exception. {retrying}. Error:\n{view.starts.error}", None
     starting = [r for r in replicas if r.state is ReplicaState.STARTING]
-    slow = [r for r in starting if now - r.begun_at >= SLOW_START_S]
+    slow = [r for r in starting if r.begun_at + SLOW_START_S <= now]
     if slow:
         return (
             f"Deployment '{goal.id.name}' in application '{goal.id.app_name}' has {len(slow)} replicas that have "

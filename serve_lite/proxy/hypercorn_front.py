@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, cast
@@ -33,6 +34,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 _OUTBOX_BYTES: Final = 64 * 1024  #: written and not yet taken by the client; more stops the application
 _DROPPED_BODY_BYTES: Final = 1024 * 1024  #: read from an HTTP/2 client that was answered early
+_HELD_MESSAGES: Final = 16
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BODILESS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "DELETE"))
 
@@ -163,6 +165,8 @@ class HttpBridge(_Bridge):
     """One HTTP request."""
 
     _body_ended = False
+    _has_told_end = False
+    _is_delivering = False
 
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         super().__init__(handler, scope, receive, send)
@@ -171,6 +175,7 @@ class HttpBridge(_Bridge):
         self._body_bytes = 0
         self._dropped_bytes = 0
         self._has_dropped = asyncio.Event()
+        self._body_limit = handler.options.max_body_bytes or sys.maxsize
 
     # --- answering ------------------------------------------------------------------------------
 
@@ -221,8 +226,9 @@ class HttpBridge(_Bridge):
 
     async def _drop_rest_of_body(self) -> None:
         """Read what an HTTP/2 client still sends: hypercorn fails if it comes after the answer."""
-        self._wants_input.set()
         self.work = None
+        self.streams_body = True
+        self.read_body()
         if not self._body_ended:
             await self._has_dropped.wait()  # the client has sent all, or enough, or left
 
@@ -274,19 +280,18 @@ class HttpBridge(_Bridge):
 
     def read_body(self) -> None:
         self._wants_input.set()
+        self._deliver()
 
     def pause_body(self) -> None:
         self._wants_input.clear()
 
     async def _take_input(self) -> None:
-        """Pass on the body as it is wanted, then wait for the client to leave."""
+        """Take the body, a little ahead of what is wanted, then wait for the client to leave."""
         while True:
-            if not self._body_ended:
+            if sum(map(len, self._gathered)) >= SMALL_BODY_BYTES:
                 await self._wants_input.wait()
-                if self._gathered:
-                    pieces, self._gathered = self._gathered, []
-                    self._pass_on(b"".join(pieces))
-                    continue
+                self._deliver()
+                continue
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self._body_ended = True
@@ -294,24 +299,37 @@ class HttpBridge(_Bridge):
                 self._leave()
                 return
             if not self._body_ended:
-                self._pass_on(message.get("body", b""))
-                if not message.get("more_body", False):
-                    self._body_ended = True
-                    self._has_dropped.set()
-                    if self.work is not None:
-                        self.work.on_body_end()
+                self._gathered.append(message.get("body", b""))
+                self._body_ended = not message.get("more_body", False)
+                self._deliver()
 
-    def _pass_on(self, data: bytes) -> None:
-        self._body_bytes += len(data)
-        limit = self._handler.options.max_body_bytes
-        if self.work is None:
-            self._dropped_bytes += len(data)
-            if self._dropped_bytes > _DROPPED_BODY_BYTES:
-                self._has_dropped.set()
-        elif limit is not None and self._body_bytes > limit:
-            self._leave()
-        elif data:
-            self.work.on_body(data)
+    def _deliver(self) -> None:
+        """Pass on the body that has come, if it is wanted."""
+        work = self.work
+        if self._is_delivering or not self._wants_input.is_set() or not self.streams_body:
+            return
+        self._is_delivering = True  # passing a piece on may ask for the next
+        while self._gathered and self._wants_input.is_set():
+            data = b"".join(self._gathered)
+            self._gathered.clear()
+            self._body_bytes += len(data)
+            if work is None:
+                self._drop(len(data))
+            elif self._body_bytes > self._body_limit:
+                self._leave()
+            elif data:
+                work.on_body(data)
+        self._is_delivering = False
+        if self._body_ended and not self._gathered and not self._has_told_end:
+            self._has_told_end = True
+            self._has_dropped.set()
+            if work is not None:
+                work.on_body_end()
+
+    def _drop(self, size: int) -> None:
+        self._dropped_bytes += size
+        if self._dropped_bytes > _DROPPED_BODY_BYTES:
+            self._has_dropped.set()
 
     def _leave(self) -> None:
         if self.work is not None:
@@ -335,6 +353,7 @@ class WebSocketBridge(_Bridge):
 
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         super().__init__(handler, scope, receive, send)
+        self._held: deque[WsMessage] = deque()  #: of the client, not wanted yet
         self._subprotocols: list[str] = list(scope["subprotocols"])
 
     def send_message(self, message: WsMessage) -> bool:
@@ -368,6 +387,11 @@ class WebSocketBridge(_Bridge):
 
     def resume_messages(self) -> None:
         self._wants_input.set()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        while self._held and self._wants_input.is_set() and self._call is not None:
+            self._call.on_message(self._held.popleft())
 
     async def _begin(self) -> bool:
         message = await self._receive()
@@ -380,18 +404,21 @@ class WebSocketBridge(_Bridge):
         return True
 
     async def _take_input(self) -> None:
-        while True:
-            # Unlike a body's end, a leaving client is heard of only while messages are wanted: they queue in front.
-            await self._wants_input.wait()
+        """Take messages, a few ahead of what is wanted, until the client leaves."""
+        while self._call is not None:
+            if len(self._held) >= _HELD_MESSAGES:
+                await self._wants_input.wait()
+                self._deliver()
+                continue
             message = await self._receive()
-            if self._call is None:
-                return
             if message["type"] == "websocket.disconnect":
+                self.resume_messages()
                 self._call.on_close(message.get("code", 1005), message.get("reason") or "")
                 self._put(None)
                 return
             text, data = message.get("text"), message.get("bytes")
-            self._call.on_message(WsMessage("websocket.receive", text=text, data=data))
+            self._held.append(WsMessage("websocket.receive", text=text, data=data))
+            self._deliver()
 
     def _ended(self) -> None:
         if self._call is not None:

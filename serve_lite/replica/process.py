@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from typing import Any
 
 import anyio
@@ -226,6 +227,8 @@ class Replica:
                 await self._user.destroy()
             except Exception:  # boundary: user code; the process ends all the same
                 log.exception("the destructor of %s failed", self.id)
+            if "serve_lite.multiplex" in sys.modules:  # lazily: few applications load models by id
+                await sys.modules["serve_lite.multiplex"].unload_all()
         self.ended.set()
 
     async def _start_app(self, user: UserCode) -> AsgiApp | None:

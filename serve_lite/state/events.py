@@ -16,14 +16,16 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=
     at: float
 
 
-class _ReplicaEvent(_Event, frozen=True, kw_only=True, omit_defaults=True):
+class ReplicaNews(_Event, frozen=True, kw_only=True, omit_defaults=True):
+    """What all events of one replica have."""
+
     replica: ReplicaId
 
 
 # --- one replica --------------------------------------------------------------------------------
 
 
-class ReplicaPlanned(_ReplicaEvent, frozen=True, kw_only=True, omit_defaults=True):
+class ReplicaPlanned(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
     """A process will be started for it."""
 
     deployment: DeploymentId
@@ -34,7 +36,7 @@ class ReplicaPlanned(_ReplicaEvent, frozen=True, kw_only=True, omit_defaults=Tru
     log_file: str = ""
 
 
-class ReplicaFound(_ReplicaEvent, frozen=True, kw_only=True, omit_defaults=True):
+class ReplicaFound(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
     """It was running when the daemon started."""
 
     deployment: DeploymentId
@@ -46,19 +48,19 @@ class ReplicaFound(_ReplicaEvent, frozen=True, kw_only=True, omit_defaults=True)
     log_file: str = ""
 
 
-class ReplicaSpawned(_ReplicaEvent, frozen=True, kw_only=True):
+class ReplicaSpawned(ReplicaNews, frozen=True, kw_only=True):
     """Its process exists."""
 
     pid: int
 
 
-class ReplicaReady(_ReplicaEvent, frozen=True, kw_only=True, omit_defaults=True):
+class ReplicaReady(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
     """It can serve: constructor done, or adopted."""
 
     docs_path: str | None = None
 
 
-class ReplicaStartFailed(_ReplicaEvent, frozen=True, kw_only=True):
+class ReplicaStartFailed(ReplicaNews, frozen=True, kw_only=True):
     """It will never be ready; its process is being ended."""
 
     error: str  #: ends with the user's exception
@@ -66,35 +68,35 @@ class ReplicaStartFailed(_ReplicaEvent, frozen=True, kw_only=True):
     is_counted: bool = True  #: False: not the user's code's fault, and no reason to wait before the next try
 
 
-class ReplicaReconfiguring(_ReplicaEvent, frozen=True, kw_only=True):
+class ReplicaReconfiguring(ReplicaNews, frozen=True, kw_only=True):
     """It was told to take other settings."""
 
     settings: str
 
 
-class ReplicaReconfigured(_ReplicaEvent, frozen=True, kw_only=True):
+class ReplicaReconfigured(ReplicaNews, frozen=True, kw_only=True):
     """It has taken the settings it was told."""
 
 
-class ReplicaRefused(_ReplicaEvent, frozen=True, kw_only=True):
+class ReplicaRefused(ReplicaNews, frozen=True, kw_only=True):
     """The user's `reconfigure` raised; it goes on with what it had."""
 
     error: str
     spread: float = 0.0
 
 
-class ReplicaHealthAsked(_ReplicaEvent, frozen=True, kw_only=True):
+class ReplicaHealthAsked(ReplicaNews, frozen=True, kw_only=True):
     """A health check was sent."""
 
 
-class ReplicaHealthAnswered(_ReplicaEvent, frozen=True, kw_only=True):
+class ReplicaHealthAnswered(ReplicaNews, frozen=True, kw_only=True):
     """A health check ended; `error` is empty if all is well."""
 
     error: str = ""
     spread: float = 0.0
 
 
-class ReplicaStopping(_ReplicaEvent, frozen=True, kw_only=True):
+class ReplicaStopping(ReplicaNews, frozen=True, kw_only=True):
     """It was told to stop."""
 
     reason: str
@@ -102,7 +104,7 @@ class ReplicaStopping(_ReplicaEvent, frozen=True, kw_only=True):
     spread: float = 0.0
 
 
-class ReplicaExited(_ReplicaEvent, frozen=True, kw_only=True):
+class ReplicaExited(ReplicaNews, frozen=True, kw_only=True):
     """Its process is gone and its socket removed."""
 
     detail: str  #: for example "killed by SIGKILL", with the last lines it wrote if it failed

@@ -150,4 +150,6 @@ async def is_refused(url: str) -> bool:
         await text_of(url)
     except httpx.ConnectError:
         return True
+    except httpx.TransportError:  # cut while it was answered: somebody was there
+        pass
     return False

@@ -17,6 +17,7 @@ import msgspec
 import psutil
 import pytest
 
+import serve_lite as serve
 from serve_lite.daemon.options import ENVIRONMENT_NAME, paths
 from serve_lite.engines import local
 from serve_lite.exceptions import InstanceError, PortInUseError
@@ -32,6 +33,21 @@ async def test_an_instance_serves_an_application_over_http(daemon: Instance) -> 
     assert answer["pid"] in daemon.pids("replica default/Who")
     assert answer["session"] == answer["pid"]  # a Ctrl-C in a terminal does not reach it
     assert answer["keys"] == []  # nothing of ours leaks into user code
+
+
+@serve.deployment
+class Adder:
+    def __init__(self, summand: int) -> None:
+        self._summand = summand
+
+    def __call__(self, number: int) -> int:
+        return number + self._summand
+
+
+async def test_a_script_uses_the_instance_that_is_up(daemon: Instance) -> None:
+    handle = await daemon.run(Adder.bind(3), route_prefix=None)
+    assert await handle.remote(4) == 7
+    assert len(daemon.pids("replica default/Adder")) == 1
 
 
 async def test_processes_say_what_they_are(daemon: Instance) -> None:

@@ -19,8 +19,10 @@ HERE = Path(__file__).parent
 
 
 def kill(*pids: int) -> None:
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    """Kill all as if at one moment: none can react to the end of another."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)
 
 
 async def new_daemon(instance: Instance, old: int) -> int:

@@ -117,14 +117,6 @@ async def test_a_request_in_http_1_0_is_answered_and_closed(client: Client) -> N
     assert await client.is_closed()
 
 
-async def test_what_follows_a_request_that_closes_is_not_answered(door: Door, client: Client) -> None:
-    request = b"GET /hello HTTP/1.1\r\nHost: a\r\n%b\r\n"
-    client.send(request % b"Connection: close\r\n" + request % b"")
-    assert (await client.answer()).body == b"hello"
-    assert await client.is_closed()
-    assert len(door.stage.calls) == 1
-
-
 async def test_connection_close_is_obeyed_and_repeated(client: Client) -> None:
     answer = await client.get("/hello", "Connection: close")
     assert (answer.body, answer.headers["connection"]) == (b"hello", "close")
