@@ -184,7 +184,7 @@ def _request(port: int, ask: Ask) -> tuple[int, bytes]:
 
 
 def _free_port() -> int:
-    """Return a port that is free now. Not from the kernel's ephemeral range by chance: asked of it."""
+    """Return a port that the kernel says is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

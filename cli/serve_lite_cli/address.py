@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from serve_lite.daemon.options import home_from_environment
-from serve_lite.engines.local import find_instance
+from serve_lite.daemon.home import home_from_environment
 from serve_lite.exceptions import InstanceError, InvalidConfigError
 
 if TYPE_CHECKING:
@@ -69,6 +68,8 @@ def state_directory(address: str) -> str:
 
 def local_url(home: str) -> str:
     """Return the URL of the control plane of the instance in `home`."""
+    from serve_lite.engines.local import find_instance  # brings an event loop, which a launch has no use for
+
     info = find_instance(home)
     if info is None:
         raise InstanceError(

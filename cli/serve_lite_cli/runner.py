@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from serve_lite.daemon.options import InstanceOptions
-from serve_lite.engines.local import AlreadyUpError, find_instance, start_instance
+from serve_lite.engines.launch import AlreadyUpError, start_instance
 from serve_lite.exceptions import InstanceError
 from serve_lite.wire.messages import InstanceInfo
 from serve_lite_cli.address import local_home
@@ -72,6 +72,8 @@ def start_or_join(options: InstanceOptions, *, owner_pid: int | None) -> tuple[I
         with explain_port_in_use(options):
             return start_instance(options, owner_pid=owner_pid), True
     except AlreadyUpError:
+        from serve_lite.engines.local import find_instance  # brings an event loop, and here there is time
+
         info = find_instance(options.home)
         if info is None:
             raise InstanceError(f"The instance in {options.home} is just ending; try again.") from None

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from serve_lite.engines.local import AlreadyUpError, find_instance, start_instance
+from serve_lite.engines.launch import AlreadyUpError, start_instance
+from serve_lite.engines.local import find_instance
 from serve_lite.exceptions import InstanceError
 from serve_lite.wire.messages import InstanceInfo
 from serve_lite_cli.address import local_home, url

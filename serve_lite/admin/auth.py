@@ -12,13 +12,15 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_lite.exceptions import InvalidConfigError
+
+if TYPE_CHECKING:  # `check_listener` is asked at every start, and needs no web framework
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -79,9 +81,17 @@ class Gate:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "refused"})
         else:
-            headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else None
-            answer = JSONResponse({"error": refusal.message}, refusal.status, headers)
-            await answer(scope, receive, send)
+            await _answer(refusal, send)
+
+
+async def _answer(refusal: Refusal, send: Send) -> None:
+    headers = [(b"content-type", b"application/json")]
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    body = msgspec.json.encode({"error": refusal.message, "path": ""})
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def judge(

@@ -97,7 +97,11 @@ def check_no_multi_app_config(details: dict[str, Any]) -> None:
     Raises:
         InvalidConfigError: a multi-application document is in force.
     """
-    if details.get("deploy_mode") == "MULTI_APP":
+    is_in_force = any(
+        app.get("source") == "declarative" and app.get("status") != "DELETING"
+        for app in details["applications"].values()
+    )
+    if is_in_force and details.get("deploy_mode") == "MULTI_APP":
         raise InvalidConfigError(
             "You are trying to deploy a single-application config, however a multi-application config has been "
             "deployed to the current Serve instance already. Mixing single-app and multi-app is not allowed: "

@@ -20,19 +20,18 @@ from typing import Any, Protocol, assert_never
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 import msgspec
 
 from serve_lite.controller import goals
 from serve_lite.controller.failures import describe
 from serve_lite.controller.fleet import Fleet, StopOrder
+from serve_lite.controller.inbox import Inbox
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
 from serve_lite.exceptions import RayServeException, ServeLiteError
 from serve_lite.policy import actions as act
 from serve_lite.policy.reconcile import reconcile
-from serve_lite.policy.update import status_move
 from serve_lite.schema import ProxyStatus, ReplicaState, ServeStatus
 from serve_lite.state import events as ev
 from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
@@ -448,7 +447,7 @@ class Controller:
     def _set_goal(self, goal: Goal) -> None:
         """Believe a goal and tell the view what it means, in one step: a status asked for now is true."""
         old, self._goal = self._goal, goal
-        self._fold(configured_events(old, goal, self._observed, self._clock()))
+        self._fold(goals.configured_events(old, goal, self._observed, self._clock()))
         self._inbox.wake()
 
     def _start_forgetting(self, action: act.ForgetApp) -> None:
@@ -502,65 +501,3 @@ class Controller:
 
     def _current_facts(self) -> InstanceFacts:
         return msgspec.structs.replace(self._facts, proxy_status=self.proxy_status)
-
-
-class Inbox:
-    """Events on their way to the loop."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._events: list[ev.Event] = []
-        self._is_woken = False
-        self._arrived = anyio.Event()
-
-    def post(self, event: ev.Event) -> None:
-        """Put an event. Never blocks."""
-        self._events.append(event)
-        self._arrived.set()
-
-    def wake(self) -> None:
-        """Have the loop look again without an event."""
-        self._is_woken = True
-        self._arrived.set()
-
-    async def collect(self, until: float | None) -> list[ev.Event]:
-        """Return all events that came, waiting for one until `until`, or for ever."""
-        if not self._events and not self._is_woken:
-            delay_s = max(0.0, until - self._clock()) if until is not None else float("inf")
-            with anyio.move_on_after(delay_s):
-                await self._arrived.wait()
-        else:
-            await anyio.lowlevel.checkpoint()  # a loop that always has work must still let others run
-        events, self._events = self._events, []
-        self._is_woken = False
-        self._arrived = anyio.Event()
-        return events
-
-
-def configured_events(old: Goal, new: Goal, observed: Observed, at: float) -> list[ev.DeploymentConfigured]:
-    """Return what the step from one goal to the next means for each deployment's status."""
-    events = []
-    for app in new.apps.values():
-        before = old.apps.get(app.name)
-        if before is app or app.is_deleting:
-            continue
-        is_first_look = before is None  # of a new application, or of a new daemon
-        is_waiting = app.is_building or bool(app.build_error)  # what should run is what it was
-        had = {d.id: d for d in before.deployments} if before is not None and not before.is_deleting else {}
-        for deployment in app.deployments:
-            view = observed.deployments.get(deployment.id)
-            wanted = (deployment.version, deployment.settings)
-            is_known = view is not None and (view.version, view.settings) == wanted
-            if is_known and (is_first_look or is_waiting):
-                continue
-            previous = had.get(deployment.id)
-            events.append(
-                ev.DeploymentConfigured(
-                    deployment=deployment.id,
-                    version=deployment.version,
-                    settings=deployment.settings,
-                    move=status_move(previous, deployment),
-                    at=at,
-                )
-            )
-    return events

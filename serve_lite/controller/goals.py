@@ -17,7 +17,8 @@ from serve_lite.config import DeploymentConfig
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.options import apply_overrides, route_prefix
 from serve_lite.policy.capacity import initial_target
-from serve_lite.policy.update import settings_of, version_of
+from serve_lite.policy.update import settings_of, status_move, version_of
+from serve_lite.state import events as ev
 from serve_lite.state.goal import (
     AppGoal,
     AppSubmission,
@@ -28,6 +29,7 @@ from serve_lite.state.goal import (
     Goal,
 )
 from serve_lite.state.ids import DeploymentId
+from serve_lite.state.observed import Observed
 from serve_lite.wire.messages import DeployRequest
 
 #: "#" separates the parts of a replica's id; a slash or a control character would do harm in paths and logs.
@@ -115,6 +117,35 @@ def accept_shutdown(goal: Goal) -> Goal:
 def forget_app(goal: Goal, name: str) -> Goal:
     """Return the goal without an application of which nothing is left."""
     return msgspec.structs.replace(goal, apps={n: a for n, a in goal.apps.items() if n != name})
+
+
+def configured_events(old: Goal, new: Goal, observed: Observed, at: float) -> list[ev.DeploymentConfigured]:
+    """Return what the step from one goal to the next means for each deployment's status."""
+    events = []
+    for app in new.apps.values():
+        before = old.apps.get(app.name)
+        if before is app or app.is_deleting:
+            continue
+        is_first_look = before is None  # of a new application, or of a new daemon
+        is_waiting = app.is_building or bool(app.build_error)  # what should run is what it was
+        had = {d.id: d for d in before.deployments} if before is not None and not before.is_deleting else {}
+        for deployment in app.deployments:
+            view = observed.deployments.get(deployment.id)
+            wanted = (deployment.version, deployment.settings)
+            is_known = view is not None and (view.version, view.settings) == wanted
+            if is_known and (is_first_look or is_waiting):
+                continue
+            previous = had.get(deployment.id)
+            events.append(
+                ev.DeploymentConfigured(
+                    deployment=deployment.id,
+                    version=deployment.version,
+                    settings=deployment.settings,
+                    move=status_move(previous, deployment),
+                    at=at,
+                )
+            )
+    return events
 
 
 # --- one application ----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from serve_lite.admin.auth import check_listener
 from serve_lite.controller.controller import Controller
 from serve_lite.controller.importer import Importer
 from serve_lite.controller.publisher import Publisher
@@ -131,6 +132,7 @@ class Daemon:
         control = ControlSocket(group, controller, publisher, self._info(controller.epoch), self._shut_down)
         listener = await listen(self._sockets["control"], control.methods.handle_call)
         if "admin" in self._sockets:
+            check_listener(self._options.admin_host, None)
             group.start_soon(serve_admin, self._sockets["admin"], controller, self._options, self._leaving)
         self._tell_ready()
         await self._leaving.wait()  # ends with a signal, a client's `shutdown`, or the keeper

@@ -9,7 +9,7 @@ It talks with the daemon over one socket pair. The daemon writes `ready`; the ke
 each orphan it reaped; the end of file tells either that the other is gone.
 
 It imports little, because everything else waits for it. Under systemd it is not needed.
-Its starter is `engines/local.py`.
+Its starter is `engines/launch.py`.
 """
 
 from __future__ import annotations

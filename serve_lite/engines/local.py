@@ -1,84 +1,37 @@
 """Instances on this machine: finding, starting, reaching and stopping one.
 
-An instance is known by its state directory. Everything goes over the control socket in it; the keeper's launch
-(`daemon/keeper.py`) is the one thing that cannot.
+An instance is known by its state directory. Everything goes over the control socket in it; the launch of its keeper
+is the one thing that cannot, and is in `launch.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import subprocess
-from collections import deque
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import msgspec
-
-from serve_lite.daemon.options import ENVIRONMENT_NAME, InstanceOptions, Paths, home_from_environment, paths
-from serve_lite.exceptions import InstanceError, PortInUseError
-from serve_lite.processes import open_pidfd, python_command
+from serve_lite.daemon.options import InstanceOptions, home_from_environment, paths
+from serve_lite.engines.launch import AlreadyUpError, last_words, reap, start_instance
+from serve_lite.exceptions import InstanceError
+from serve_lite.processes import open_pidfd
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
 from serve_lite.wire.messages import Empty, InstanceInfo
 
+__all__ = [
+    "AlreadyUpError",
+    "connect_instance",
+    "find_instance",
+    "open_instance",
+    "run_aside",
+    "shutdown_instance",
+    "start_instance",
+]
+
 T = TypeVar("T")
 
-_LAST_WORDS = 12  #: lines of a log that are told with a failure
 _GONE_PATIENCE_S = 30.0  #: for the keeper to end after the daemon has answered `shutdown`
-
-#: Keepers that this process started and has not seen ending, so that they are reaped.
-_launched: dict[int, subprocess.Popen[bytes]] = {}
-
-
-class AlreadyUpError(InstanceError):
-    """Another instance is up in the same state directory: connect to it."""
-
-
-def start_instance(options: InstanceOptions, *, owner_pid: int | None = None) -> InstanceInfo:
-    """Start an instance and return where it is, once its sockets are bound.
-
-    Blocks for about 50 ms. Whoever connects now waits in the control socket until the daemon is up. With
-    `owner_pid` the instance ends when that process does; without, it lives until it is told to stop.
-
-    Raises:
-        AlreadyUpError: one is up in that state directory.
-        PortInUseError: a listening address is taken.
-        InstanceError: it cannot be started for another reason.
-    """
-    options = msgspec.structs.replace(options.with_home(), is_embedded=owner_pid is not None)
-    where = paths(options.home)
-    where.prepare()
-    reader, writer = os.pipe()
-    arguments = ["--handshake-fd", str(writer)]
-    if owner_pid is not None:
-        arguments += ["--owner-pid", str(owner_pid)]
-    with open(reader, "rb") as handshake, open(_keeper_log(where), "ab", opener=_private) as log:
-        try:
-            keeper = subprocess.Popen(
-                python_command("serve_lite.daemon.keeper", *arguments),
-                env={**os.environ, ENVIRONMENT_NAME: msgspec.json.encode(options).decode()},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[writer],
-                start_new_session=True,
-            )
-        finally:
-            os.close(writer)
-        line = handshake.readline()  # ends with the line, or with the keeper
-    _launched[keeper.pid] = keeper
-    if not line:
-        code = keeper.wait()
-        raise InstanceError(
-            f"The keeper of the instance ended with status {code}.{_last_words(_keeper_log(where))}"
-        )
-    facts = json.loads(line)
-    if not facts.pop("ok"):
-        _reap(keeper.pid)
-        raise _start_error(facts)
-    return InstanceInfo(version="", epoch=0, **facts)
 
 
 async def connect_instance(home: str | None = None) -> Connection | None:
@@ -97,7 +50,7 @@ async def connect_instance(home: str | None = None) -> Connection | None:
     except (ConnectionLostError, ConnectionError) as error:
         log = os.path.join(where.logs, "daemon.log")
         raise InstanceError(
-            f"The instance in {where.home!r} ended before it was ready.{_last_words(log)}"
+            f"The instance in {where.home!r} ended before it was ready.{last_words(log)}"
         ) from error
 
 
@@ -169,15 +122,6 @@ def run_aside(coroutine: Coroutine[Any, Any, T]) -> T:
         return thread.submit(asyncio.run, coroutine).result()
 
 
-def _start_error(facts: dict[str, Any]) -> InstanceError:
-    match facts.get("kind"):
-        case "port_in_use":
-            return PortInUseError(facts["host"], facts["port"], facts["holder"])
-        case "already_up":
-            return AlreadyUpError(facts["error"])
-    return InstanceError(facts["error"])
-
-
 async def _wait_gone(pid: int, pidfd: int | None) -> None:
     """Wait for a process to end, without a thread: at a script's exit there are none to be had."""
     if pidfd is not None:
@@ -192,31 +136,4 @@ async def _wait_gone(pid: int, pidfd: int | None) -> None:
         finally:
             loop.remove_reader(pidfd)
             os.close(pidfd)
-    _reap(pid)
-
-
-def _reap(pid: int) -> None:
-    keeper = _launched.pop(pid, None)
-    if keeper is not None:
-        try:
-            keeper.wait(_GONE_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            _launched[pid] = keeper
-
-
-def _keeper_log(where: Paths) -> str:
-    return os.path.join(where.logs, "keeper.log")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _last_words(log: str) -> str:
-    try:
-        with open(log, errors="replace") as file:
-            lines = deque(file, _LAST_WORDS)
-    except OSError:
-        lines = deque()
-    said = "".join(lines).rstrip()
-    return f" The end of {log}:\n{said}" if said else f" Nothing is in {log}."
+    reap(pid, patience_s=_GONE_PATIENCE_S)

@@ -26,7 +26,7 @@ from serve_lite.state.events import DeploymentForgotten, DeploymentMoved, Deploy
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.lifecycle import DeploymentMove
-from serve_lite.state.observed import DeploymentView, Observed, ReplicaView
+from serve_lite.state.observed import HEALTH_MESSAGE, DeploymentView, Observed, ReplicaView
 
 #: A start that takes longer is mentioned in the status. Ray Serve: RAY_SERVE_SLOW_STARTUP_WARNING_S.
 SLOW_START_S = 30.0
@@ -121,11 +121,19 @@ def _find(
         if view.status is not DeploymentStatus.HEALTHY:
             return DeploymentMoved(deployment=goal.id, move=DeploymentMove.REACHED, at=now), None
         return None, None
+    present = sum(r.is_alive and r.version == goal.version for r in replicas)
+    if view.status is DeploymentStatus.HEALTHY and present < goal.target:
+        # Nobody saw them end: they died with the last daemon, or while it was away.
+        message = f"{HEALTH_MESSAGE} Of {goal.target} replicas {present} were left when the daemon started."
+        return DeploymentMoved(
+            deployment=goal.id, move=DeploymentMove.HEALTH_FAILED, message=message, at=now
+        ), None
     if gate.has_given_up:
         message = _given_up_message(view)
         move = DeploymentMoved(deployment=goal.id, move=DeploymentMove.START_FAILED, message=message, at=now)
         has_told = view.trigger is DeploymentStatusTrigger.REPLICA_STARTUP_FAILED and view.message == message
-        return None if has_told else move, None
+        # A healthy deployment is not failed by it, in Ray Serve's table and here.
+        return None if has_told or view.status is DeploymentStatus.HEALTHY else move, None
     if view.status is DeploymentStatus.UNHEALTHY and not view.starts.failures:
         return None, None
     message, note_at = _progress_message(goal, view, replicas, gate, now)

@@ -86,7 +86,7 @@ class _Bridge(Exchange):
         self.method = scope.get("method", "GET")
         self.target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         self.headers, self.noted = _read_headers(scope["headers"])
-        self.http_version = "1.1" if scope["http_version"].startswith("1") else scope["http_version"]
+        self.http_version = scope["http_version"]
         self.scheme = scope["scheme"]
         self.client = _address(scope["client"])
         self.server = _address(scope["server"])
@@ -107,7 +107,10 @@ class _Bridge(Exchange):
             and is_valid_host(hosts[0])
             and self.target.startswith(b"/")
             and b"#" not in self.target
-            and not (b"content-length" in names and b"transfer-encoding" in names)
+            and self.http_version in ("1.0", "1.1", "2")
+            and not (
+                b"transfer-encoding" in names and (b"content-length" in names or self.http_version == "1.0")
+            )
             and not any(_CONTROL.search(value) for _, value in self.headers)
         )
 

@@ -34,7 +34,9 @@ _WATCHED: Final = {**NOTED, **{name: name for name in _FRAMING}}
 _CHUNK_OVERHEAD_BYTES: Final = 64 * 1024  #: chunk sizes, extensions and trailers beyond this ...
 _CHUNK_OVERHEAD_RATIO: Final = 16  #: ... and beyond this many bytes for each byte of body are abuse
 _KNOWN_HOSTS: Final = 256
-SLICE_BYTES: Final = 16 * 1024  #: the most to feed at once, so that a flood is noticed before it is all parsed
+SLICE_BYTES: Final = (
+    16 * 1024
+)  #: the most to feed at once, so that a flood is noticed before it is all parsed
 
 _NO_PIECES: Final[list[bytes]] = []  # of requests that announce no body; never changed
 
@@ -233,7 +235,9 @@ class RequestReader(Generic[R]):
         limit = self._options.max_header_bytes
         if self._head_bytes + SLICE_BYTES <= limit:
             return False
-        return len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers) > limit
+        return (
+            len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers) > limit
+        )
 
     def _check_host(self, host: bytes | None, version: str) -> None:
         if host is None:

@@ -155,8 +155,9 @@ class _Draft:
             case ev.ReplicaRefused():
                 view = self._move(event, ReplicaMove.REFUSED, next_settings="", error=event.error)
                 self._change(event.replica, refused=view.next_settings)
-                asked = msgspec.structs.replace(view, settings=view.next_settings, ready_at=None)
-                self._count_failure(asked, event.at, event.error, event.spread)
+                if view.is_alive:
+                    asked = msgspec.structs.replace(view, settings=view.next_settings, ready_at=None)
+                    self._count_failure(asked, event.at, event.error, event.spread)
             case ev.ReplicaHealthAsked():
                 health = self.replicas[event.replica].health
                 health = msgspec.structs.replace(health, asked_at=event.at, is_asked=True)

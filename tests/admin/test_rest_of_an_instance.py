@@ -9,7 +9,8 @@ import anyio
 import httpx
 import pytest
 
-from tests.instances import Instance
+from serve_lite.exceptions import InvalidConfigError
+from tests.instances import Instance, Instances
 
 V1, V2 = "/api/serve/deployments/", "/api/serve/applications/"
 
@@ -151,6 +152,9 @@ async def test_the_two_kinds_of_documents_are_not_mixed(daemon: Instance, app: d
     assert "multi-application" in answer.json()["error"]
     assert list((await daemon.admin.get(V2)).json()["applications"]) == ["other"]
 
+    await daemon.admin.delete(V2)
+    assert (await daemon.admin.put(V1, json=app)).status_code == 200
+
 
 async def test_applications_of_scripts_are_kept_by_documents(daemon: Instance, app: dict[str, Any]) -> None:
     folder = app["runtime_env"]["working_dir"]
@@ -214,3 +218,11 @@ async def test_two_clients_at_once_both_get_their_answer(daemon: Instance, app: 
         for name in "abcd":
             group.start_soon(put, name)
     assert [answer.status_code for answer in answers] == [200] * 4
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+async def test_an_instance_whose_control_plane_others_could_reach_does_not_start(
+    instances: Instances, host: str
+) -> None:
+    with pytest.raises(InvalidConfigError, match="token"):
+        await instances.start(instances.options(admin_host=host))

@@ -220,15 +220,16 @@ class Hello:
 
 serve.start(http_options={"port": 0})
 handle = serve.run(Hello.bind())
-print(handle.remote().result(), flush=True)
 """
+
+SAY = "print(handle.remote().result(), flush=True)\n"
 
 
 def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "SERVE_LITE_HOME": str(home), "SERVE_LITE_ADMIN_PORT": "0"}
 
 
-def script(tmp_path: Path, tail: str = "") -> list[str]:
+def script(tmp_path: Path, tail: str = SAY) -> list[str]:
     path = tmp_path / "script.py"
     path.write_text(textwrap.dedent(SCRIPT) + tail)
     return [sys.executable, str(path)]
@@ -262,7 +263,7 @@ def test_a_script_embeds_an_instance_that_ends_with_it(tmp_path: Path) -> None:
 async def test_an_embedded_instance_ends_with_a_script_that_is_killed(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with subprocess.Popen(
-        script(tmp_path, "time.sleep(600)\n"), env=environment(home), stdout=subprocess.PIPE, text=True
+        script(tmp_path, SAY + "time.sleep(600)\n"), env=environment(home), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert await anyio.to_thread.run_sync(process.stdout.readline) == "hello\n"
@@ -274,7 +275,10 @@ async def test_an_embedded_instance_ends_with_a_script_that_is_killed(tmp_path: 
 
 def test_blocking_run_ends_with_ctrl_c(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    tail = "try:\n    serve.run(Hello.bind(), blocking=True)\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    tail = (
+        f"try:\n    {SAY}    serve.run(Hello.bind(), blocking=True)\n"
+        "except KeyboardInterrupt:\n    print('interrupted')\n"
+    )
     with subprocess.Popen(
         script(tmp_path, tail),
         env=environment(home),

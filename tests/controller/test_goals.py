@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from serve_lite.config import DeploymentConfig
-from serve_lite.controller.controller import configured_events
 from serve_lite.controller.goals import (
     accept_build,
     accept_delete,
     accept_deploy,
     accept_shutdown,
+    configured_events,
     forget_app,
     reject_build,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from serve_lite.schema import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.status import InstanceFacts, app_status, instance_details, instance_status
@@ -117,6 +119,20 @@ def test_a_killed_replica_is_replaced_at_once_and_the_deployment_is_unhealthy_me
     assert [r.state for r in world.observed.replicas.values()].count(ReplicaState.STARTING) == 1
     world.settle()
     assert phase(world) == (S.HEALTHY, T.UNSPECIFIED)
+
+
+def test_a_replica_that_was_lost_without_a_trace_is_replaced_and_told() -> None:
+    world = World()
+    world.deploy(wanted("v1", 2))
+    world.settle()
+    kept = world.running()[0]
+    world.observed = msgspec.structs.replace(world.observed, replicas={kept.id: kept})
+    world.look()
+    assert phase(world) == (S.UNHEALTHY, T.HEALTH_CHECK_FAILED)
+    assert "Of 2 replicas 1 were left" in world.observed.deployments[MODEL].message
+    world.settle()
+    assert phase(world) == (S.HEALTHY, T.UNSPECIFIED)
+    assert len(world.running()) == 2
 
 
 def test_a_replica_that_crashes_again_and_again_is_started_less_and_less_often() -> None:

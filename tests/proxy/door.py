@@ -194,7 +194,9 @@ def count(played: Played) -> None:
 class Door:
     """A running server and what stands behind it."""
 
-    def __init__(self, stage: Stage, handler: RequestHandler, server: HttpServer, address: tuple[str, int]) -> None:
+    def __init__(
+        self, stage: Stage, handler: RequestHandler, server: HttpServer, address: tuple[str, int]
+    ) -> None:
         self.stage, self.handler, self.server = stage, handler, server
         self.host, self.port = address
 
@@ -288,7 +290,9 @@ class Client:
 
 
 @asynccontextmanager
-async def open_door(options: ProxyOptions, *, routes: tuple[RouteTarget, ...] | None = None) -> AsyncIterator[Door]:
+async def open_door(
+    options: ProxyOptions, *, routes: tuple[RouteTarget, ...] | None = None
+) -> AsyncIterator[Door]:
     """Serve until the block ends. Two applications by default, at `/` and `/shop`."""
     stage = Stage()
     stage.apps = {b"/hello": hello, b"/count": count, b"/echo": echo, b"/shop/echo": echo}
@@ -303,7 +307,9 @@ async def open_door(options: ProxyOptions, *, routes: tuple[RouteTarget, ...] | 
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         async with anyio.create_task_group() as group:
-            server = await group.start(lambda *, task_status: serve_http(sock, handler, task_status=task_status))
+            server = await group.start(
+                lambda *, task_status: serve_http(sock, handler, task_status=task_status)
+            )
             yield Door(stage, handler, server, sock.getsockname())
             group.cancel_scope.cancel()
     assert handler.accounts.ongoing == 0, "a request was not booked at its end"

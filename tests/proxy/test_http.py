@@ -326,7 +326,9 @@ async def test_before_the_first_routes_the_door_says_so(server: str) -> None:
         await client.close()
 
 
-async def test_after_the_last_application_is_gone_the_door_is_still_healthy(door: Door, client: Client) -> None:
+async def test_after_the_last_application_is_gone_the_door_is_still_healthy(
+    door: Door, client: Client
+) -> None:
     door.handler.set_routes(())
     assert (await client.get("/-/healthz")).status == 200
     assert (await client.get("/-/routes")).json() == {}
@@ -453,7 +455,9 @@ async def test_a_timeout_after_the_start_cuts_the_answer(door: Door, client: Cli
 
 
 @pytest.mark.parametrize("is_streaming", [False, True])
-async def test_a_client_that_leaves_cancels_its_request(door: Door, client: Client, is_streaming: bool) -> None:
+async def test_a_client_that_leaves_cancels_its_request(
+    door: Door, client: Client, is_streaming: bool
+) -> None:
     client.send(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
     call = await door.stage.call()
     call.take()
@@ -496,15 +500,12 @@ async def test_a_client_may_ask_that_its_leaving_be_ignored(door: Door, client: 
 
 # --- malformed requests, by both ----------------------------------------------------------------------
 
-#: refused by our front; hypercorn's parser is known to let these pass, in ways that cannot smuggle
+#: refused by our front; hypercorn's own parser lets these pass or drops them without an answer
 LENIENT = {
-    "lower-case method", "unknown method", "method of another protocol", "CONNECT", "relative target",
-    "raw non-ASCII target", "star for GET", "ftp target", "target for another host", "unknown expectation",
-    "bare LF after request line", "bare LF after header", "bare LF at the end", "HTTP/2.0 without preface",
-    "folded header", "folded header by tab", "two equal lengths", "length list", "HTTP/1.2", "HTTP/0.9 with its number",
-    "chunked in HTTP/1.0", "data after Connection: close", "endless trailer", "malformed trailer", "length in trailer",
-    "space before first header", "chunk size ended by LF", "LF in chunk extension", "CR in chunk extension",
-    "space after chunk size", "binary junk", "endless chunk extension", "HTTP/0.9",
+    "lower-case method", "unknown method", "bare LF after request line", "bare LF after header",
+    "bare LF at the end", "folded header", "folded header by tab", "two equal lengths", "length list",
+    "space after chunk size", "chunk size beyond 64 bits", "CR in chunk extension", "length in trailer",
+    "endless chunk extension", "endless trailer", "unknown expectation",
 }  # fmt: skip
 
 
@@ -513,7 +514,7 @@ async def test_a_malformed_request_gets_an_error_and_a_closed_connection(
     door: Door, client: Client, case: str
 ) -> None:
     if door.handler.options.server == "hypercorn" and case in LENIENT:
-        pytest.skip("let pass or dropped without an answer by hypercorn")
+        pytest.skip("hypercorn lets it pass, or closes without an answer")
     client.send(MALFORMED[case])
     status = 0
     while status < 400:  # what came before the malformed part may be answered first

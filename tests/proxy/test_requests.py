@@ -148,7 +148,12 @@ def test_requests_are_read_alike_whatever_pieces_they_come_in(step: int) -> None
     first, second, third = read(data, step).ready
     assert (first.method, first.target, first.body, first.keeps_alive) == ("GET", b"/a?b=c", b"", True)
     assert first.headers == [(b"host", b"a:80"), (b"x-empty", b""), (b"x-spaced", b"v")]
-    assert (second.method, second.target, second.body, second.streams_body) == ("POST", b"/b", b"hello", False)
+    assert (second.method, second.target, second.body, second.streams_body) == (
+        "POST",
+        b"/b",
+        b"hello",
+        False,
+    )
     assert (third.method, third.http_version, third.keeps_alive) == ("HEAD", "1.0", False)
 
 
@@ -233,7 +238,9 @@ def test_an_upgrade_is_handed_over_with_everything_that_followed(step: int) -> N
         r.feed(head[at : at + step] + (b"\x81\x05frame" if step > 1 else b""))
     assert r.handover is not None
     handed = r.handover + rest
-    assert handed.startswith(b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n")
+    assert handed.startswith(
+        b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
+    )
     assert not r.ready
     if step > 1:
         assert handed.endswith(b"\x81\x05frame")

@@ -68,7 +68,9 @@ def test_walking_through_endless_paths_keeps_the_cache_small() -> None:
     assert len(routes._cache) <= 1024
 
 
-@given(st.lists(st.sampled_from(["/", "/a", "/a/b", "/b", "/b/a/c"]), unique=True), st.text("/ab%c", max_size=12))
+@given(
+    st.lists(st.sampled_from(["/", "/a", "/a/b", "/b", "/b/a/c"]), unique=True), st.text("/ab%c", max_size=12)
+)
 def test_a_match_is_a_prefix_and_no_longer_one_exists(prefixes: list[str], path: str) -> None:
     from urllib.parse import unquote_to_bytes
 
