@@ -101,8 +101,13 @@ class Foreground:
         """
         names = self._plan.names
         before = {} if self._owns_instance else (await self._ask("status", Empty(), ServeStatus)).applications
-        await self._ask("deploy", self._plan.request, DeployReply)
+        # Set before the answer: if that is not waited for, the request may have been accepted all the same.
         self._may_remove = [name for name in names if name not in before]
+        try:
+            await self._ask("deploy", self._plan.request, DeployReply)
+        except ServeLiteError:  # refused: nothing is deployed
+            self._may_remove = []
+            raise
         status = await self._ask("wait_apps", WaitRequest(names=names), ServeStatus)
         check_running(names, status)
         self._may_remove = names
@@ -197,13 +202,17 @@ def cause_of(app: ApplicationStatusOverview) -> str:
 
 
 def say(text: str) -> None:
-    """Print at once, also into a pipe."""
-    print(text, flush=True)
+    """Print at once, also into a pipe. When nobody reads it any more, the command ends in order."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def show_line(label: str, line: str) -> None:
     """Print a line of an application's output."""
-    print(f"\x1b[36m({label})\x1b[0m {line}" if sys.stdout.isatty() else f"({label}) {line}", flush=True)
+    say(f"\x1b[36m({label})\x1b[0m {line}" if sys.stdout.isatty() else f"({label}) {line}")
 
 
 async def _show_logs(logs: LogFollower) -> None:

@@ -233,7 +233,7 @@ def _deployment_goal(
     previous: DeploymentGoal | None,
 ) -> DeploymentGoal:
     config = apply_overrides(spec.config, spec.configured_options, overrides)
-    environment = _environment_of(environment, config)
+    environment = _environment_of(environment, spec, config)
     return DeploymentGoal(
         id=deployment,
         spec=spec,
@@ -258,12 +258,12 @@ def _overrides_by_name(
     return {str(override["name"]): override for override in overrides}
 
 
-def _environment_of(app: CodeEnvironment, config: DeploymentConfig) -> CodeEnvironment:
+def _environment_of(app: CodeEnvironment, spec: DeploymentSpec, config: DeploymentConfig) -> CodeEnvironment:
     """Return the environment of one deployment: its own variables win over the application's."""
     own = (config.ray_actor_options.get("runtime_env") or {}).get("env_vars") or {}
-    if not own:
-        return app
-    return msgspec.structs.replace(app, env_vars={**app.env_vars, **own})
+    return msgspec.structs.replace(
+        app, env_vars={**app.env_vars, **own}, sys_path=(*spec.added_path, *app.sys_path)
+    )
 
 
 def _deleting(app: AppGoal) -> AppGoal:

@@ -93,15 +93,12 @@ class Spawner:
             child.unwatch()
         if (template := self._template) is not None:
             self._drop_template()
-            try:
-                await asyncio.to_thread(template.process.wait, 2.0)
-            except subprocess.TimeoutExpired:
-                template.process.kill()
+            await asyncio.to_thread(template.reap)
 
     @property
     def template_pid(self) -> int | None:
         """The template that would fork the next child."""
-        return self._template.process.pid if self._template is not None else None
+        return self._template.pid if self._template is not None else None
 
     def socket_path(self, replica: ReplicaId) -> str:
         """Return where this replica listens."""
@@ -307,7 +304,7 @@ class Spawner:
         if not packet:
             self._silent_templates += 1
             template = self._drop_template()
-            self._loop.run_in_executor(None, template.process.wait)  # to reap it; it is ending already
+            self._loop.run_in_executor(None, template.reap)  # it is ending already
             logger.warning("the template ended; its children live on")
             return
         self._silent_templates = 0

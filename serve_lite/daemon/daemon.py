@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from serve_lite import __version__
 from serve_lite.admin.auth import check_listener
 from serve_lite.controller.controller import Controller
 from serve_lite.controller.importer import Importer
@@ -43,8 +44,6 @@ from serve_lite.wire.listener import listen
 from serve_lite.wire.messages import InstanceInfo
 
 logger = logging.getLogger("serve_lite.daemon")
-
-VERSION = "0.1.0"
 
 #: How long requests may finish before their replicas are told to stop, which they do gracefully anyway.
 _DRAIN_FIRST_S = 1.0
@@ -189,7 +188,7 @@ class Daemon:
         return InstanceInfo(
             pid=os.getpid(),
             keeper_pid=os.getppid() if self._keeper is not None else 0,
-            version=VERSION,
+            version=__version__,
             epoch=epoch,
             home=self._paths.home,
             http_host=self._options.http_host if http else None,

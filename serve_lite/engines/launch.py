@@ -37,13 +37,8 @@ def start_instance(options: InstanceOptions, *, owner_pid: int | None = None) ->
     Raises:
         AlreadyUpError: one is up in that state directory.
         PortInUseError: a listening address is taken.
-        InvalidConfigError: the control plane would be open to other machines.
         InstanceError: it cannot be started for another reason.
     """
-    if options.admin_host != "127.0.0.1":
-        from serve_lite.admin.auth import check_listener  # not needed for the usual address
-
-        check_listener(options.admin_host, None)
     options = msgspec.structs.replace(options.with_home(), is_embedded=owner_pid is not None)
     where = paths(options.home)
     where.prepare()

@@ -23,6 +23,8 @@ from serve_lite.proxy.options import ProxyOptions
 if TYPE_CHECKING:
     from serve_lite.proxy import hypercorn_front
 
+_CLOSE_S = 1.0  #: cut connections end in the next pass of the loop; a bound all the same
+
 _log = logging.getLogger("serve_lite.proxy")
 
 
@@ -78,14 +80,18 @@ class HttpServer:
             await self._wait_until_empty()
         return not scope.cancelled_caught
 
-    def close(self) -> None:
-        """Stop accepting and cut every connection."""
+    async def close(self) -> None:
+        """Stop accepting, cut every connection, and return when the requests on them are booked."""
+        self.is_draining = True
         if self._listener is not None:
             self._listener.close()
         for connection in tuple(self.open):
             connection.abort()
         for writer in self._handed_over:
             writer.transport.abort()
+        with anyio.move_on_after(_CLOSE_S, shield=True):
+            while self.open:
+                await self._ended.wait()
 
     def lost(self, connection: Http1Connection) -> None:
         """Forget a connection that has ended or was handed over."""
@@ -182,7 +188,7 @@ async def serve_http(
             task_status.started(server)
             await anyio.sleep_forever()
         finally:
-            server.close()
+            await server.close()
             handler.accounts.flush()
 
 

@@ -54,9 +54,14 @@ def build(request: BuildRequest) -> BuildResult:
         TargetError: there is no such module or attribute, or it is no application.
         Exception: whatever the user's code raises.
     """
+    given_path = set(sys.path)
     target = import_target(request.import_path)
     application = as_application(target, request)
-    return BuildResult(deployments=build_deployments(application, request.app_name))
+    added_path = tuple(entry for entry in sys.path if entry not in given_path)
+    specs = build_deployments(application, request.app_name)
+    return BuildResult(
+        deployments=tuple(msgspec.structs.replace(spec, added_path=added_path) for spec in specs)
+    )
 
 
 def import_target(import_path: str) -> Any:

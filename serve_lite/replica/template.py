@@ -49,18 +49,21 @@ def main() -> int:
         case ["--child", request, work_fd, output_fd]:
             task = ChildTask(msgspec.json.decode(request, type=SpawnRequest), int(work_fd), int(output_fd))
         case ["--socket-fd", fd]:
-            set_title("serve-lite: template")
             daemon = socket.socket(fileno=int(fd))
             daemon.set_inheritable(False)
-            forked = fork_until_eof(daemon)
-            if forked is None:
-                return 0
-            task = forked
+            return run(daemon)
         case other:
             sys.stderr.write(f"serve_lite.replica.template is started by the daemon only, not with {other}\n")
             return 2
-    # Here, not inside the loop: the child ends like any program, with its exit handlers run.
     return run_child(task)
+
+
+def run(daemon: socket.socket) -> int:
+    """Run as a template on this socket; in a forked child, run the child. Returns the exit status of either."""
+    set_title("serve-lite: template")
+    task = fork_until_eof(daemon)
+    # Here, not inside the loop: a child ends like any program, with its exit handlers run.
+    return 0 if task is None else run_child(task)
 
 
 def fork_until_eof(daemon: socket.socket) -> ChildTask | None:
@@ -108,6 +111,7 @@ def run_child(task: ChildTask) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     set_title(request.title)
     random.seed()
+    gc.enable()
     faulthandler.enable()  # a crash inside a C library leaves its last words in the log
     os.environ.update(request.env_vars)
     if request.cwd:

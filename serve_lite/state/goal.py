@@ -37,6 +37,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     is_asgi: bool = False  #: the class carries `@serve.ingress`
     docs_path: str | None = None
     calls: tuple[str, ...] = ()  #: deployments of the same application it holds handles to
+    added_path: tuple[str, ...] = ()  #: what the application's module put on `sys.path` itself
     version: str = (
         ""  #: the user's own `version=`; equal to the running one: no restart. "": decided by the app
     )

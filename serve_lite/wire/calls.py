@@ -31,6 +31,9 @@ ITEM_OVERHEAD_BYTES: Final = (
 )
 _CREDIT_STEP_BYTES: Final = 64 * 1024  #: credit is given back in steps of at least this
 _ID_MASK: Final = 0xFFFFFFFF
+
+#: what hears a piece of a streamed request: envelope, buffers
+OnItem = Callable[[bytes, list[memoryview]], None]
 _U32: Final = Struct("<I")
 _I32: Final = Struct("<i")
 
@@ -214,8 +217,8 @@ class IncomingCall:
     """
 
     __slots__ = (
-        "_credit", "_early", "_on_end", "_on_item", "_table", "_unreturned", "alive", "buffers", "envelope", "id", "kind",
-        "on_cancel", "on_writable", "streams_body",
+        "_credit", "_early", "_on_end", "_on_item", "_table", "_unreturned", "alive", "buffers", "envelope", "id",
+        "kind", "on_cancel", "on_writable", "streams_body",
     )  # fmt: skip
 
     def __init__(self, table: CalleeTable, frame: Frame) -> None:
@@ -224,16 +227,14 @@ class IncomingCall:
         self.alive = True  #: the caller still waits for an answer
         self.on_cancel: Callable[[], object] | None = None
         self.on_writable: Callable[[], None] | None = None
-        self._on_item: Callable[[bytes, list[memoryview]], None] | None = None
+        self._on_item: OnItem | None = None
         self._on_end: Callable[[], None] | None = None
         self._early: list[tuple[bytes, list[memoryview]] | None] = []  # before `listen`; None is the end
         self._table = table
         self._credit = WINDOW_BYTES
         self._unreturned = 0
 
-    def listen(
-        self, on_item: Callable[[bytes, list[memoryview]], None], on_end: Callable[[], None]
-    ) -> None:
+    def listen(self, on_item: OnItem, on_end: Callable[[], None]) -> None:
         """Hear the pieces of the request and its end, from the first on; at most a window of them waits."""
         self._on_item, self._on_end = on_item, on_end
         early, self._early = self._early, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,7 +100,7 @@ class Cli:
     async def begin(self, *words: str, through: Sequence[str] = ()) -> Running:
         """Start a command that goes on; its errors are in what it says. `through` runs it, if given."""
         process = await anyio.open_process(
-            [*through, *PROGRAM, *words], cwd=self.folder, env=self.environment, stderr=-2
+            [*through, *PROGRAM, *words], cwd=self.folder, env=self.environment, stderr=subprocess.STDOUT
         )
         return Running(process)
 

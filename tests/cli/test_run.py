@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 
+import anyio
 import pytest
 
 from tests.cli.commands import Cli, Finished, is_refused, text_of
@@ -68,8 +69,6 @@ async def test_without_blocking_the_application_stays(cli: Cli) -> None:
 
 
 async def test_a_second_signal_does_not_wait_for_requests(cli: Cli) -> None:
-    import anyio
-
     async with await cli.begin("run", "shop:held", *PORTS) as running:
         url = await running.ready_url()
         async with anyio.create_task_group() as group:
@@ -84,6 +83,16 @@ async def test_a_second_signal_does_not_wait_for_requests(cli: Cli) -> None:
             await running.until("shutting down")
             running.send(signal.SIGINT)
             assert await running.ended() == 0
+
+
+async def test_it_ends_in_order_when_nobody_reads_its_output_any_more(cli: Cli) -> None:
+    await cli.start()
+    three_lines = ("bash", "-c", 'set -o pipefail; "$@" | head -n 3', "bash")
+    async with await cli.begin("run", "shop:app", through=three_lines) as running:
+        await running.until("constructing")
+        assert await text_of(await running.ready_url()) == "hello world"  # prints a fourth line
+        assert await running.ended() == 0
+    assert (await cli.status())["applications"] == {}
 
 
 async def test_killed_it_leaves_nothing_either(cli: Cli) -> None:

@@ -254,3 +254,18 @@ async def test_a_deleted_application_leaves_no_descriptor_in_the_daemon(daemon: 
     for _ in range(3):
         await once()
     await until(lambda: process.num_fds() <= before, "as few descriptors are open as before")
+
+
+async def test_replicas_find_what_the_application_module_put_on_the_path(
+    daemon: Instance, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "parts.py").write_text(
+        "import serve_lite as serve\n@serve.deployment\ndef hello():\n    return 'from elsewhere'\n"
+    )
+    (tmp_path / "main_app.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path / 'elsewhere')!r})\nimport parts\napp = parts.hello.bind()\n"
+    )
+    status = await daemon.deploy("main_app:app", folder=tmp_path)
+    assert status.applications["default"].status == "RUNNING"
+    assert (await daemon.http.get("/")).text == "from elsewhere"

@@ -186,13 +186,11 @@ async def test_the_next_replica_starts_although_the_template_was_killed(daemon: 
 
 async def test_a_replica_whose_template_died_is_replaced_when_it_dies(daemon: Instance) -> None:
     await daemon.deploy("served:who", folder=HERE)
+    (replica,) = daemon.processes("replica default/Who")
     kill(*daemon.pids("template"))
-    (first,) = daemon.pids("replica default/Who")
-    await until(
-        lambda: daemon.processes("replica")[0].ppid() == daemon.keeper_pid, "the keeper is its parent"
-    )
-    kill(first)
-    assert (await daemon.http.get("/")).json()["pid"] != first
+    await until(lambda: replica.ppid() == daemon.keeper_pid, "the keeper is its parent")
+    kill(replica.pid)
+    assert (await daemon.http.get("/")).json()["pid"] != replica.pid
 
 
 async def test_everything_ends_in_order_when_the_keeper_is_killed(

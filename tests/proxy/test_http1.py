@@ -193,7 +193,7 @@ async def test_draining_waits_for_answers_and_closes_each_connection_after_its_o
     idle, busy = await native.connect(), await native.connect()
     assert (await idle.get("/hello")).status == 200
     busy.send(HELD)
-    call = await native.stage.call()
+    call = await native.stage.call(1)
     call.take()
     results: list[bool] = []
     async with anyio.create_task_group() as group:

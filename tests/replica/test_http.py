@@ -131,7 +131,7 @@ class Plain:
             "bytes": b"\x00\x01",
             "none": None,
             "dict": {"a": [1, 2.5, None, True], "é": "ü"},
-            "rich": [Color.RED, Point(1, datetime.datetime(2026, 1, 2)), uuid.UUID(int=1), {1, 1}, (1, 2)],
+            "rich": [Color.RED, Point(1, datetime.datetime(2026, 1, 2)), uuid.UUID(int=1), {1}, (1, 2)],
             "keys": {Color.RED: 1, uuid.UUID(int=1): 2},
             "object": object(),
         }[what]
