@@ -16,7 +16,7 @@ _OUR_CODE = os.path.dirname(os.path.abspath(serve_lite.__file__)) + os.sep
 def describe(error: Exception) -> str:
     """Return a text that ends with the user's exception and its `file:line`, as far as they are known."""
     if isinstance(error, BuildError):
-        return _ending(error.traceback, f"{error.type_name}: {error.text}", error.where)
+        return _ending(error.traceback, error.exception, error.where)
     if isinstance(error, RemoteControlError):
         traceback = without_our_frames(error.traceback)
         return _ending(traceback, f"{error.type_name}: {error.text}", where(traceback))

@@ -22,14 +22,19 @@ class BuildError(RayServeException):
 
     def __init__(self, type_name: str, text: str, traceback: str = "", where: str = "") -> None:
         super().__init__(type_name, text, traceback, where)
-        self.type_name = type_name  #: class of the user's exception, or one of ours
+        self.type_name = type_name  #: class of the user's exception; "" where the text says it all
         self.text = text
         self.traceback = traceback  #: the user's frames only
         self.where = where  #: `file:line`, "" if no user code ran
 
     def __str__(self) -> str:
         at = f" (at {self.where})" if self.where else ""
-        return f"{self.type_name}: {self.text}{at}"
+        return f"{self.exception}{at}"
+
+    @property
+    def exception(self) -> str:
+        """Class and text, as the last line of a traceback has them."""
+        return f"{self.type_name}: {self.text}" if self.type_name else self.text
 
 
 class Importer:

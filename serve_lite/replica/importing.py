@@ -128,9 +128,8 @@ def failure_of(error: BaseException) -> BuildFailure:
         text = f"the code called sys.exit({error.code!r}) while it was imported"
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
     lines += traceback.format_exception_only(error)
-    return BuildFailure(
-        type_name=type(error).__name__, text=text, traceback="".join(lines) if where else "", where=where
-    )
+    name = "" if isinstance(error, TargetError) else type(error).__name__
+    return BuildFailure(type_name=name, text=text, traceback="".join(lines) if where else "", where=where)
 
 
 def _reply_to(request: BuildRequest) -> BuildReply:

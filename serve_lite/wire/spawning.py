@@ -64,7 +64,7 @@ TemplateMessage = Spawned | NotSpawned | Exited
 class BuildFailure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why an application could not be built, in the user's words."""
 
-    type_name: str
+    type_name: str  #: of the user's exception; "" where the text says it all
     text: str
     traceback: str = ""  #: frames of user code only
     where: str = ""  #: `file:line` of the user code that failed, if any did
