@@ -13,7 +13,7 @@ import logging
 import re
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Final, cast
 
 import anyio
@@ -21,6 +21,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from wsproto.events import CloseConnection
 
 from serve_lite.proxy.answers import TEXT, settle_length
 from serve_lite.proxy.exchange import NOTED, SMALL_BODY_BYTES, Buffer, Exchange, is_valid_host
@@ -34,6 +35,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 _OUTBOX_BYTES: Final = 64 * 1024  #: written and not yet taken by the client; more stops the application
 _DROPPED_BODY_BYTES: Final = 1024 * 1024  #: read from an HTTP/2 client that was answered early
+_H2_INTERNAL_ERROR: Final = 2
 _HELD_MESSAGES: Final = 16
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BODILESS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "DELETE"))
@@ -55,6 +57,7 @@ class Front:
         config.keep_alive_max_requests = 1_000_000_000
         config.h11_max_incomplete_size = options.max_header_bytes
         config.h2_max_header_list_size = options.max_header_bytes
+        config.max_app_queue_size = 2  # messages read ahead, each of up to 16 MB for a WebSocket
         config.include_server_header = False
         config.accesslog = None  # ours is written by the accounts
         config.errorlog = logging.getLogger("serve_lite.proxy.hypercorn")
@@ -215,7 +218,7 @@ class HttpBridge(_Bridge):
 
         async def send(message: Message) -> None:
             if message["type"] == "abort":
-                _reset(original)
+                await _reset(original)
                 raise _CutAnswerError
             if message["type"] == "http.response.body" and not message["more_body"] and self._is_http2:
                 await self._drop_rest_of_body()
@@ -352,12 +355,27 @@ class WebSocketBridge(_Bridge):
     """One WebSocket."""
 
     _call: WebSocketCall | None = None
+    _client_close: tuple[int, str] | None = None
     _has_closed = False
 
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         super().__init__(handler, scope, receive, send)
         self._held: deque[WsMessage] = deque()  #: of the client, not wanted yet
         self._subprotocols: list[str] = list(scope["subprotocols"])
+
+    async def _send_output(self) -> None:
+        original = self._send
+
+        async def send(message: Message) -> None:
+            await original(message)
+            if message["type"] == "websocket.accept":
+                _watch_close(original, self._note_close)
+
+        self._send = send
+        await super()._send_output()
+
+    def _note_close(self, code: int, reason: str) -> None:
+        self._client_close = (code, reason)
 
     def send_message(self, message: WsMessage) -> bool:
         if self._has_closed:
@@ -406,17 +424,20 @@ class WebSocketBridge(_Bridge):
             self._call = open_websocket(self._handler, self, self, self._subprotocols)
         return True
 
+    def _held_bytes(self) -> int:
+        return sum(len(message.text or message.data or b"") for message in self._held)
+
     async def _take_input(self) -> None:
         """Take messages, a few ahead of what is wanted, until the client leaves."""
         while self._call is not None:
-            if len(self._held) >= _HELD_MESSAGES:
+            if len(self._held) >= _HELD_MESSAGES or self._held_bytes() >= SMALL_BODY_BYTES:
                 await self._wants_input.wait()
                 self._deliver()
                 continue
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 self.resume_messages()
-                self._call.on_close(message.get("code", 1005), message.get("reason") or "")
+                self._call.on_close(*(self._client_close or (message.get("code", 1005), "")))
                 self._put(None)
                 return
             text, data = message.get("text"), message.get("bytes")
@@ -458,14 +479,33 @@ def _address(pair: tuple[str, int] | None) -> tuple[str, int]:
     return (pair[0], pair[1]) if pair else ("", 0)
 
 
-def _reset(send: Send) -> None:
-    """Reset the HTTP/2 stream that `send` belongs to.
+# --- what hypercorn has no way to ask for: taken from its stream objects, of which ASGI's `send` is a method
 
-    hypercorn has no way to ask for it, and a stream that an application leaves unfinished would stay open
-    for ever, so this reaches into its stream object. For HTTP/1.1 there is nothing to do.
+
+async def _reset(send: Send) -> None:
+    """Reset the HTTP/2 stream that `send` belongs to; one left unfinished would stay open for ever.
+
+    For HTTP/1.1 there is nothing to do: hypercorn closes the connection.
     """
-    stream = getattr(send, "__self__", None)
-    protocol = getattr(getattr(stream, "send", None), "__self__", None)
-    reset = getattr(getattr(protocol, "connection", None), "reset_stream", None)
-    if reset is not None and stream is not None:
-        reset(stream.stream_id, error_code=2)  # INTERNAL_ERROR; leaves with the next flush
+    stream: Any = getattr(send, "__self__", None)
+    protocol: Any = getattr(getattr(stream, "send", None), "__self__", None)
+    connection: Any = getattr(protocol, "connection", None)
+    if hasattr(connection, "reset_stream"):
+        connection.reset_stream(stream.stream_id, error_code=_H2_INTERNAL_ERROR)
+        await protocol._flush()
+
+
+def _watch_close(send: Send, note: Callable[[int, str], None]) -> None:
+    """Have `note` told the code and reason with which the client closes the WebSocket that `send` belongs to."""
+    connection: Any = getattr(getattr(send, "__self__", None), "connection", None)
+    if connection is None:
+        return
+    events = connection.events
+
+    def noting() -> Iterator[object]:
+        for event in events():
+            if isinstance(event, CloseConnection):
+                note(int(event.code), event.reason or "")
+            yield event
+
+    connection.events = noting

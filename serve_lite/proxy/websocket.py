@@ -125,12 +125,13 @@ class WebSocketCall(PendingCall):
         """The client has left."""
         if self._is_over:
             return
-        if self._status != SWITCHING or self.outgoing is None:
+        outgoing = self.outgoing
+        if self._status != SWITCHING or outgoing is None:
             self._lane.router.cancel(self)
             self._over(499)
         else:
-            self.outgoing.send_item(_encode(WsMessage("websocket.disconnect", code=code, reason=reason)))
-            self.outgoing.end()
+            outgoing.send_item(_encode(WsMessage("websocket.disconnect", code=code, reason=reason)))
+            outgoing.end()
 
     def cancel(self) -> None:
         """Stop the work: the front itself is ending."""

@@ -150,7 +150,7 @@ async def test_an_application_that_reads_nothing_stops_the_client(door: Door) ->
     import asyncio
 
     door.stage.apps[b"/shop/ws"] = accept
-    async with connect(url(door)) as socket:
+    async with connect(url(door), compression=None) as socket:
         call = await door.stage.call()
         call.has_credit = False
         sent = 0
@@ -175,13 +175,13 @@ async def test_other_requests_of_the_connection_are_answered_before_the_upgrade(
         b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n"
         b"GET /shop/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        b"\x81\x85\0\0\0\0early"
     )
     held = await native.stage.call()
     held.take()
     held.result(200, b"", b"first")
     assert (await client.answer()).body == b"first"
     assert (await client.head())[0] == 101
+    client.send(b"\x81\x85\0\0\0\0early")
     call = await native.stage.call(1)
     await call.until(lambda: bool(call.messages))
     assert call.messages[0].text == "early"
