@@ -121,14 +121,17 @@ class UserCode:
             await result
 
     async def check_health(self) -> None:
-        """Run the user's `check_health` if there is one; whatever it raises means unhealthy."""
+        """Run the user's `check_health` if there is one; whatever it raises means unhealthy.
+
+        A sync one gets a thread of its own: handlers that keep all of theirs busy are no reason to be ill.
+        """
         hook = None if self.is_function else getattr(self.instance, "check_health", None)
         if hook is None:
             return
         if inspect.iscoroutinefunction(hook):
             await hook()
         else:
-            result = await self.in_thread(hook)
+            result = await asyncio.to_thread(hook)
             if inspect.isawaitable(result):
                 await result
 
