@@ -23,6 +23,9 @@ AsgiApp = Callable[
     [Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
 
+_ONE_FRAME_BYTES = 1024 * 1024  #: a larger body would wait in the daemon's memory for a slow client
+_PIECE_BYTES = 128 * 1024
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_ws = msgspec.msgpack.Decoder(WsMessage).decode
 
@@ -133,7 +136,7 @@ class HttpAnswer:
             raise RuntimeError("the application sent a body after the last one")
         if not self._streaming:
             if not more:
-                self.finish_whole(head, body)
+                await self.send_whole(head, body)
                 return
             self._streaming = True
             call.item(_encode(head))
@@ -146,14 +149,24 @@ class HttpAnswer:
         elif not call.has_credit:
             await writable(call)
 
-    def finish_whole(self, head: HttpResponseHead, body: bytes) -> None:
-        """Answer in one frame."""
-        self.started = self.complete = True
-        headers = head.headers
-        if b"content-length:" not in headers and head.status >= 200 and head.status not in (204, 304):
-            headers += b"content-length: %d\r\n" % len(body)
+    async def send_whole(self, head: HttpResponseHead, body: bytes) -> None:
+        """Answer with a body that is known whole: in one frame, or under flow control if it is large."""
+        call = self._call
+        self.started = True
+        head = _with_length(head, len(body))
+        if len(body) <= _ONE_FRAME_BYTES:
+            self.complete = True
+            self._before_end()
+            call.result(_encode(head), body)
+            return
+        call.item(_encode(head))
+        view = memoryview(body)
+        for at in range(0, len(body), _PIECE_BYTES):
+            if not call.item(b"", view[at : at + _PIECE_BYTES]):
+                await writable(call)
+        self.complete = True
         self._before_end()
-        self._call.result(_encode(HttpResponseHead(head.status, headers)), body)
+        call.end()
 
 
 class WebSocketSession:
@@ -202,6 +215,13 @@ async def writable(call: IncomingCall) -> None:
     call.on_writable = event.set
     if not call.has_credit and call.alive:
         await event.wait()
+
+
+def _with_length(head: HttpResponseHead, n_bytes: int) -> HttpResponseHead:
+    """Return the head with a content-length, unless it has one or may not have one (RFC 9110, section 8.6)."""
+    if head.status < 200 or head.status in (204, 304) or b"\ncontent-length:" in b"\n" + head.headers:
+        return head
+    return HttpResponseHead(head.status, head.headers + b"content-length: %d\r\n" % n_bytes)
 
 
 class Lifespan:

@@ -227,14 +227,14 @@ class RequestRunner:
             elif inspect.isgenerator(result):
                 await self._stream_pieces(answer, self._iterate_in_thread(result))
             else:
-                answer.finish_whole(*answers.convert(result))
+                await answer.send_whole(*answers.convert(result))
         except asyncio.CancelledError:
             self._cancelled(work, context)
         except (BackPressureError, DeploymentUnavailableError) as error:
             if answer.started:
                 self._failed(work, context, error)
             else:
-                answer.finish_whole(*_refused_below(error))
+                await answer.send_whole(*_refused_below(error))
         except Exception as error:  # boundary: user code
             self._failed(work, context, error)
 

@@ -89,6 +89,8 @@ class ReplicaSet:
         for replica_id, endpoint in wanted.items():
             known = self._links.get(replica_id)
             if known is not None:
+                if known.endpoint != endpoint:
+                    known.others = 0  # guessed under another limit: ask the replica again
                 known.endpoint = endpoint
             else:
                 link = self._links[replica_id] = Link(endpoint)

@@ -221,6 +221,36 @@ async def test_a_streamed_body_arrives_whole(stage: Stage) -> None:
     assert msgspec.json.decode(call.body)["body"] == "one two three"
 
 
+async def test_a_large_answer_is_slowed_by_a_slow_client(stage: Stage) -> None:
+    def large() -> bytes:
+        return bytes(range(256)) * 40_000
+
+    await stage.start(large)
+    call = Http()
+    held: list[bytes] = []
+
+    def take(envelope: bytes, buffers: list[memoryview]) -> None:
+        held.append(b"".join(buffers))
+
+    call.on_item = take  # type: ignore[method-assign]  # takes, and gives no credit
+    stage.router.submit(call)
+    async with asyncio.timeout(DEADLINE_S):
+        while sum(map(len, held)) < 256 * 1024:  # the window of flow control
+            await asyncio.sleep(0.005)
+    probe = await ask(stage, Http("HEAD"))
+    assert probe.head is not None  # and whatever could be sent before it has been
+    assert sum(map(len, held)) < 512 * 1024
+    outgoing, used = call.outgoing, 0
+    assert outgoing is not None
+    async with asyncio.timeout(DEADLINE_S):
+        while not call.end.is_set():
+            while used < len(held):
+                outgoing.consumed(len(held[used]))
+                used += 1
+            await asyncio.sleep(0.001)
+    assert b"".join(held) == bytes(range(256)) * 40_000
+
+
 async def test_errors_are_told_apart_from_answers(stage: Stage) -> None:
     await stage.start(Plain)
     failed = await ask(stage, Http(target=b"/?what=fail"))
