@@ -353,7 +353,7 @@ def _holder_of(port: int) -> str | None:
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
                 process = psutil.Process(connection.pid)
-                command = " ".join(process.cmdline()) or process.name()
+                command = " ".join(process.cmdline()).strip() or process.name()  # titles are padded
                 return f"process {connection.pid} ({command[:80]})"
     except (psutil.Error, OSError):
         pass

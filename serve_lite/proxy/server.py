@@ -9,8 +9,9 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.abc
@@ -19,6 +20,7 @@ import anyio.to_thread
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.http1 import Http1Connection
 from serve_lite.proxy.options import ProxyOptions
+from serve_lite.wire.listener import KEEP_SOCKET_FILE
 
 if TYPE_CHECKING:
     from serve_lite.proxy import hypercorn_front
@@ -57,8 +59,11 @@ class HttpServer:
         loop, options = self._loop, self._handler.options
         sock.setblocking(False)
         tls = _tls_context(options)
-        create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-        self._listener = await create(self._new_protocol, sock=sock, backlog=options.backlog, ssl=tls)
+        create: Callable[..., Awaitable[asyncio.Server]] = loop.create_server
+        more: dict[str, Any] = {}
+        if sock.family == socket.AF_UNIX:
+            create, more = loop.create_unix_server, KEEP_SOCKET_FILE
+        self._listener = await create(self._new_protocol, sock=sock, backlog=options.backlog, ssl=tls, **more)
 
     async def drain(self, timeout_s: float, *, linger_s: float = 0.0) -> bool:
         """Accept nothing more and wait until every request is answered; return whether all were in time.

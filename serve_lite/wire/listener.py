@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from serve_lite.wire.calls import CalleeTable, Gauge, IncomingCall
 from serve_lite.wire.connection import CoalescingProtocol, check_peer
 from serve_lite.wire.frames import Buffer
 from serve_lite.wire.ledger import LedgerWriter
+
+#: From Python 3.13 on a loop removes the file of a Unix socket when its server closes. Ours belong to whoever
+#: made them: the keeper, which gives the same socket to the next daemon, or the daemon that started a replica.
+KEEP_SOCKET_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 HandleCall = Callable[[IncomingCall], None]
 
@@ -114,5 +120,7 @@ async def listen(
     listener = Listener(handle_call, gauge or NoGauge(), ledger)
     sock.setblocking(False)
     loop = asyncio.get_running_loop()
-    listener._server = await loop.create_unix_server(lambda: ServedConnection(listener), sock=sock)
+    listener._server = await loop.create_unix_server(
+        lambda: ServedConnection(listener), sock=sock, **KEEP_SOCKET_FILE
+    )
     return listener
