@@ -187,7 +187,14 @@ class WebSocketSession:
         return self._inbox.popleft()
 
     async def send(self, message: Message) -> None:
-        """ASGI's `send`; waits while the client is slow."""
+        """ASGI's `send`; waits while the client is slow.
+
+        Raises:
+            OSError: the client is gone, as the ASGI specification (2.4) asks; an application that only sends
+                would otherwise never end.
+        """
+        if not self._call.alive:
+            raise OSError("the WebSocket client has disconnected")
         self._call.item(_encode(_as_ws_message(message)))
         if not self._call.has_credit:
             await writable(self._call)

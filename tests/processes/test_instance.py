@@ -269,3 +269,21 @@ async def test_replicas_find_what_the_application_module_put_on_the_path(
     status = await daemon.deploy("main_app:app", folder=tmp_path)
     assert status.applications["default"].status == "RUNNING"
     assert (await daemon.http.get("/")).text == "from elsewhere"
+
+
+async def test_neither_daemon_nor_keeper_nor_template_imports_user_code(
+    daemon: Instance, tmp_path: Path
+) -> None:
+    note = tmp_path / "imported"
+    (tmp_path / "tells.py").write_text(
+        "import os\nimport serve_lite as serve\n"
+        f"with open({str(note)!r}, 'a') as file:\n    file.write(f'{{os.getpid()}}\\n')\n"
+        "@serve.deployment\ndef hello():\n    return 'hello'\napp = hello.bind()\n"
+    )
+    await daemon.deploy("tells:app", folder=tmp_path)
+    assert (await daemon.http.get("/")).text == "hello"
+    importers = {int(line) for line in note.read_text().split()}
+    ours = {daemon.keeper_pid, await daemon.daemon_pid()} | daemon.pids("template")
+    assert len(ours) == 3
+    assert not importers & ours
+    assert daemon.pids("replica") < importers  # the other one was the importer

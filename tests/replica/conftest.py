@@ -74,7 +74,12 @@ class Stage:
         return self.routers.get("app", "D")
 
     async def start(
-        self, target: Any, *args: Any, config: DeploymentConfig | None = None, **kwargs: Any
+        self,
+        target: Any,
+        *args: Any,
+        config: DeploymentConfig | None = None,
+        orphan_grace_s: float = 60.0,
+        **kwargs: Any,
     ) -> ReplicaProcess:
         """Start a replica of a class or function and route to it; raises what its `init` raises."""
         config = config or DeploymentConfig()
@@ -101,6 +106,7 @@ class Stage:
             code=shipping.dump_code(target),
             init=shipping.dump_init(args, kwargs),
             config=config,
+            orphan_grace_s=orphan_grace_s,
         )
         replica.report = await control.control("init", request, ReplicaReport, timeout_s=20)
         self.route(*(r for r in self.replicas if r.process.poll() is None))

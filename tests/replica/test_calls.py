@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,12 +13,25 @@ import msgspec
 import pytest
 
 from serve_lite.config import DeploymentConfig
-from serve_lite.exceptions import BackPressureError, DeploymentNotFoundError, ReplicaDiedError
+from serve_lite.exceptions import (
+    BackPressureError,
+    DeploymentNotFoundError,
+    RayServeException,
+    ReplicaDiedError,
+)
 from serve_lite.routing.router import PendingCall
 from serve_lite.wire import codec
-from serve_lite.wire.connection import RemoteControlError
+from serve_lite.wire.connection import RemoteControlError, connect
 from serve_lite.wire.frames import Kind
-from serve_lite.wire.messages import Empty, ErrorHead, MemberState, PythonHead, ReplicaReport, StopRequest
+from serve_lite.wire.messages import (
+    AdoptRequest,
+    Empty,
+    ErrorHead,
+    MemberState,
+    PythonHead,
+    ReplicaReport,
+    StopRequest,
+)
 from tests.replica.conftest import Stage
 
 pytestmark = pytest.mark.anyio
@@ -405,9 +417,30 @@ async def test_the_destructor_runs_once_before_the_process_ends(stage: Stage, tm
 
 
 async def test_an_orphan_stops_by_itself(stage: Stage) -> None:
+    replica = await stage.start(Worker, orphan_grace_s=0.05)
+    stage.route()
+    replica.control.close()
+    assert await asyncio.to_thread(replica.process.wait, DEADLINE_S) == 0
+
+
+async def test_a_replica_that_is_adopted_in_time_is_no_orphan(stage: Stage) -> None:
+    replica = await stage.start(Worker, orphan_grace_s=DEADLINE_S)
+    replica.control.close()
+    again = await connect(replica.endpoint.socket)
+    report = await again.control("adopt", AdoptRequest(epoch=2), ReplicaReport, timeout_s=DEADLINE_S)
+    assert (report.ready, report.pid) == (True, replica.process.pid)
+    with pytest.raises(RayServeException, match="obeys daemon epoch 2, not the older 1"):
+        await again.control("adopt", AdoptRequest(epoch=1), ReplicaReport, timeout_s=DEADLINE_S)
+    again.close()
+
+
+async def test_sigterm_is_a_graceful_stop(stage: Stage, tmp_path: Path) -> None:
     replica = await stage.start(Worker)
-    with contextlib.suppress(Exception):
-        replica.control.transport.abort()
-    # the grace of `InitRequest` is a minute; what is tested here is that SIGTERM means the same stop
+    gate = tmp_path / "gate"
+    call = Call("wait", str(tmp_path / "in"), str(gate))
+    stage.router.submit(call)
+    await until((tmp_path / "in").exists)
     replica.process.terminate()
+    gate.touch()
+    assert await call == "done"
     assert await asyncio.to_thread(replica.process.wait, DEADLINE_S) == 0

@@ -317,6 +317,14 @@ class WithApp:
             if message["type"] == "websocket.disconnect":
                 Path(self.note + ".disconnected").write_text(str(message["code"]))
                 return
+            if message["text"] == "flood":
+                while True:  # ends only because `send` says that nobody is there
+                    try:
+                        await send({"type": "websocket.send", "text": "drop"})
+                    except OSError:
+                        Path(self.note + ".flood-ended").touch()
+                        return
+                    await asyncio.sleep(0)
             if message["text"] == "bye":
                 await send({"type": "websocket.close", "code": 4001, "reason": "said bye"})
                 return
@@ -370,4 +378,19 @@ async def test_a_websocket_client_that_vanishes_is_a_disconnect(stage: Stage, tm
         await call.messages.get()
         stage.router.cancel(call)
         while not (tmp_path / "note.disconnected").exists():
+            await asyncio.sleep(0.005)
+
+
+async def test_an_application_that_only_sends_hears_that_its_client_is_gone(
+    stage: Stage, tmp_path: Path
+) -> None:
+    await stage.start(WithApp, str(tmp_path / "note"))
+    call = Http("WEBSOCKET", b"/ws", streams_body=True)
+    stage.router.submit(call)
+    async with asyncio.timeout(DEADLINE_S):
+        await call.messages.get()
+        call.send_ws(WsMessage("websocket.receive", text="flood"))
+        assert (await call.messages.get()).text == "drop"
+        stage.router.cancel(call)
+        while not (tmp_path / "note.flood-ended").exists():
             await asyncio.sleep(0.005)
