@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 ADOPT_S = 30.0  #: a replica that has not answered a new daemon by then is given up
 ADOPT_UNREADY_S = 0.5  #: the same for one whose start the death of the last daemon has interrupted
+CLEAN_UP_S = 1.0  #: for clean-up and destructor once a replica's grace is over and its requests are cancelled
 SHORT_GRACE_S = 5.0  #: between SIGTERM and SIGKILL for a replica that has no requests to finish
 RECONNECT_S = 0.2  #: between attempts to reach a replica whose control connection broke
 LAST_LINES = 20  #: of a dead replica's output that are kept
@@ -49,7 +50,9 @@ class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     is_graceful: bool = True  #: let it finish what it has
     wait_loop_s: float = 2.0
-    timeout_s: float = 20.0  #: SIGKILL comes this long after the order
+    timeout_s: float = (
+        20.0  #: then its requests are cancelled, and SIGKILL comes soon after; 0: SIGKILL at once
+    )
 
 
 class Fleet:
@@ -232,19 +235,20 @@ class Fleet:
         order = replica.order
         assert order is not None
         is_graceful = order.is_graceful and replica.is_initialised
-        with anyio.move_on_after(order.timeout_s if is_graceful else min(order.timeout_s, SHORT_GRACE_S)):
+        patience_s = order.timeout_s + CLEAN_UP_S if order.timeout_s else 0.0
+        with anyio.move_on_after(patience_s if is_graceful else min(patience_s, SHORT_GRACE_S)):
             if not is_graceful or not await self._ask_to_stop(replica, order):
                 child.terminate()
             await anyio.sleep_forever()
         if order.is_graceful:
-            logger.warning("replica %s did not end within %g s and is killed", replica.id, order.timeout_s)
+            logger.warning("replica %s did not end within %g s and is killed", replica.id, patience_s)
         child.kill()
 
     async def _ask_to_stop(self, replica: _Supervised, order: StopOrder) -> bool:
         """Return whether the replica has drained and is about to exit."""
         if replica.connection is None:
             return False
-        request = StopRequest(wait_loop_s=order.wait_loop_s, epoch=self._epoch)
+        request = StopRequest(wait_loop_s=order.wait_loop_s, timeout_s=order.timeout_s, epoch=self._epoch)
         try:
             await replica.connection.control("stop", request, Empty, timeout_s=None)  # `timeout_s` bounds it
         except ServeLiteError as error:

@@ -201,7 +201,7 @@ class Replica:
         """
         self._obey(request.epoch)
         if self._stopping is None:
-            self._stopping = self._loop.create_task(self._stop())
+            self._stopping = self._loop.create_task(self._stop(request.timeout_s))
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(self._stopping)
         return Empty()
@@ -213,11 +213,12 @@ class Replica:
             await self._runtime.aclose()
             caller_runtime.install(None)
 
-    async def _stop(self) -> None:
+    async def _stop(self, timeout_s: float | None) -> None:
         self.admission.draining = True
         self.admission.on_idle = self._idle.set
         if self.admission.ongoing:
-            await self._idle.wait()  # the daemon kills the process when its grace is over
+            with anyio.move_on_after(timeout_s):
+                await self._idle.wait()
         if self._runner is not None:
             await self._runner.aclose()
         if self._lifespan is not None:
@@ -259,4 +260,4 @@ class Replica:
     def _orphaned(self) -> None:
         log.warning("replica %s has had no daemon for %.0f s and stops", self.id, self._orphan_grace_s)
         if self._stopping is None:
-            self._stopping = self._loop.create_task(self._stop())
+            self._stopping = self._loop.create_task(self._stop(None))

@@ -160,10 +160,12 @@ class ReconfigureRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 class StopRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`stop`: accept nothing more, wait until idle, run the destructor, answer, exit.
 
-    The daemon kills the process when `graceful_shutdown_timeout_s` has passed.
+    What still runs after `timeout_s` is cancelled, so that its clean-up and the destructor have their turn; a
+    process that is then still there is killed by the daemon soon after.
     """
 
     wait_loop_s: float = 2.0
+    timeout_s: float | None = None  #: None: as long as it takes
     epoch: int = 0
 
 

@@ -18,6 +18,7 @@ from serve_lite.exceptions import (
     DeploymentNotFoundError,
     RayServeException,
     ReplicaDiedError,
+    RequestCancelledError,
 )
 from serve_lite.routing.router import PendingCall
 from serve_lite.wire import codec
@@ -414,6 +415,24 @@ async def test_the_destructor_runs_once_before_the_process_ends(stage: Stage, tm
     await replica.control.control("stop", StopRequest(), Empty, timeout_s=DEADLINE_S)
     await asyncio.to_thread(replica.process.wait, DEADLINE_S)
     assert (tmp_path / "tidied").read_text() == "x"
+
+
+async def test_what_outlasts_the_grace_is_cancelled_before_the_destructor(
+    stage: Stage, tmp_path: Path
+) -> None:
+    class Slow(Worker):
+        def __del__(self) -> None:
+            Path(self.note).write_text(str(Path(self.note + ".in.cancelled").exists()))
+
+    replica = await stage.start(Slow, str(tmp_path / "gone"))
+    call = Call("wait", str(tmp_path / "gone.in"), str(tmp_path / "never"))
+    stage.router.submit(call)
+    await until((tmp_path / "gone.in").exists)
+    await replica.control.control("stop", StopRequest(timeout_s=0.05), Empty, timeout_s=DEADLINE_S)
+    with pytest.raises(RequestCancelledError):
+        await call
+    assert await asyncio.to_thread(replica.process.wait, DEADLINE_S) == 0
+    assert (tmp_path / "gone").read_text() == "True"
 
 
 async def test_an_orphan_stops_by_itself(stage: Stage) -> None:
