@@ -6,6 +6,7 @@ shared-memory segment is left when it ends.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import tempfile
@@ -170,6 +171,7 @@ class Instances:
         self._before = set(_own_children())
         self._shared_memory = set(os.listdir(SHARED_MEMORY)) if SHARED_MEMORY.exists() else set()
         self._descriptors = _descriptors()
+        self._tasks = _tasks()
         self._folder = tempfile.TemporaryDirectory(prefix="serve-lite-test-")
         self._running: list[Instance] = []
         self._homes: list[str] = []
@@ -245,6 +247,8 @@ class Instances:
             problems += [f"shared memory {name}" for name in self._new_shared_memory()]
         if not await _settles(lambda: _descriptors() <= self._descriptors):
             problems.append(f"{_descriptors() - self._descriptors} descriptors of the test's own process")
+        if not await _settles(lambda: _tasks() <= self._tasks):
+            problems += [f"task {task.get_coro()}" for task in _tasks() - self._tasks]
         return problems
 
     def _new_shared_memory(self) -> set[str]:
@@ -284,6 +288,11 @@ async def _settles(condition: Callable[[], bool], patience_s: float = 5.0) -> bo
             return False
         await anyio.sleep(_LOOK_EVERY_S)
     return True
+
+
+def _tasks() -> set[asyncio.Task[Any]]:
+    """The tasks of the test's loop, without those that carry the tests themselves."""
+    return {t for t in asyncio.all_tasks() if "TestRunner" not in getattr(t.get_coro(), "__qualname__", "")}
 
 
 def _own_children() -> Collection[int]:
