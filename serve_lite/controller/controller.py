@@ -383,12 +383,7 @@ class Controller:
         known = [d for d in (*app.deployments, *app.retired) if d.id == view.deployment] if app else []
         if not known:
             return StopOrder(is_graceful=is_graceful)
-        config = known[0].config
-        return StopOrder(
-            is_graceful=is_graceful,
-            wait_loop_s=config.graceful_shutdown_wait_loop_s,
-            timeout_s=config.graceful_shutdown_timeout_s,
-        )
+        return StopOrder(is_graceful=is_graceful, timeout_s=known[0].config.graceful_shutdown_timeout_s)
 
     def _deployment_goal(self, deployment: DeploymentId) -> DeploymentGoal:
         app = self._goal.apps[deployment.app_name]

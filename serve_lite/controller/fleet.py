@@ -49,7 +49,6 @@ class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
     """How a replica is to be ended."""
 
     is_graceful: bool = True  #: let it finish what it has
-    wait_loop_s: float = 2.0
     timeout_s: float = (
         20.0  #: then its requests are cancelled, and SIGKILL comes soon after; 0: SIGKILL at once
     )
@@ -248,7 +247,7 @@ class Fleet:
         """Return whether the replica has drained and is about to exit."""
         if replica.connection is None:
             return False
-        request = StopRequest(wait_loop_s=order.wait_loop_s, timeout_s=order.timeout_s, epoch=self._epoch)
+        request = StopRequest(timeout_s=order.timeout_s, epoch=self._epoch)
         try:
             await replica.connection.control("stop", request, Empty, timeout_s=None)  # `timeout_s` bounds it
         except ServeLiteError as error:

@@ -95,11 +95,6 @@ class Spawner:
             self._drop_template()
             await asyncio.to_thread(template.reap)
 
-    @property
-    def template_pid(self) -> int | None:
-        """The template that would fork the next child."""
-        return self._template.pid if self._template is not None else None
-
     def socket_path(self, replica: ReplicaId) -> str:
         """Return where this replica listens."""
         return os.path.join(self._run, f"r-{suffix_of(replica)}.sock")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from serve_lite.proxy.exchange import Exchange
 
 SWITCHING: int = 101
-ABNORMAL: int = 1006
 INTERNAL: int = 1011
 
 _encode = msgspec.msgpack.Encoder().encode

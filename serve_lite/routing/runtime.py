@@ -46,17 +46,6 @@ class Runtime:
         """Run a coroutine on the loop as a task that ends, at the latest, with the runtime."""
         self.run(self.routers.spawn, work)
 
-    def ask(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on the loop and return its result; blocks the calling thread.
-
-        Raises:
-            RuntimeError: called on the loop itself, which would wait for itself.
-        """
-        if self.on_loop:
-            work.close()
-            raise RuntimeError("this call blocks and cannot be made on the event loop; use its async form")
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
-
     async def aclose(self) -> None:
         """End the routers and their tasks."""
         await self.routers.aclose()

@@ -164,7 +164,6 @@ class StopRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     process that is then still there is killed by the daemon soon after.
     """
 
-    wait_loop_s: float = 2.0
     timeout_s: float | None = None  #: None: as long as it takes
     epoch: int = 0
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -68,53 +68,58 @@ async def place() -> AsyncIterator[str]:
         yield os.path.join(directory, "control.sock")
 
 
+@pytest.fixture
+def control(place: str) -> Iterator[ControlSocket]:
+    control = ControlSocket(place)
+    yield control
+    control.socket.close()
+
+
+@pytest.fixture
+async def source(place: str, control: ControlSocket) -> AsyncIterator[RemoteMembership]:
+    source = RemoteMembership(place)
+    running = asyncio.ensure_future(source.run())
+    yield source
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def hear(queue: asyncio.Queue[Membership]) -> Membership:
     return await asyncio.wait_for(queue.get(), DEADLINE_S)
 
 
-async def test_watchers_hear_what_is_and_every_change_across_daemons(place: str) -> None:
-    control = ControlSocket(place)
-    source = RemoteMembership(place)
+async def test_watchers_hear_what_is_and_every_change_across_daemons(
+    control: ControlSocket, source: RemoteMembership
+) -> None:
     heard: asyncio.Queue[Membership] = asyncio.Queue()
-    running = asyncio.ensure_future(source.run())
-    try:
-        control.publish(served_by("one"))
-        async with control.daemon():
-            unwatch = source.watch("a", "d", heard.put_nowait)
-            assert await hear(heard) == served_by("one")
-            control.publish(served_by("one", "two"))
-            assert await hear(heard) == served_by("one", "two")
-        # no daemon now: connections wait in the socket, and what was heard stays true
-        late: asyncio.Queue[Membership] = asyncio.Queue()
-        source.watch("a", "d", late.put_nowait)
-        assert late.get_nowait() == served_by("one", "two")
-        control.changes[:] = [served_by("three")]
-        async with control.daemon():
-            assert await hear(heard) == served_by("three")
-            assert await hear(late) == served_by("three")
-            unwatch()
-            control.publish(served_by("four"))
-            assert await hear(late) == served_by("four")
-            assert heard.empty()
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    control.publish(served_by("one"))
+    async with control.daemon():
+        unwatch = source.watch("a", "d", heard.put_nowait)
+        assert await hear(heard) == served_by("one")
+        control.publish(served_by("one", "two"))
+        assert await hear(heard) == served_by("one", "two")
+    # no daemon now: connections wait in the socket, and what was heard stays true
+    late: asyncio.Queue[Membership] = asyncio.Queue()
+    source.watch("a", "d", late.put_nowait)
+    assert late.get_nowait() == served_by("one", "two")
+    control.changes[:] = [served_by("three")]
+    async with control.daemon():
+        assert await hear(heard) == served_by("three")
+        assert await hear(late) == served_by("three")
+        unwatch()
+        control.publish(served_by("four"))
+        assert await hear(late) == served_by("four")
+        assert heard.empty()
+
+
+async def test_when_the_instance_is_gone_nothing_serves_any_more(
+    place: str, control: ControlSocket, source: RemoteMembership
+) -> None:
+    heard: asyncio.Queue[Membership] = asyncio.Queue()
+    control.publish(served_by("one"))
+    async with control.daemon():
+        source.watch("a", "d", heard.put_nowait)
+        assert await hear(heard) == served_by("one")
+        os.unlink(place)
         control.socket.close()
-
-
-async def test_when_the_instance_is_gone_nothing_serves_any_more(place: str) -> None:
-    control = ControlSocket(place)
-    source = RemoteMembership(place)
-    heard: asyncio.Queue[Membership] = asyncio.Queue()
-    running = asyncio.ensure_future(source.run())
-    try:
-        control.publish(served_by("one"))
-        async with control.daemon():
-            source.watch("a", "d", heard.put_nowait)
-            assert await hear(heard) == served_by("one")
-            os.unlink(place)
-            control.socket.close()
-        assert (await hear(heard)).state is MemberState.MISSING
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    assert (await hear(heard)).state is MemberState.MISSING
