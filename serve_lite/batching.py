@@ -9,7 +9,6 @@ batch each look whether something is to be started. Works anywhere with a runnin
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import inspect
 import io
@@ -19,7 +18,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, cast, overload
 
 from serve_lite.checks import integer, real, wrong
-from serve_lite.context import RequestContext, _serve_request_context, get_multiplexed_model_id
+from serve_lite.context import (
+    RequestContext,
+    _serve_request_context,
+    detached_context,
+    get_multiplexed_model_id,
+)
 from serve_lite.exceptions import RayServeException, RequestCancelledError
 
 ENDED = (
@@ -366,7 +370,7 @@ class _Batcher:
         No task group: the callers' loop owns nothing that outlives their requests. The queue keeps the task,
         and each caller is woken whichever way the task ends.
         """
-        task = queue.loop.create_task(self._run(items), context=contextvars.Context())
+        task = queue.loop.create_task(self._run(items), context=detached_context())
         queue.running[task] = queue.loop.time()
         task.add_done_callback(functools.partial(self._on_done, queue, items))
 
@@ -387,7 +391,7 @@ class _Batcher:
         if len(groups) == 1:
             await self._run_group(*groups.values())
         elif groups:
-            contexts = [contextvars.Context() for _ in groups]
+            contexts = [detached_context() for _ in groups]
             loop = asyncio.get_running_loop()
             await asyncio.gather(
                 *(

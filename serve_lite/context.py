@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import os
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -24,12 +26,12 @@ class RequestContext:
     """The request that is being handled, one object per request.
 
     `children` are the handle calls made on its behalf that are not finished; cancelling the request
-    cancels them.
+    cancels them. What must be given back when the request has ended is noted with `at_end`.
     """
 
     __slots__ = (
-        "_internal_request_id", "app_name", "children", "deadline", "grpc_context", "is_http_request",
-        "multiplexed_model_id", "request_id", "route", "session_id", "traceparent",
+        "_at_end", "_internal_request_id", "app_name", "children", "deadline", "grpc_context", "is_cancelled",
+        "is_http_request", "multiplexed_model_id", "request_id", "route", "session_id", "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -55,11 +57,27 @@ class RequestContext:
         self.is_http_request = is_http_request
         self.grpc_context: Any = None
         self.children: set[Cancellable] = set()
+        self.is_cancelled = False  #: calls that start on its behalf from now on are cancelled at once
+        self._at_end: list[Callable[[], None]] | None = None
 
     def cancel_children(self) -> None:
-        """Cancel every unfinished call made for this request."""
+        """Cancel every unfinished call made for this request, and those that will still be made."""
+        self.is_cancelled = True
         for child in tuple(self.children):
             child.cancel()
+
+    def at_end(self, give_back: Callable[[], None]) -> None:
+        """Call `give_back` on the loop once the request has ended, whichever way."""
+        if self._at_end is None:
+            self._at_end = []
+        self._at_end.append(give_back)
+
+    def end(self) -> None:
+        """The request has ended: its work is done and nothing of it runs any more."""
+        if self._at_end is not None:
+            callbacks, self._at_end = self._at_end, None
+            for give_back in callbacks:
+                give_back()
 
 
 _NO_REQUEST = RequestContext()
@@ -123,13 +141,27 @@ class ReplicaContext:
         return self.replica_id.unique_id
 
 
-_replica_context: ReplicaContext | None = None
+_of_process: ReplicaContext | None = None
+#: of a replica that shares its process with others, in local testing mode
+_of_task: ContextVar[ReplicaContext | None] = ContextVar("serve_replica_context", default=None)
 
 
 def set_replica_context(context: ReplicaContext | None) -> None:
     """Say which replica this process is."""
-    global _replica_context
-    _replica_context = context
+    global _of_process
+    _of_process = context
+
+
+def set_local_replica_context(context: ReplicaContext) -> None:
+    """Say which replica the code belongs to that runs in this context and those copied from it."""
+    _of_task.set(context)
+
+
+def detached_context() -> contextvars.Context:
+    """Return a context for work that belongs to this replica but to no request."""
+    context = contextvars.Context()
+    context.run(_of_task.set, _of_task.get())
+    return context
 
 
 def make_replica_context(full_id: str, app: str, deployment: str, **fields: Any) -> ReplicaContext:
@@ -149,16 +181,17 @@ def get_replica_context() -> ReplicaContext:
     Raises:
         RayServeException: called outside a replica.
     """
-    if _replica_context is None:
+    context = _of_task.get() or _of_process
+    if context is None:
         raise RayServeException(
             "`get_replica_context()` may only be called inside a replica of a deployment."
         )
-    return _replica_context
+    return context
 
 
 def in_replica() -> bool:
-    """Whether this process is a replica."""
-    return _replica_context is not None
+    """Whether the code that asks runs in a replica."""
+    return (_of_task.get() or _of_process) is not None
 
 
 def get_multiplexed_model_id() -> str:

@@ -78,7 +78,7 @@ class DeploymentHandle:
         Raises:
             RayServeException: Serve does not run here.
         """
-        runtime = _runtime()
+        runtime = caller_runtime.local(self.app_name) or _runtime()
         options = self.handle_options
         parent = current_request()
         head = PythonHead(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import inspect
 import logging
@@ -19,7 +18,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
 from serve_lite.checks import wrong
-from serve_lite.context import RequestContext, _serve_request_context, get_multiplexed_model_id
+from serve_lite.context import (
+    RequestContext,
+    _serve_request_context,
+    detached_context,
+    get_multiplexed_model_id,
+)
 
 __all__ = ["get_multiplexed_model_id", "loaded_model_ids", "multiplexed", "on_models_changed", "unload_all"]
 
@@ -165,9 +169,7 @@ class _ModelCache:
             return self._models[model_id]
         task = self._loading.get(model_id)
         if task is None:
-            task = asyncio.get_running_loop().create_task(
-                self._fetch(model_id), context=contextvars.Context()
-            )
+            task = asyncio.get_running_loop().create_task(self._fetch(model_id), context=detached_context())
             task.add_done_callback(_seen)
             self._loading[model_id] = task
             self._tell()

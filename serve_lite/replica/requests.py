@@ -40,10 +40,11 @@ _AHEAD_ITEMS = 64  #: how far a sync generator's thread may run ahead of its con
 class _Work:
     """One accepted call: its slot in the admission, given back once."""
 
-    __slots__ = ("_admission", "_tasks", "call", "left", "task")
+    __slots__ = ("_admission", "_tasks", "call", "context", "left")
 
     def __init__(self, call: IncomingCall, admission: Admission, tasks: set[asyncio.Task[None]]) -> None:
         self.call = call
+        self.context: RequestContext | None = None
         self.left = False
         self._admission = admission
         self._tasks = tasks
@@ -53,6 +54,8 @@ class _Work:
         """The work has ended; called before the answer, so that callers hear of the free slot with it."""
         if not self.left:
             self.left = True
+            if self.context is not None:
+                self.context.end()
             self._admission.leave()
 
     def done(self, task: asyncio.Task[None]) -> None:
@@ -119,6 +122,7 @@ class RequestRunner:
             traceparent=head.traceparent,
         )
         _serve_request_context.set(context)
+        work.context = context
         try:
             user = self._user
             method = user.method(head.method)
@@ -166,6 +170,7 @@ class RequestRunner:
         call = work.call
         context = _http_context(head)
         _serve_request_context.set(context)
+        work.context = context
         body = RequestBody(call, head)
         answer = HttpAnswer(call, work.leave)
         assert self._app is not None
@@ -182,6 +187,7 @@ class RequestRunner:
         call = work.call
         context = _http_context(head)
         _serve_request_context.set(context)
+        work.context = context
         session = WebSocketSession(call)
         cancel = call.on_cancel
 
@@ -208,6 +214,7 @@ class RequestRunner:
         call = work.call
         context = _http_context(head)
         _serve_request_context.set(context)
+        work.context = context
         answer = HttpAnswer(call, work.leave)
         try:
             method = self._user.method("__call__")

@@ -85,6 +85,22 @@ def install(runtime: Runtime | None) -> None:
     _current, _current_pid = runtime, os.getpid()
 
 
+_local: dict[str, Runtime] = {}  # by application that runs inside this process, in local testing mode
+
+
+def install_local(app: str, runtime: Runtime | None) -> None:
+    """Send calls to this application to a runtime of its own; None ends that."""
+    if runtime is None:
+        _local.pop(app, None)
+    else:
+        _local[app] = runtime
+
+
+def local(app: str) -> Runtime | None:
+    """Return the runtime of an application that runs inside this process, if it is one."""
+    return _local.get(app)
+
+
 def open_here(control_path: str) -> Runtime:
     """Return a runtime on the running loop; call on that loop."""
     source = RemoteMembership(control_path)
