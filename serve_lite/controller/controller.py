@@ -22,14 +22,17 @@ import anyio
 import anyio.abc
 import msgspec
 
+from serve_lite import instruments
 from serve_lite.controller import goals
 from serve_lite.controller.failures import describe
 from serve_lite.controller.fleet import Fleet, StopOrder
 from serve_lite.controller.inbox import Inbox
+from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
 from serve_lite.exceptions import RayServeException, ServeLiteError
+from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.schema import ProxyStatus, ReplicaState, ServeStatus
@@ -39,7 +42,7 @@ from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
 from serve_lite.state.lifecycle import IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
 from serve_lite.state.status import InstanceFacts, instance_details, instance_status, is_settled
-from serve_lite.wire.messages import DeployReply, DeployRequest, InitRequest, ReconfigureRequest
+from serve_lite.wire.messages import DeployReply, DeployRequest, InitRequest, PlaceRequest, ReconfigureRequest
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +149,12 @@ class Controller:
         for name in known:
             self._record(name, "deleted")
 
+    def environment_of(self, deployment: DeploymentId) -> CodeEnvironment | None:
+        """Return where the user code of a deployment runs; None if there is no such deployment."""
+        app = self._goal.apps.get(deployment.app_name)
+        found = [d for d in (*app.deployments, *app.retired) if d.id == deployment] if app else []
+        return found[0].environment if found else None
+
     def status(self) -> ServeStatus:
         """Return what `serve.status()` answers."""
         return instance_status(self._goal, self._observed, self._current_facts())
@@ -153,6 +162,16 @@ class Controller:
     def details(self) -> dict[str, Any]:
         """Return what `GET /api/serve/applications/` answers."""
         return instance_details(self._goal, self._observed, self._current_facts())
+
+    async def metrics(self) -> list[Family]:
+        """Ask all replicas, wait about a second at most, and return what everything of the instance measures."""
+        await self._fleet.ask_metrics()
+        replicas = tuple(self._observed.replicas.values())
+        return [
+            *lifecycle(self.status(), replicas),
+            *instruments.collect(),
+            *self._fleet.pictures.families(),
+        ]
 
     def ingress_of(self, name: str) -> str:
         """Return the name of an application's ingress deployment; "" if there is no such application."""
@@ -302,6 +321,8 @@ class Controller:
                 return self._begin_stop(action, now)
             case act.ReconfigureReplica():
                 return self._begin_reconfigure(action, now)
+            case act.PlaceReplica():
+                return self._begin_place(action, now)
             case act.CheckHealth():
                 event: ev.Event = ev.ReplicaHealthAsked(replica=action.replica, at=now)
                 return event, lambda: self._fleet.check_health(action.replica, action.timeout_s)
@@ -334,6 +355,7 @@ class Controller:
             version=goal.version,
             settings=goal.settings,
             rank=action.rank,
+            world_size=goal.target,
             wall_time=row.wall_time,
             log_file=row.log_file,
             at=now,
@@ -377,6 +399,14 @@ class Controller:
         event = ev.ReplicaReconfiguring(replica=action.replica, settings=goal.settings, at=now)
         self._record(action.replica, f"reconfigure: {action.reason}")
         return event, lambda: self._fleet.reconfigure(action.replica, request, goal.settings)
+
+    def _begin_place(self, action: act.PlaceReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
+        request = PlaceRequest(rank=action.rank, world_size=action.world_size, epoch=self.epoch)
+        event = ev.ReplicaPlaced(
+            replica=action.replica, rank=action.rank, world_size=action.world_size, at=now
+        )
+        self._record(action.replica, f"rank {action.rank} of {action.world_size}: {action.reason}")
+        return event, lambda: self._fleet.place(action.replica, request)
 
     def _stop_order(self, view: ReplicaView, is_graceful: bool) -> StopOrder:
         app = self._goal.apps.get(view.deployment.app_name)
@@ -483,6 +513,7 @@ class Controller:
         old, new = before.deployments, self._observed.deployments
         for deployment in old.keys() - new.keys():
             self._store.put_deployment(deployment, None)
+            self._fleet.pictures.forget(deployment)
         for deployment, view in new.items():
             if old.get(deployment) is not view:
                 self._store.put_deployment(deployment, view)

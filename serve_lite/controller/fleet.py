@@ -19,6 +19,7 @@ import msgspec
 
 from serve_lite.controller.child import Child, ExitInfo
 from serve_lite.controller.failures import describe
+from serve_lite.controller.metrics import Pictures
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow, Store
 from serve_lite.exceptions import ServeLiteError
@@ -30,6 +31,8 @@ from serve_lite.wire.messages import (
     AdoptRequest,
     Empty,
     InitRequest,
+    MetricsReply,
+    PlaceRequest,
     ReconfigureRequest,
     ReplicaReport,
     StopRequest,
@@ -43,6 +46,8 @@ CLEAN_UP_S = 1.0  #: for clean-up and destructor once a replica's grace is over 
 SHORT_GRACE_S = 5.0  #: between SIGTERM and SIGKILL for a replica that has no requests to finish
 RECONNECT_S = 0.2  #: between attempts to reach a replica whose control connection broke
 LAST_LINES = 20  #: of a dead replica's output that are kept
+LAST_ANSWER_S = 1.0  #: for what a replica wrote before its process ended to be read
+METRICS_S = 1.0  #: replicas that have not told their metrics by then are shown as they were
 
 
 class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +79,7 @@ class Fleet:
         self._group, self._spawner, self._store = group, spawner, store
         self._post, self._clock, self._epoch = post, clock, epoch
         self._live: dict[ReplicaId, _Supervised] = {}
+        self.pictures = Pictures()  #: what replicas told of their metrics
 
     def start(self, row: ReplicaRow, request: InitRequest, environment: CodeEnvironment) -> None:
         """Start a replica. Events: Spawned, then Ready or StartFailed, and in the end Exited."""
@@ -109,11 +115,25 @@ class Fleet:
         if supervised is not None and supervised.tasks is not None:
             supervised.tasks.start_soon(self._reconfigure, supervised, request, settings)
 
+    def place(self, replica: ReplicaId, request: PlaceRequest) -> None:
+        """Tell a running replica its rank. If its `reconfigure` fails on it, that is logged and it goes on."""
+        supervised = self._live.get(replica)
+        if supervised is not None and supervised.tasks is not None:
+            supervised.tasks.start_soon(self._place, supervised, request)
+
     def check_health(self, replica: ReplicaId, timeout_s: float) -> None:
         """Ask a running replica whether it is well. Event: HealthAnswered."""
         supervised = self._live.get(replica)
         if supervised is not None and supervised.tasks is not None:
             supervised.tasks.start_soon(self._check_health, supervised, timeout_s)
+
+    async def ask_metrics(self) -> None:
+        """Have the metrics of all ready replicas in `pictures`; those that are slow to answer stay as they were."""
+        asked = [self._begin_asking(replica) for replica in self._live.values()]
+        with anyio.move_on_after(METRICS_S):
+            for answered in asked:
+                if answered is not None:
+                    await answered.wait()
 
     # --- one replica's life ---
 
@@ -131,6 +151,7 @@ class Fleet:
             if replica.connection is not None:
                 replica.connection.close()
         del self._live[replica.id]
+        self.pictures.end(replica.id, replica.row.deployment)
         self._store.drop_replica(replica.id)
         self._post(ev.ReplicaExited(replica=replica.id, at=self._clock(), detail=detail, spread=_spread()))
 
@@ -162,6 +183,9 @@ class Fleet:
             tasks.start_soon(converse)
             tasks.start_soon(self._stop_when_ordered, replica, child)
             info = await child.wait()  # ends with the process
+            if replica.stop_asked is not None:
+                with anyio.move_on_after(LAST_ANSWER_S):
+                    await replica.stop_asked.wait()
             replica.tasks = None
             tasks.cancel_scope.cancel()
         return await self._detail(replica, child, info)
@@ -248,11 +272,17 @@ class Fleet:
         if replica.connection is None:
             return False
         request = StopRequest(timeout_s=order.timeout_s, epoch=self._epoch)
+        replica.stop_asked = anyio.Event()
         try:
-            await replica.connection.control("stop", request, Empty, timeout_s=None)  # `timeout_s` bounds it
+            last = await replica.connection.control(  # `timeout_s` bounds it
+                "stop", request, MetricsReply, timeout_s=None
+            )
+            self.pictures.take(replica.id, last.families)
         except ServeLiteError as error:
             logger.debug("replica %s did not answer the order to stop: %s", replica.id, error)
             return False
+        finally:
+            replica.stop_asked.set()
         return True
 
     async def _end(self, replica: _Supervised) -> None:
@@ -280,6 +310,17 @@ class Fleet:
         self._store.put_replica(replica.row)
         self._post(ev.ReplicaReconfigured(replica=replica.id, at=self._clock()))
 
+    async def _place(self, replica: _Supervised, request: PlaceRequest) -> None:
+        try:
+            if replica.connection is None:
+                raise ConnectionLostError("its control connection is broken")
+            await replica.connection.control("place", request, ReplicaReport, timeout_s=None)
+        except ServeLiteError as error:
+            logger.warning("replica %s did not take rank %d: %s", replica.id, request.rank, describe(error))
+            return
+        replica.row = msgspec.structs.replace(replica.row, rank=request.rank)
+        self._store.put_replica(replica.row)
+
     async def _check_health(self, replica: _Supervised, timeout_s: float) -> None:
         error = ""
         try:
@@ -294,10 +335,34 @@ class Fleet:
             ev.ReplicaHealthAnswered(replica=replica.id, at=self._clock(), error=error, spread=_spread())
         )
 
+    def _begin_asking(self, replica: _Supervised) -> anyio.Event | None:
+        """Return what is set when a ready replica has answered; None for one that cannot be asked."""
+        if replica.tasks is None or replica.connection is None or not replica.is_initialised:
+            return None
+        # One question at a time: a replica that is blocked for long finds one when it is free again.
+        if replica.metrics_asked is None:
+            replica.metrics_asked = anyio.Event()
+            replica.tasks.start_soon(self._ask_metrics, replica, replica.connection, replica.metrics_asked)
+        return replica.metrics_asked
+
+    async def _ask_metrics(self, replica: _Supervised, connection: Connection, answered: anyio.Event) -> None:
+        """Ask one replica; ends with its answer, its connection or its process."""
+        try:
+            reply = await connection.control("metrics", Empty(), MetricsReply, timeout_s=None)
+            self.pictures.take(replica.id, reply.families)
+        except ConnectionLostError as error:
+            logger.debug("replica %s did not tell its metrics: %s", replica.id, error)
+        except ServeLiteError as error:
+            logger.warning("replica %s cannot tell its metrics: %s", replica.id, error)
+        finally:
+            replica.metrics_asked = None
+            answered.set()
+
     # --- telling ---
 
     def _become_ready(self, replica: _Supervised, report: ReplicaReport) -> None:
         replica.is_initialised = True
+        self.pictures.begin(replica.id, replica.row.deployment)
         replica.row = msgspec.structs.replace(replica.row, was_ready=True)
         self._store.put_replica(replica.row)
         self._post(ev.ReplicaReady(replica=replica.id, at=self._clock(), docs_path=report.docs_path))
@@ -330,6 +395,8 @@ class _Supervised:
         self.order: StopOrder | None = None
         self.ordered = anyio.Event()
         self.is_initialised = False  #: it may have requests to finish
+        self.stop_asked: anyio.Event | None = None  #: set when it has answered the order to stop, or cannot
+        self.metrics_asked: anyio.Event | None = None  #: set when it has told its metrics, or cannot
 
 
 def _spread() -> float:

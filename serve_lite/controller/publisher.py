@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import anyio
 
+from serve_lite.controller.routers import router_choice
 from serve_lite.policy.reconcile import is_in_place
 from serve_lite.policy.restart import budget, has_given_up
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
@@ -114,6 +115,7 @@ def membership(
         max_queued=wanted.config.max_queued_requests,
         backpressure_status=wanted.config.backpressure_status,
         retry_after_s=wanted.config.retry_after_s,
+        router=router_choice(wanted.config.request_router_config),
     )
 
 

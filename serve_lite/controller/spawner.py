@@ -140,6 +140,29 @@ class Spawner:
         """
         return await self._spawn("importer", app, f"serve-lite: importer {app}", environment, work, log_path)
 
+    async def spawn_adviser(self, app: str, environment: CodeEnvironment, path: str) -> Child:
+        """Start an adviser that listens at `path` and runs user code which the daemon asks for advice.
+
+        Raises:
+            InstanceError: no process could be started.
+        """
+        listener = _listen(path, self._backlog)
+        try:
+            return await self._spawn(
+                "adviser",
+                app,
+                f"serve-lite: adviser {app}",
+                environment,
+                listener,
+                self.log_path("adviser", app),
+                socket_path=path,
+            )
+        except BaseException:
+            _remove_sockets(path)
+            raise
+        finally:
+            listener.close()
+
     def adopt_child(
         self, pid: int, start_time: int, *, replica: ReplicaId = "", socket_path: str = "", log_path: str = ""
     ) -> Child | None:
@@ -178,7 +201,7 @@ class Spawner:
 
     async def _spawn(
         self,
-        kind: Literal["replica", "importer"],
+        kind: Literal["replica", "importer", "adviser"],
         name: str,
         title: str,
         environment: CodeEnvironment,

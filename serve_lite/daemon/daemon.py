@@ -22,6 +22,7 @@ import msgspec
 
 from serve_lite import __version__
 from serve_lite.admin.auth import check_listener
+from serve_lite.controller.advisers import Advisers
 from serve_lite.controller.controller import Controller
 from serve_lite.controller.importer import Importer
 from serve_lite.controller.publisher import Publisher
@@ -126,7 +127,8 @@ class Daemon:
             log_file=os.path.join(self._paths.logs, "daemon.log"),
         )
         await group.start(controller.run)  # returns with the replicas of an earlier daemon adopted
-        routers = Routers(publisher)
+        advisers = Advisers(group, spawner, controller.environment_of)
+        routers = Routers(publisher, advisers.make)
         http = await self._open_http(group, routers, publisher)
         control = ControlSocket(group, controller, publisher, self._info(controller.epoch), self._shut_down)
         listener = await listen(self._sockets["control"], control.methods.handle_call)

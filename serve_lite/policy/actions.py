@@ -36,6 +36,14 @@ class ReconfigureReplica(_Action, frozen=True, kw_only=True):
     replica: ReplicaId
 
 
+class PlaceReplica(_Action, frozen=True, kw_only=True):
+    """Tell one replica its rank and how many there are."""
+
+    replica: ReplicaId
+    rank: int
+    world_size: int
+
+
 class CheckHealth(_Action, frozen=True, kw_only=True):
     """Ask one replica whether it is well."""
 
@@ -63,7 +71,16 @@ class ForgetApp(_Action, frozen=True, kw_only=True):
     app: str
 
 
-Action = StartReplica | StopReplica | ReconfigureReplica | CheckHealth | StartBuild | CancelBuild | ForgetApp
+Action = (
+    StartReplica
+    | StopReplica
+    | ReconfigureReplica
+    | PlaceReplica
+    | CheckHealth
+    | StartBuild
+    | CancelBuild
+    | ForgetApp
+)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

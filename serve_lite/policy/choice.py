@@ -1,7 +1,8 @@
-"""Which of two replicas gets a call."""
+"""Which replica gets a call: the less loaded of two, among those that have its model loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
 
 
@@ -38,3 +39,28 @@ class Limited(Loaded, Protocol):
 def has_room(candidate: Limited) -> bool:
     """Whether it may be sent one more request."""
     return candidate.ongoing < candidate.limit
+
+
+class Warm(Limited, Protocol):
+    """Something that holds models, by id."""
+
+    @property
+    def model_ids(self) -> Collection[str]:
+        """Ids of the models that it has loaded or is loading."""
+        ...
+
+
+WarmT = TypeVar("WarmT", bound=Warm)
+
+
+def prefer_warm(candidates: Sequence[WarmT], model_id: str) -> list[WarmT]:
+    """Return the candidates that hold the model; if none does, those that hold the fewest models.
+
+    No call waits for a replica that holds its model while another has room: loading again costs the
+    one call, waiting costs every call behind it.
+    """
+    warm = [c for c in candidates if model_id in c.model_ids]
+    if warm:
+        return warm
+    fewest = min((len(c.model_ids) for c in candidates), default=0)
+    return [c for c in candidates if len(c.model_ids) == fewest]

@@ -19,6 +19,7 @@ from serve_lite.policy.actions import (
     StopReplica,
 )
 from serve_lite.policy.health import is_unhealthy, next_check_at
+from serve_lite.policy.ranks import plan_ranks
 from serve_lite.policy.restart import StartGate, budget, plan_start
 from serve_lite.policy.rollout import is_current, places_at_once, plan_rollout
 from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
@@ -81,11 +82,12 @@ def _plan_deployment(
     )
     moves = plan_rollout(goal, well, gate)
     leaving = {a.replica for a in moves if isinstance(a, StopReplica)}
+    places = plan_ranks(goal, alive) if not removals and not moves else []
     checks, check_at = _plan_checks(goal, [r for r in well if r.is_running and r.id not in leaving], now)
     finding, note_at = _find(goal, view, replicas, gate, now)
     wants_start = sum(r.version == goal.version for r in well) < goal.target or bool(_stale(goal, well))
     return Plan(
-        actions=(*removals, *moves, *checks),
+        actions=(*removals, *moves, *places, *checks),
         findings=(finding,) if finding is not None else (),
         wake_at=_earliest(check_at, note_at, gate.opens_at if wants_start else None),
     )

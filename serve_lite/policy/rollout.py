@@ -137,7 +137,7 @@ def _starts(goal: DeploymentGoal, staying: Sequence[ReplicaView], gate: StartGat
     )
     return [
         StartReplica(deployment=goal.id, rank=rank, reason=reason)
-        for rank in _free_ranks({r.rank for r in staying}, count)
+        for rank in free_ranks({r.rank for r in staying}, count)
     ]
 
 
@@ -165,7 +165,8 @@ def _newest_first(replicas: Iterable[ReplicaView]) -> list[ReplicaView]:
     return sorted(replicas, key=lambda r: r.begun_at, reverse=True)
 
 
-def _free_ranks(taken: set[int], count: int) -> list[int]:
+def free_ranks(taken: set[int], count: int) -> list[int]:
+    """Return the lowest ranks that nobody has."""
     ranks: list[int] = []
     rank = 0
     while len(ranks) < count:

@@ -25,7 +25,7 @@ from serve_lite.proxy.options import ProxyOptions
 from serve_lite.proxy.routes import HEALTH_PATH, ROUTES_PATH, RouteTable, decode_path
 from serve_lite.routing.router import PendingCall
 from serve_lite.wire.frames import Kind
-from serve_lite.wire.messages import ErrorHead, HttpHead, HttpResponseHead, RouteTarget
+from serve_lite.wire.messages import CallFacts, ErrorHead, HttpHead, HttpResponseHead, RouteTarget
 
 NOT_POPULATED: Final = "Route table is not populated yet."
 DRAINING: Final = "This node is being drained."
@@ -238,9 +238,18 @@ class HttpCall(PendingCall):
         self._started = started
         if noted.model_id:
             self.model_id = noted.model_id
-        if noted.session_id:
-            self.session_id = noted.session_id
         exchange.work = self
+
+    def facts(self) -> CallFacts:
+        noted, lane = self._noted, self._lane
+        return CallFacts(
+            request_id=noted.request_id,
+            route=lane.route,
+            app=lane.app,
+            model_id=noted.model_id,
+            session_id=noted.session_id,
+            is_http=True,
+        )
 
     def limit(self, timeout_s: float) -> None:
         """End the request `timeout_s` seconds from now unless it is over by then."""

@@ -8,9 +8,15 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from serve_lite.policy.choice import has_room, less_loaded
+import msgspec
+
+from serve_lite.policy.choice import has_room, less_loaded, prefer_warm
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
-from serve_lite.wire.messages import ReplicaEndpoint
+from serve_lite.wire.messages import ReplicaEndpoint, ReplicaFacts
+
+_NO_FACTS = ReplicaFacts()
+_ASSUMED_MODELS = 32  #: ids that a replica is taken to load because we sent it a call for them
+_decode_facts = msgspec.msgpack.Decoder(ReplicaFacts).decode
 
 _RECONNECT_S = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5)  #: waits before attempts, last one repeated
 
@@ -18,7 +24,7 @@ _RECONNECT_S = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5)  #: waits before attempts, last
 class Link:
     """One replica: the connection to it, and what we know of its load."""
 
-    __slots__ = ("connection", "draining", "endpoint", "mine", "others")
+    __slots__ = ("connection", "draining", "endpoint", "facts", "mine", "model_ids", "others")
 
     def __init__(self, endpoint: ReplicaEndpoint) -> None:
         self.endpoint = endpoint
@@ -26,6 +32,8 @@ class Link:
         self.draining = False  #: it said that it stops; nothing more is sent to it
         self.mine = 0  #: our calls that it has not answered
         self.others = 0  #: calls of other processes, as of its last answer
+        self.facts = _NO_FACTS  #: what it told of itself
+        self.model_ids: dict[str, None] = {}  #: models it holds, or will when it has seen what we sent
 
     @property
     def ongoing(self) -> int:
@@ -41,6 +49,19 @@ class Link:
         """Take the replica's own count of ongoing requests, which includes ours that reached it."""
         others = reported - self.mine
         self.others = others if others > 0 else 0
+
+    def expect_model(self, model_id: str) -> None:
+        """A call for this model was sent there: until it tells more, later ones should follow."""
+        if model_id not in self.model_ids:
+            self.model_ids[model_id] = None
+            if len(self.model_ids) > len(self.facts.model_ids) + _ASSUMED_MODELS:
+                del self.model_ids[next(iter(self.model_ids))]
+
+    def take_facts(self) -> None:
+        """Read what the replica told last."""
+        if self.connection is not None and self.connection.table.facts:
+            self.facts = _decode_facts(self.connection.table.facts)
+            self.model_ids = dict.fromkeys(self.facts.model_ids)
 
 
 class ReplicaSet:
@@ -65,9 +86,14 @@ class ReplicaSet:
         self._on_room = on_room
         self._draw = random.Random().random
 
-    def choose(self) -> Link | None:
-        """Return a replica with room, the less loaded of two drawn ones if it has; None if all are full."""
+    def choose(self, model_id: str = "") -> Link | None:
+        """Return a replica with room, the less loaded of two drawn ones if it has; None if all are full.
+
+        With a model id, those that hold the model come first.
+        """
         usable = self.usable
+        if model_id and len(usable) > 1:
+            usable = prefer_warm([link for link in usable if has_room(link)], model_id)
         n = len(usable)
         if n == 1:
             return usable[0] if has_room(usable[0]) else None
@@ -107,6 +133,16 @@ class ReplicaSet:
         if link.mine == 0 and link.connection is not None and link.endpoint.replica_id not in self._links:
             link.connection.close()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether every replica that membership names is connected, or has said that it stops."""
+        usable = self.usable
+        return all(link.draining or link in usable for link in self._links.values())
+
+    def find(self, replica_id: str) -> Link | None:
+        """Return the connected replica with this id."""
+        return next((link for link in self.usable if link.endpoint.replica_id == replica_id), None)
+
     def close(self) -> None:
         """Close every connection; open calls hear that they are lost."""
         links, self._links = list(self._links.values()), {}
@@ -142,6 +178,8 @@ class ReplicaSet:
         link.connection = connection
         link.mine = link.others = 0
         connection.table.on_room = lambda: self._heard_room(link)
+        connection.table.on_facts = link.take_facts
+        link.take_facts()
         connection.on_closed = lambda: self._unuse(link)
         if not link.draining:
             self.usable.append(link)

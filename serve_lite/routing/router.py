@@ -16,13 +16,15 @@ from serve_lite.exceptions import (
     DeploymentNotFoundError,
     DeploymentUnavailableError,
     ReplicaDiedError,
+    ReplicaUnavailableError,
 )
 from serve_lite.routing.membership import MembershipSource
+from serve_lite.routing.ranked import MakeAdviser, RankedPlacing
 from serve_lite.routing.replica_set import Link, ReplicaSet
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.calls import OutgoingCall
 from serve_lite.wire.frames import Buffer
-from serve_lite.wire.messages import Membership, MemberState, RejectReason
+from serve_lite.wire.messages import CallFacts, Membership, MemberState, RejectReason
 
 _MAX_RESENDS = 16  #: replicas that may die under one call before it is given up
 
@@ -40,7 +42,8 @@ class PendingCall:
     streams_body: bool = False
     retryable: bool = True  #: set False once a streamed body can no longer be sent again
     model_id: str = ""
-    session_id: str = ""
+    pinned: str = ""  #: only this replica may take it, with or without room
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  #: for routers that users write
     outgoing: OutgoingCall | None = None  #: set while a replica has it
     resends: int = 0
     _sent: _Sent | None = None
@@ -66,6 +69,10 @@ class PendingCall:
     def on_writable(self) -> None:
         """`outgoing.send_item` may be used again."""
 
+    def facts(self) -> CallFacts:
+        """Return what a router that a user wrote may know of it."""
+        return CallFacts(model_id=self.model_id)
+
 
 class Router:
     """Calls to one deployment from this process.
@@ -78,12 +85,17 @@ class Router:
         deployment: DeploymentId,
         source: MembershipSource,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        make_adviser: MakeAdviser,
     ) -> None:
         self.deployment = deployment
         self.num_ongoing = 0
+        self._spawn = spawn
+        self._make_adviser = make_adviser
+        self._placing: RankedPlacing | None = None  #: set while a user's router chooses
         self._queue: deque[PendingCall] = deque()
         self._membership: Membership | None = None
-        self._replicas = ReplicaSet(spawn, self._drain)
+        self._when_settled: list[Callable[[], None]] = []
+        self._replicas = ReplicaSet(spawn, self._on_room)
         self._unwatch = source.watch(deployment.app_name, deployment.name, self._on_membership)
 
     @property
@@ -91,18 +103,51 @@ class Router:
         """Calls that wait for a replica."""
         return len(self._queue)
 
+    def is_connected(self, replica_id: str) -> bool:
+        """Whether calls can be sent to this replica at once."""
+        return self._replicas.find(replica_id) is not None
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas that are connected and may be sent calls."""
+        return len(self._replicas.usable)
+
+    @property
+    def state(self) -> MemberState | None:
+        """Whether calls wait, go or fail; None before the first word of it."""
+        return self._membership.state if self._membership is not None else None
+
+    def when_settled(self, callback: Callable[[], None]) -> None:
+        """Call back once it is known who serves and each of them is connected or gone: now, if that is so."""
+        if self._is_settled():
+            callback()
+        else:
+            self._when_settled.append(callback)
+
     def submit(self, call: PendingCall) -> None:
         """Send the call, or keep it until a replica has room. Never blocks."""
-        if not self._queue:
-            link = self._replicas.choose()
+        if call.pinned:
+            self._send_pinned(call)
+            return
+        if not self._queue and self._placing is None:
+            link = self._replicas.choose(call.model_id)
             if link is not None:
                 self._send(call, link)
                 return
         error = self._refusal()
         if error is not None:
             call.on_failed(error)
-        else:
-            self._queue.append(call)
+            return
+        self._queue.append(call)
+        if self._placing is not None:
+            self._placing.wake()
+
+    def broadcast(self, make: Callable[[str], PendingCall]) -> int:
+        """Send every replica a call made for it, with or without room; return how many there are."""
+        links = tuple(self._replicas.usable)
+        for link in links:
+            self._send(make(link.endpoint.replica_id), link)
+        return len(links)
 
     def cancel(self, call: PendingCall) -> None:
         """Give a call up, queued or running. It hears nothing more."""
@@ -118,8 +163,15 @@ class Router:
     def close(self) -> None:
         """Fail what waits and close the connections."""
         self._unwatch()
+        #: calls that their replicas turn out not to have accepted fail too
+        self._membership = Membership(app=self.deployment.app_name, deployment=self.deployment.name)
         self._fail_queue(DeploymentNotFoundError(self.deployment))
         self._replicas.close()
+        callbacks, self._when_settled = self._when_settled, []
+        for callback in callbacks:
+            callback()
+        if self._placing is not None:
+            self._placing.close()
 
     def _send(self, call: PendingCall, link: Link) -> None:
         connection = link.connection
@@ -135,18 +187,41 @@ class Router:
         call._sent = sent
         link.mine += 1
         self.num_ongoing += 1
+        if call.model_id:
+            link.expect_model(call.model_id)
+        if self._placing is not None:
+            self._placing.adviser.placed(call, link.endpoint.replica_id)
         call.on_sent(link.endpoint.replica_id)
+
+    def _send_pinned(self, call: PendingCall) -> None:
+        link = self._replicas.find(call.pinned)
+        if link is None:
+            call.on_failed(ReplicaUnavailableError(call.pinned))
+        else:
+            self._send(call, link)
 
     def _resend(self, call: PendingCall) -> None:
         """Put a call that did not run at the front of the queue and try to place it."""
+        if call.pinned:
+            call.on_failed(ReplicaUnavailableError(call.pinned))
+            return
+        if self.state in (MemberState.MISSING, MemberState.FAILED):  # nobody will come to take it
+            error = self._refusal()
+            assert error is not None
+            call.on_failed(error)
+            return
         self._queue.appendleft(call)
         self._drain()
 
     def _drain(self) -> bool:
         """Send what waits while there is room; return whether anything was sent."""
         queue, sent_any = self._queue, False
+        if self._placing is not None:
+            if queue:
+                self._placing.wake()
+            return False  # it takes a moment; whoever offered room may give it to another caller
         while queue:
-            link = self._replicas.choose()
+            link = self._replicas.choose(queue[0].model_id)
             if link is None:
                 break
             self._send(queue.popleft(), link)
@@ -171,7 +246,22 @@ class Router:
             )
         return None
 
+    def _on_room(self) -> bool:
+        """A replica is connected or has room."""
+        self._tell_settled()
+        return self._drain()
+
+    def _is_settled(self) -> bool:
+        return self._membership is not None and self._replicas.is_connected
+
+    def _tell_settled(self) -> None:
+        if self._when_settled and self._is_settled():
+            callbacks, self._when_settled = self._when_settled, []
+            for callback in callbacks:
+                callback()
+
     def _on_membership(self, membership: Membership) -> None:
+        self._follow_choice(membership)
         self._membership = membership
         self._replicas.update(membership.replicas)
         if membership.state is MemberState.AVAILABLE:
@@ -180,6 +270,25 @@ class Router:
             self._fail_queue(DeploymentNotFoundError(self.deployment))
         else:
             self._fail_queue(DeploymentUnavailableError(self.deployment))
+        self._tell_settled()
+
+    def _follow_choice(self, membership: Membership) -> None:
+        """Begin or end asking a user's router, as the deployment says now."""
+        if self._placing is not None and self._placing.choice != membership.router:
+            self._placing.close()
+            self._placing = None
+        if self._placing is None and membership.router is not None:
+            adviser = self._make_adviser(membership)
+            if adviser is not None:
+                self._placing = RankedPlacing(
+                    adviser,
+                    membership.router,
+                    queue=self._queue,
+                    usable=lambda: self._replicas.usable,
+                    send=self._send,
+                    fall_back=lambda call: self._replicas.choose(call.model_id),
+                    spawn=self._spawn,
+                )
 
     def _fail_queue(self, error: Exception) -> None:
         queue = list(self._queue)
@@ -202,6 +311,8 @@ class _Sent:
         self.call._sent = None
         self.router.num_ongoing -= 1
         self.router._replicas.finished(self.link)
+        if self.router._placing is not None:
+            self.router._placing.adviser.ended(self.call, self.link.endpoint.replica_id)
 
     def answered(self) -> None:
         link = self.link
@@ -265,8 +376,9 @@ class Routers:
     Lifetime: owned by the daemon, a replica's runtime or a client's runtime, which awaits `aclose`.
     """
 
-    def __init__(self, source: MembershipSource) -> None:
+    def __init__(self, source: MembershipSource, make_adviser: MakeAdviser = lambda _: None) -> None:
         self._source = source
+        self._make_adviser = make_adviser
         self._routers: dict[tuple[str, str], Router] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -275,8 +387,14 @@ class Routers:
         router = self._routers.get((app, deployment))
         if router is None:
             target = DeploymentId(name=deployment, app_name=app)
-            router = self._routers[app, deployment] = Router(target, self._source, self.spawn)
+            router = self._routers[app, deployment] = Router(
+                target, self._source, self.spawn, self._make_adviser
+            )
         return router
+
+    def find(self, app: str, deployment: str) -> Router | None:
+        """Return the router to a deployment if there is one; from any thread."""
+        return self._routers.get((app, deployment))
 
     def totals(self) -> tuple[int, int]:
         """Return (queued, ongoing) calls of this process."""

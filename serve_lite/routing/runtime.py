@@ -14,7 +14,9 @@ from typing import Any
 
 from serve_lite.exceptions import RayServeException
 from serve_lite.routing.membership import MembershipSource, RemoteMembership
+from serve_lite.routing.ranked import Adviser
 from serve_lite.routing.router import Routers
+from serve_lite.wire.messages import Membership
 
 
 class Runtime:
@@ -26,7 +28,7 @@ class Runtime:
     def __init__(self, loop: asyncio.AbstractEventLoop, control_path: str, source: MembershipSource) -> None:
         self.loop = loop
         self.control_path = control_path
-        self.routers = Routers(source)
+        self.routers = Routers(source, _adviser)
         self._thread_id = threading.get_ident()
         self._thread: threading.Thread | None = None
 
@@ -57,6 +59,12 @@ class Runtime:
         asyncio.run_coroutine_threadsafe(self.aclose(), self.loop).result(timeout=5)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=5)
+
+
+def _adviser(membership: Membership) -> Adviser | None:
+    from serve_lite.routing.advised import local_adviser  # lazily: few deployments bring a router
+
+    return local_adviser(membership)
 
 
 _current: Runtime | None = None

@@ -32,6 +32,7 @@ class ReplicaPlanned(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True)
     version: str
     settings: str
     rank: int = 0
+    world_size: int = 0
     wall_time: float = 0.0  #: to show
     log_file: str = ""
 
@@ -76,6 +77,13 @@ class ReplicaReconfiguring(ReplicaNews, frozen=True, kw_only=True):
 
 class ReplicaReconfigured(ReplicaNews, frozen=True, kw_only=True):
     """It has taken the settings it was told."""
+
+
+class ReplicaPlaced(ReplicaNews, frozen=True, kw_only=True):
+    """It is told its rank and the number of its peers."""
+
+    rank: int
+    world_size: int
 
 
 class ReplicaRefused(ReplicaNews, frozen=True, kw_only=True):
@@ -170,6 +178,7 @@ Event = (
     | ReplicaStartFailed
     | ReplicaReconfiguring
     | ReplicaReconfigured
+    | ReplicaPlaced
     | ReplicaRefused
     | ReplicaHealthAsked
     | ReplicaHealthAnswered

@@ -53,6 +53,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     begun_at: float  #: planned or found
     since: float  #: in this state
     rank: int = 0
+    world_size: int = 0  #: replicas that it was told there are; 0: not known
     pid: int | None = None
     ready_at: float | None = None
     next_settings: str = ""  #: being taken, while UPDATING
@@ -152,6 +153,8 @@ class _Draft:
                 view = self._move(event, ReplicaMove.RECONFIGURED, next_settings="")
                 self._change(event.replica, settings=view.next_settings)
                 self._count_success(self.replicas[event.replica], event.at)
+            case ev.ReplicaPlaced():
+                self._change(event.replica, rank=event.rank, world_size=event.world_size)
             case ev.ReplicaRefused():
                 view = self._move(event, ReplicaMove.REFUSED, next_settings="", error=event.error)
                 self._change(event.replica, refused=view.next_settings)
@@ -197,6 +200,7 @@ class _Draft:
             begun_at=event.at,
             since=event.at,
             rank=event.rank,
+            world_size=0 if isinstance(event, ev.ReplicaFound) else event.world_size,
             pid=event.pid if isinstance(event, ev.ReplicaFound) else None,
             wall_time=event.wall_time,
             log_file=event.log_file,

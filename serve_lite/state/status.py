@@ -14,13 +14,24 @@ import msgspec
 
 from serve_lite.options import config_to_dict
 from serve_lite.schema import (
+    ApplicationDetails,
     ApplicationStatus,
     ApplicationStatusOverview,
+    DeploymentDetails,
+    DeploymentNode,
     DeploymentStatus,
     DeploymentStatusOverview,
     DeploymentStatusTrigger,
+    DeploymentTopology,
+    ProxyDetails,
     ProxyStatus,
+    ReplicaDetails,
+    ServeActorDetails,
+    ServeInstanceDetails,
     ServeStatus,
+    Target,
+    TargetGroup,
+    TopologyNode,
 )
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
@@ -103,29 +114,26 @@ def deployment_overview(deployment: DeploymentId, observed: Observed) -> Deploym
 
 
 def instance_details(goal: Goal, observed: Observed, facts: InstanceFacts) -> dict[str, Any]:
-    """Return what `GET /api/serve/applications/` answers (`ServeInstanceDetails`)."""
-    actor = {
-        **_actor(facts),
-        "actor_name": "SERVE_CONTROLLER_ACTOR",
-        "actor_id": f"{facts.pid}-{facts.epoch}",
-    }
-    proxy = {
-        **_actor(facts),
-        "actor_name": f"SERVE_PROXY_ACTOR-{facts.node_id}",
-        "status": str(facts.proxy_status),
-    }
-    return {
-        "controller_info": actor,
-        "proxy_location": facts.proxy_location,
-        "http_options": dict(facts.http_options),
-        "grpc_options": dict(facts.grpc_options),
-        "proxies": {facts.node_id: proxy} if facts.proxy_location != "Disabled" else {},
-        "deploy_mode": deploy_mode(goal),
-        "applications": {name: _app_details(app, observed, facts) for name, app in goal.apps.items()},
-        "target_capacity": goal.target_capacity,
-        "target_groups": _target_groups(goal, facts),
-        "restores_unset_config_options": True,
-    }
+    """Return what `GET /api/serve/applications/` answers: `ServeInstanceDetails` as plain data."""
+    controller = ServeActorDetails(
+        **_actor(facts), actor_name="SERVE_CONTROLLER_ACTOR", actor_id=f"{facts.pid}-{facts.epoch}"
+    )
+    proxy = ProxyDetails(
+        **_actor(facts), actor_name=f"SERVE_PROXY_ACTOR-{facts.node_id}", status=facts.proxy_status
+    )
+    details = ServeInstanceDetails(
+        controller_info=controller,
+        proxy_location=facts.proxy_location,
+        http_options=dict(facts.http_options),
+        grpc_options=dict(facts.grpc_options),
+        proxies={facts.node_id: proxy} if facts.proxy_location != "Disabled" else {},
+        deploy_mode=deploy_mode(goal),
+        applications={name: _app_details(app, observed, facts) for name, app in goal.apps.items()},
+        target_capacity=goal.target_capacity,
+        target_groups=_target_groups(goal, facts),
+    )
+    plain: dict[str, Any] = msgspec.to_builtins(details)
+    return plain
 
 
 def deploy_mode(goal: Goal) -> str:
@@ -135,85 +143,82 @@ def deploy_mode(goal: Goal) -> str:
     return "MULTI_APP" if "applications" in goal.document else "SINGLE_APP"
 
 
-def _app_details(app: AppGoal, observed: Observed, facts: InstanceFacts) -> dict[str, Any]:
+def _app_details(app: AppGoal, observed: Observed, facts: InstanceFacts) -> ApplicationDetails:
     status, message = app_status(app, observed)
     is_live = not app.is_deleting
-    return {
-        "name": app.name,
-        "route_prefix": app.route_prefix if is_live else None,
-        "docs_path": _docs_path(app, observed),
-        "status": str(status),
-        "message": message,
-        "last_deployed_time_s": app.deployed_at,
-        "deployed_app_config": redacted(app.submission.document) if is_live else None,
-        "source": app.submission.source,
-        "deployments": {d.id.name: _deployment_details(d, observed, facts) for d in _shown(app, observed)},
-        "external_scaler_enabled": bool(
-            (app.submission.document or {}).get("external_scaler_enabled", False)
-        ),
-        "deployment_topology": _topology(app) if app.deployments and is_live else None,
-    }
+    return ApplicationDetails(
+        name=app.name,
+        route_prefix=app.route_prefix if is_live else None,
+        docs_path=_docs_path(app, observed),
+        status=status,
+        message=message,
+        last_deployed_time_s=app.deployed_at,
+        deployed_app_config=redacted(app.submission.document) if is_live else None,
+        source=app.submission.source,
+        deployments={d.id.name: _deployment_details(d, observed, facts) for d in _shown(app, observed)},
+        external_scaler_enabled=bool((app.submission.document or {}).get("external_scaler_enabled", False)),
+        deployment_topology=_topology(app) if app.deployments and is_live else None,
+    )
 
 
-def _deployment_details(goal: DeploymentGoal, observed: Observed, facts: InstanceFacts) -> dict[str, Any]:
+def _deployment_details(goal: DeploymentGoal, observed: Observed, facts: InstanceFacts) -> DeploymentDetails:
     overview = deployment_overview(goal.id, observed)
     view = observed.deployments.get(goal.id)
     actor_options = goal.config.ray_actor_options
     needs = {"CPU": actor_options.get("num_cpus", 1), "GPU": actor_options.get("num_gpus")}
-    return {
-        "name": goal.id.name,
-        "status": str(overview.status),
-        "status_trigger": str(overview.status_trigger),
-        "message": overview.message,
-        "deployment_config": redacted(config_to_dict(goal.config, goal.id.name)),
-        "target_num_replicas": goal.target,
-        "required_resources": {name: n for name, n in needs.items() if n},
-        "replicas": [_replica_details(r, facts) for r in observed.replicas_of(goal.id)],
-        "recent_dead_replicas": [_replica_details(r, facts) for r in (view.dead if view else ())],
-    }
+    return DeploymentDetails(
+        name=goal.id.name,
+        status=overview.status,
+        status_trigger=overview.status_trigger,
+        message=overview.message,
+        deployment_config=redacted(config_to_dict(goal.config, goal.id.name)),
+        target_num_replicas=goal.target,
+        required_resources={name: n for name, n in needs.items() if n},
+        replicas=tuple(_replica_details(r, facts) for r in observed.replicas_of(goal.id)),
+        recent_dead_replicas=tuple(_replica_details(r, facts) for r in (view.dead if view else ())),
+    )
 
 
-def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> dict[str, Any]:
-    return {
-        **_actor(facts),
-        "actor_id": suffix_of(replica.id),
-        "actor_name": f"SERVE_REPLICA::{replica.id}",
-        "log_file_path": replica.log_file or None,
-        "replica_id": suffix_of(replica.id),
-        "state": str(replica.state),
-        "pid": replica.pid,
-        "start_time_s": replica.wall_time,
-    }
+def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetails:
+    common = _actor(facts) | {"log_file_path": replica.log_file or None}
+    return ReplicaDetails(
+        **common,
+        actor_id=suffix_of(replica.id),
+        actor_name=f"SERVE_REPLICA::{replica.id}",
+        replica_id=suffix_of(replica.id),
+        state=replica.state,
+        pid=replica.pid,
+        start_time_s=replica.wall_time,
+    )
 
 
-def _topology(app: AppGoal) -> dict[str, Any]:
+def _topology(app: AppGoal) -> DeploymentTopology:
     ingress = app.ingress
-    return {
-        "app_name": app.name,
-        "nodes": {
-            d.id.name: {
-                "name": d.id.name,
-                "app_name": app.name,
-                "outbound_deployments": [{"name": name, "app_name": app.name} for name in d.spec.calls],
-                "is_ingress": d is ingress,
-            }
-            for d in app.deployments
-        },
-        "ingress_deployment": ingress.id.name if ingress else None,
+    nodes = {
+        d.id.name: TopologyNode(
+            name=d.id.name,
+            app_name=app.name,
+            outbound_deployments=tuple(DeploymentNode(name=n, app_name=app.name) for n in d.spec.calls),
+            is_ingress=d is ingress,
+        )
+        for d in app.deployments
     }
+    return DeploymentTopology(
+        app_name=app.name, nodes=nodes, ingress_deployment=ingress.id.name if ingress else None
+    )
 
 
-def _target_groups(goal: Goal, facts: InstanceFacts) -> list[dict[str, Any]]:
+def _target_groups(goal: Goal, facts: InstanceFacts) -> tuple[TargetGroup, ...]:
     """Return where an outer balancer would send requests: to this one proxy."""
     port = facts.http_options.get("port")
     if port is None or facts.proxy_location == "Disabled":
-        return []
-    target = {"ip": facts.http_options.get("host"), "port": port, "instance_id": facts.node_id, "name": ""}
-    return [
-        {"targets": [target], "route_prefix": app.route_prefix, "protocol": "HTTP", "app_name": app.name}
+        return ()
+    target = Target(ip=facts.http_options.get("host"), port=port, instance_id=facts.node_id)
+    return tuple(
+        TargetGroup(targets=(target,), route_prefix=app.route_prefix, protocol="HTTP", app_name=app.name)
         for app in goal.apps.values()
         if app.route_prefix is not None and not app.is_deleting
-    ]
+    )
 
 
 def _actor(facts: InstanceFacts) -> dict[str, Any]:
@@ -222,9 +227,6 @@ def _actor(facts: InstanceFacts) -> dict[str, Any]:
         "node_id": facts.node_id,
         "node_ip": "127.0.0.1",
         "node_instance_id": facts.node_id,
-        "actor_id": None,
-        "actor_name": None,
-        "worker_id": None,
         "log_file_path": facts.log_file,
     }
 

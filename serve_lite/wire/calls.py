@@ -129,6 +129,8 @@ class CallerTable(_Table):
         self.slot: int | None = None  #: our place in the callee's ledger; None until it said WELCOME
         self.on_welcome: Callable[[], None] | None = None
         self.on_room = on_room  #: the callee has room again; return False to let another caller have it
+        self.facts = b""  #: what the callee last told of itself
+        self.on_facts: Callable[[], None] | None = None
         self._last_id = 0
 
     def hello(self) -> None:
@@ -184,6 +186,10 @@ class CallerTable(_Table):
             self.load = aux
             if self.on_room is None or not self.on_room():
                 self.put(Kind.DECLINE, 0, 0, b"")
+        elif kind == Kind.FACTS:
+            self.facts = envelope
+            if self.on_facts is not None:
+                self.on_facts()
         elif kind == Kind.CREDIT:
             outgoing = self.open.get(call)
             if outgoing is not None:
@@ -361,6 +367,10 @@ class CalleeTable(_Table):
                     self.on_decline()
             else:
                 self._receive_about(frame)
+
+    def tell_facts(self, facts: bytes) -> None:
+        """Tell this caller what it should know to choose (`ReplicaFacts`)."""
+        self.put(Kind.FACTS, 0, 0, facts)
 
     def offer_room(self) -> None:
         """Tell this caller that there is room again."""

@@ -54,6 +54,7 @@ class Kind:
     WELCOME: Final = 12  # callee, answer: i32 in the envelope, the caller's slot in the accept ledger
     ROOM: Final = 13  # callee: it refused this caller as full and has room again
     DECLINE: Final = 14  # caller: nothing to send, offer the room to somebody else
+    FACTS: Final = 15  # callee: what callers should know to choose among replicas (`ReplicaFacts`)
 
 
 def encode_frame(

@@ -51,6 +51,8 @@ class ServedConnection(CoalescingProtocol):
         sock = transport.get_extra_info("socket")
         super().connection_made(transport)
         self._listener.connections.add(self)
+        if self._listener.facts:
+            self.table.tell_facts(self._listener.facts)
         try:
             check_peer(sock)
         except PermissionError:
@@ -79,17 +81,31 @@ class ServedConnection(CoalescingProtocol):
 class Listener:
     """Accepts callers on one socket.
 
-    Lifetime: `listen` opens it, `aclose` stops accepting, closes every connection and waits for them.
+    Lifetime: `listen` makes and opens it, `aclose` stops accepting, closes every connection and waits for them.
     """
 
     def __init__(self, handle_call: HandleCall, gauge: Gauge, ledger: LedgerWriter | None) -> None:
         self.handle_call = handle_call
         self.gauge = gauge
         self.ledger = ledger
+        self.facts = b""  #: told to every caller that connects
         self.connections: set[ServedConnection] = set()
         self.on_decline: Callable[[], None] | None = None  #: a caller that was offered room does not want it
         self.on_lost: Callable[[CalleeTable], None] | None = None  #: a caller's connection has ended
         self._server: asyncio.AbstractServer | None = None
+
+    async def open(self, sock: socket.socket) -> None:
+        """Begin to accept on a listening Unix socket."""
+        sock.setblocking(False)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: ServedConnection(self), sock=sock, **KEEP_SOCKET_FILE
+        )
+
+    def tell_facts(self, facts: bytes) -> None:
+        """Tell every caller, and those who will connect, what they should know to choose."""
+        self.facts = facts
+        for connection in self.connections:
+            connection.table.tell_facts(facts)
 
     def declined(self) -> None:
         """A caller that was offered room does not want it."""
@@ -118,9 +134,5 @@ async def listen(
 ) -> Listener:
     """Serve calls on a listening Unix socket. `handle_call` is called on the loop for each call."""
     listener = Listener(handle_call, gauge or NoGauge(), ledger)
-    sock.setblocking(False)
-    loop = asyncio.get_running_loop()
-    listener._server = await loop.create_unix_server(
-        lambda: ServedConnection(listener), sock=sock, **KEEP_SOCKET_FILE
-    )
+    await listener.open(sock)
     return listener

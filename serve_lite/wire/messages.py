@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from serve_lite.config import DeploymentConfig
+from serve_lite.instruments import Family
 from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult
 
 __all__ = ["BuildRequest", "BuildResult"]
@@ -37,6 +38,26 @@ class PythonHead(msgspec.Struct, array_like=True, omit_defaults=True):
     model_id: str = ""
     session_id: str = ""
     traceparent: str = ""
+    slot: str = ""  #: reserves a place (with `RESERVE`), or uses the one reserved under this name
+    beyond_limit: bool = False  #: goes to every replica, whether or not it has room
+
+
+class CallFacts(msgspec.Struct, array_like=True, omit_defaults=True):
+    """What a router may know of a call before it is placed."""
+
+    request_id: str = ""
+    method: str = "__call__"
+    route: str = ""
+    app: str = ""
+    model_id: str = ""
+    session_id: str = ""
+    streaming: bool = False
+    is_http: bool = False
+
+
+#: Method of a call that holds a place for another: it answers with one item once it has it, and ends when it
+#: is cancelled or when a call with the same `slot` takes the place over.
+RESERVE = "__serve_reserve__"
 
 
 class HttpHead(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -104,6 +125,14 @@ class RejectReason(enum.IntEnum):
     NOT_READY = 4  #: the user's object is not built yet
 
 
+class ReplicaFacts(msgspec.Struct, array_like=True, omit_defaults=True):
+    """What a replica tells callers of itself, on each change, so that they can choose among replicas."""
+
+    model_ids: list[str] = []  #: loaded or being loaded, by `@serve.multiplexed`
+    routing_stats: dict[str, Any] = {}  #: what the user's `record_routing_stats` returned last
+    metadata: dict[str, Any] = {}  #: what the user's `record_replica_metadata` returned
+
+
 class ControlHead(msgspec.Struct, array_like=True, omit_defaults=True):
     """Envelope of a control call."""
 
@@ -157,8 +186,16 @@ class ReconfigureRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     epoch: int = 0
 
 
+class PlaceRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`place`: this is your rank, and so many replicas there are. A `reconfigure` that wants the rank hears of it."""
+
+    rank: int
+    world_size: int
+    epoch: int = 0
+
+
 class StopRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`stop`: accept nothing more, wait until idle, run the destructor, answer, exit.
+    """`stop`: accept nothing more, wait until idle, run the destructor, answer (`MetricsReply`), exit.
 
     What still runs after `timeout_s` is cancelled, so that its clean-up and the destructor have their turn; a
     process that is then still there is killed by the daemon soon after.
@@ -166,6 +203,12 @@ class StopRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     timeout_s: float | None = None  #: None: as long as it takes
     epoch: int = 0
+
+
+class MetricsReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Answer to `metrics`, and to `stop`: a picture of everything that the replica measures."""
+
+    families: list[Family] = []
 
 
 class Empty(msgspec.Struct):
@@ -253,6 +296,16 @@ class MemberState(enum.IntEnum):
     MISSING = 3  #: no such deployment (any more): DeploymentNotFoundError
 
 
+class RouterChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How callers choose a replica, where it is not the built-in way."""
+
+    path: str  #: import path of the `RequestRouter` class
+    kwargs: dict[str, Any] = {}  #: for its `initialize_state`
+    initial_backoff_s: float = 0.025  #: until it is asked again when no replica it named had room
+    backoff_multiplier: float = 2.0
+    max_backoff_s: float = 0.5
+
+
 class Membership(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The replicas of one deployment that routers may send calls to."""
 
@@ -263,6 +316,49 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_queued: int = -1
     backpressure_status: int = 503
     retry_after_s: float | None = None
+    router: RouterChoice | None = None  #: None: the less loaded of two replicas drawn at random
+
+
+# --- control calls: daemon -> adviser ------------------------------------------------------------
+
+
+class Candidate(msgspec.Struct, array_like=True, omit_defaults=True):
+    """One replica, as a router that a user wrote hears of it."""
+
+    replica_id: str
+    max_ongoing: int
+    ongoing: int
+    model_ids: list[str] = []
+    routing_stats: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+
+
+class RouterNote(msgspec.Struct, array_like=True):
+    """A call was placed at a replica, or has left it."""
+
+    facts: CallFacts
+    replica_id: str
+    has_ended: bool
+
+
+class RankRequest(msgspec.Struct, array_like=True):
+    """`rank`: order these replicas for this call. `notes` tell what happened since the last time."""
+
+    app: str
+    deployment: str
+    choice: RouterChoice
+    facts: CallFacts
+    candidates: list[Candidate]
+    notes: list[RouterNote]
+
+
+class RankReply(msgspec.Struct, array_like=True):
+    """Groups of replica ids, the best group first."""
+
+    groups: list[list[str]]
+
+
+# --- what the proxy is told ----------------------------------------------------------------------
 
 
 class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

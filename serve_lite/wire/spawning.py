@@ -24,11 +24,12 @@ LENGTH_BYTES = 4
 class SpawnRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Start one child. Two descriptors come along: the one it works with and the one it prints to.
 
-    A "replica" works with its listening socket, an "importer" with the socket for request and answer.
+    A "replica" and an "adviser" work with their listening socket, an "importer" with the socket for request and
+    answer.
     """
 
     serial: int
-    kind: Literal["replica", "importer"]
+    kind: Literal["replica", "importer", "adviser"]
     name: str  #: replica id, or application
     title: str
     cwd: str = ""

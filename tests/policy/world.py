@@ -155,6 +155,12 @@ class World:
                 ]
             case act.ReconfigureReplica():
                 return [self.reconfigure(self.observed.replicas[action.replica])]
+            case act.PlaceReplica():
+                return [
+                    ev.ReplicaPlaced(
+                        replica=action.replica, rank=action.rank, world_size=action.world_size, at=self.now
+                    )
+                ]
             case act.CheckHealth():
                 view = self.observed.replicas[action.replica]
                 self.later(0.01, view.id, lambda: self.answer_health(view))
@@ -177,6 +183,7 @@ class World:
             version=goal.version,
             settings=goal.settings,
             rank=action.rank,
+            world_size=goal.target,
             at=self.now,
         )
         behaviour = self.behaviours.get(goal.version, Behaviour())

@@ -1,0 +1,161 @@
+"""User code that the daemon asks for advice, in processes of its own: request routers.
+
+An adviser is started when the proxy first needs one of a code environment, and again when it died. While there
+is none the caller hears an error and falls back to the built-in choice, so that no request waits for a process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import anyio
+import anyio.abc
+
+from serve_lite.controller.routers import is_shipped
+from serve_lite.controller.spawner import Spawner
+from serve_lite.exceptions import InstanceError, RayServeException
+from serve_lite.routing.advised import local_adviser
+from serve_lite.routing.ranked import Advised, Adviser, candidate
+from serve_lite.routing.replica_set import Link
+from serve_lite.state.goal import CodeEnvironment
+from serve_lite.state.ids import DeploymentId
+from serve_lite.wire.connection import Connection, connect
+from serve_lite.wire.messages import Membership, RankReply, RankRequest, RouterChoice, RouterNote
+
+logger = logging.getLogger(__name__)
+
+_RANK_S = 5.0  #: a router that has not answered by then is passed over for this request
+_RESTART_S = 5.0  #: between starts of an adviser that keeps dying
+_MOST_NOTES = 1000  #: kept between two questions; older ones are dropped
+
+
+class Advisers:
+    """The adviser processes of this instance.
+
+    Lifetime: each process has a task in `group`; when that ends, so do the processes.
+
+    Args:
+        environment_of: the code environment of a deployment that exists, else None.
+    """
+
+    def __init__(
+        self,
+        group: anyio.abc.TaskGroup,
+        spawner: Spawner,
+        environment_of: Callable[[DeploymentId], CodeEnvironment | None],
+    ) -> None:
+        self._group, self._spawner, self._environment_of = group, spawner, environment_of
+        self._running: dict[str, _Process] = {}  #: by application
+
+    def make(self, membership: Membership) -> Adviser | None:
+        """Return who ranks replicas for a deployment (`routing.ranked.MakeAdviser`)."""
+        choice = membership.router
+        assert choice is not None
+        if is_shipped(choice):
+            return local_adviser(membership)
+        target = DeploymentId(name=membership.deployment, app_name=membership.app)
+        environment = self._environment_of(target)
+        if environment is None:
+            return None
+        process = self._running.get(target.app_name)
+        if process is None or process.environment != environment:
+            if process is not None:
+                process.scope.cancel()
+            process = self._running[target.app_name] = _Process(target.app_name, environment)
+            self._group.start_soon(self._run, process)
+        process.users += 1
+        return RemoteAdviser(process, target, choice, self._let_go)
+
+    def _let_go(self, process: _Process) -> None:
+        process.users -= 1
+        if process.users == 0:
+            process.scope.cancel()
+            if self._running.get(process.app) is process:
+                del self._running[process.app]
+
+    async def _run(self, process: _Process) -> None:
+        """Keep an adviser running until nobody needs it."""
+        with process.scope:
+            while True:
+                try:
+                    await self._run_once(process)
+                except (InstanceError, OSError, RayServeException) as error:
+                    logger.error("the adviser of application %r: %s", process.app, error)
+                await anyio.sleep(_RESTART_S)
+
+    async def _run_once(self, process: _Process) -> None:
+        path = self._spawner.socket_path(f"{process.app}#adviser#{os.urandom(4).hex()}")
+        child = await self._spawner.spawn_adviser(process.app, process.environment, path)
+        try:
+            process.connection = await connect(path)
+            exited = await child.wait()  # ends with the process
+            logger.warning("the adviser of application %r %s", process.app, exited)
+        finally:
+            if process.connection is not None:
+                process.connection.close()
+                process.connection = None
+            child.kill()
+            with anyio.move_on_after(2.0, shield=True):
+                await child.wait()
+
+
+class _Process:
+    """One adviser process, running or to be started again."""
+
+    def __init__(self, app: str, environment: CodeEnvironment) -> None:
+        self.app = app
+        self.environment = environment
+        self.connection: Connection | None = None  #: None while there is no process to ask
+        self.users = 0
+        self.scope = anyio.CancelScope()
+
+
+class RemoteAdviser:
+    """`routing.ranked.Adviser` on a router in an adviser process."""
+
+    def __init__(
+        self,
+        process: _Process,
+        target: DeploymentId,
+        choice: RouterChoice,
+        let_go: Callable[[_Process], None],
+    ) -> None:
+        self._process, self._target, self._choice, self._let_go = process, target, choice, let_go
+        self._notes: list[RouterNote] = []
+
+    async def rank(self, call: Advised, links: Sequence[Link]) -> list[list[str]]:
+        """Ask the process.
+
+        Raises:
+            RayServeException: there is no process at the moment.
+            RemoteControlError, ConnectionLostError, TimeoutError: it did not answer with a ranking.
+        """
+        connection = self._process.connection
+        if connection is None:
+            raise RayServeException(f"the adviser process of application {self._process.app!r} is not up")
+        notes, self._notes = self._notes, []
+        request = RankRequest(
+            self._target.app_name,
+            self._target.name,
+            self._choice,
+            call.facts(),
+            [candidate(link) for link in links],
+            notes,
+        )
+        return (await connection.control("rank", request, RankReply, timeout_s=_RANK_S)).groups
+
+    def placed(self, call: Advised, replica_id: str) -> None:
+        self._note(RouterNote(call.facts(), replica_id, False))
+
+    def ended(self, call: Advised, replica_id: str) -> None:
+        self._note(RouterNote(call.facts(), replica_id, True))
+
+    def close(self) -> None:
+        self._let_go(self._process)
+
+    def _note(self, note: RouterNote) -> None:
+        self._notes.append(note)
+        if len(self._notes) > _MOST_NOTES:
+            del self._notes[: _MOST_NOTES // 2]

@@ -1,0 +1,90 @@
+"""What this replica tells its callers of itself: loaded models, and what the user's hooks say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from serve_lite.wire.listener import Listener
+from serve_lite.wire.messages import ReplicaFacts
+
+log = logging.getLogger("serve_lite.replica")
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Facts:
+    """Tells callers on each change, once per pass of the loop.
+
+    Lifetime: `follow` may start a task, which `aclose` ends.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._facts = ReplicaFacts()
+        self._is_due = False
+        self._polling: asyncio.Task[None] | None = None
+
+    def follow(
+        self,
+        metadata: dict[str, Any] | None,
+        routing_stats: Callable[[], Awaitable[dict[str, Any] | None]] | None,
+        *,
+        period_s: float,
+        timeout_s: float,
+    ) -> None:
+        """Begin to tell, of the models that are loaded and of what the user's hooks return.
+
+        Args:
+            metadata: told once.
+            routing_stats: asked every `period_s` seconds, and given up for that time after `timeout_s`.
+        """
+        self._facts.metadata = metadata or {}
+        if "serve_lite.multiplex" in sys.modules:  # lazily: few applications load models by id
+            multiplex = sys.modules["serve_lite.multiplex"]
+            multiplex.on_models_changed(self._set_models)
+            self._facts.model_ids = multiplex.loaded_model_ids()
+        if routing_stats is not None:
+            self._polling = self._loop.create_task(self._poll(routing_stats, period_s, timeout_s))
+        if self._facts != ReplicaFacts():
+            self._tell()
+
+    async def aclose(self) -> None:
+        """Tell nothing more."""
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+
+    def _set_models(self, model_ids: list[str]) -> None:
+        if model_ids != self._facts.model_ids:
+            self._facts.model_ids = list(model_ids)
+            self._loop.call_soon_threadsafe(self._tell_soon)
+
+    def _tell_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._is_due = False
+        self._listener.tell_facts(_encode(self._facts))
+
+    async def _poll(
+        self, routing_stats: Callable[[], Awaitable[dict[str, Any] | None]], period_s: float, timeout_s: float
+    ) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    stats = await routing_stats() or {}
+                if stats != self._facts.routing_stats:
+                    self._facts.routing_stats = stats
+                    self._tell()
+            except Exception:  # boundary: the user's hook; what it said last stays true as far as we know
+                log.exception("record_routing_stats failed")
+            await asyncio.sleep(period_s)
