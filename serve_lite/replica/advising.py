@@ -1,6 +1,7 @@
 """What an adviser child does: run user code that decides something for the daemon, which must not run it.
 
-That are request routers, asked for each request that the daemon's proxy gets for a deployment that has one.
+That are request routers, asked for each request that the daemon's proxy gets for a deployment that has one, and
+autoscaling policies (`deciding.py`).
 One adviser serves one application's code environment; it ends with the daemon. The daemon's side is
 `controller/advisers.py`.
 """
@@ -15,11 +16,12 @@ from typing import Any
 import anyio
 import uvloop
 
+from serve_lite.replica.deciding import Policies
 from serve_lite.routing.advised import RouterHost
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.control import ControlMethods
 from serve_lite.wire.listener import listen
-from serve_lite.wire.messages import RankReply, RankRequest, RouterChoice, RouterNote
+from serve_lite.wire.messages import DecideRequest, RankReply, RankRequest, RouterChoice, RouterNote
 
 log = logging.getLogger("serve_lite.adviser")
 
@@ -37,10 +39,11 @@ async def _serve(listen_socket: socket.socket) -> None:
     async with anyio.create_task_group() as group:
         methods = ControlMethods(group)
         methods.method("rank", RankRequest, _Routers().rank)
+        methods.method("decide", DecideRequest, Policies().decide)
         listener = await listen(listen_socket, methods.handle_call)
         listener.on_lost = lambda _: left.set()
         with anyio.move_on_after(_FIRST_CONTACT_S) as patience:
-            while not listener.connections:
+            while not listener.connections and not left.is_set():
                 await asyncio.sleep(0.01)
         if not patience.cancelled_caught:
             await left.wait()  # ends with the daemon's connection

@@ -358,6 +358,24 @@ class RankReply(msgspec.Struct, array_like=True):
     groups: list[list[str]]
 
 
+class DecideRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`decide`: ask a custom autoscaling policy how many replicas there should be."""
+
+    app: str
+    deployment: str
+    policy: str  #: import path of a function, or of a class that is made once with `kwargs`
+    kwargs: dict[str, Any] = {}
+    context: dict[str, Any] = {}  #: fields of `AutoscalingContext`; replicas by id, `config` as a dict
+    state: dict[str, Any] = {}  #: what the policy gave back last time
+
+
+class DecideReply(msgspec.Struct, array_like=True):
+    """What a policy wants."""
+
+    target: float
+    state: dict[str, Any]
+
+
 # --- what the proxy is told ----------------------------------------------------------------------
 
 

@@ -41,6 +41,11 @@ async def scale(daemon: Instance, folder: Path, count: int) -> None:
     await daemon.ask("wait_apps", WaitRequest(names=["default"]), ServeStatus)
 
 
+async def ask(daemon: Instance, said: dict[int, dict[str, Any]]) -> None:
+    answer = (await daemon.http.get("/")).json()
+    said[answer["pid"]] = answer
+
+
 async def seen(daemon: Instance, count: int) -> dict[int, dict[str, Any]]:
     """Return what each replica says, once `count` of them know that there are so many."""
     said: dict[int, dict[str, Any]] = {}
@@ -48,12 +53,8 @@ async def seen(daemon: Instance, count: int) -> dict[int, dict[str, Any]]:
         while len(said) != count or any(answer["of"] != count for answer in said.values()):
             async with anyio.create_task_group() as group:
 
-                async def ask() -> None:
-                    answer = (await daemon.http.get("/")).json()
-                    said[answer["pid"]] = answer
-
                 for _ in range(8):
-                    group.start_soon(ask)
+                    group.start_soon(ask, daemon, said)
             said = {pid: a for pid, a in said.items() if pid in daemon.pids("replica default/Ranked")}
     return said
 
