@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+OLDER := .venvs/older-fastapi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint layers types bench bench-setup bench-quick clean
+.PHONY: help demo test check docs format lint layers types bench bench-setup bench-quick clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -15,7 +16,7 @@ help:  ## show the targets
 demo: $(VENV)/.has-examples  ## deploy a real model, ask it something, serve until Ctrl-C
 	@$(BIN)/python -m examples.demo
 
-test: $(VENV)/.has-test  ## all tests, with real processes
+test: $(VENV)/.has-test $(OLDER)/.installed  ## all tests, with real processes
 	$(BIN)/python -m pytest
 
 check: lint  ## format, lint, layers, types and the tests without processes
@@ -26,6 +27,9 @@ lint: $(VENV)/.has-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+docs: $(VENV)/.has-test  ## write docs/compatibility.md from tests/compat/table.yaml
+	$(BIN)/python -m tests.compat.render
 
 format: $(VENV)/.has-dev  ## let ruff format and fix
 	$(BIN)/ruff format .
@@ -58,4 +62,10 @@ $(BIN)/python:
 # One stamp for each extra; redone when pyproject.toml changes.
 $(VENV)/.has-%: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[$*]'
+	@touch $@
+
+# Beside the environment, not in it: tests put this folder in front of it.
+$(OLDER)/.installed: tests/python/older-fastapi.txt | $(BIN)/python
+	rm -rf $(OLDER)
+	$(PIP) install --target $(OLDER) --requirement $<
 	@touch $@

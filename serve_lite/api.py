@@ -14,16 +14,28 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from serve_lite.config import HTTPOptions, ProxyLocation, gRPCOptions
+import msgspec
+
+from serve_lite import checks
+from serve_lite.config import (
+    Checked,
+    ControllerOptions,
+    HTTPOptions,
+    LoggingConfig,
+    ProxyLocation,
+    TracingConfig,
+    gRPCOptions,
+)
 from serve_lite.context import get_replica_context, in_replica
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.deployment import DEFAULT, Application, Default
-from serve_lite.engines import driver
+from serve_lite.engines import driver, inline
 from serve_lite.exceptions import RayServeException
-from serve_lite.graph import build_deployments
+from serve_lite.graph import build_deployments, build_here
 from serve_lite.handle import DeploymentHandle
+from serve_lite.routing import runtime as caller_runtime
 from serve_lite.routing.runtime import Runtime
 from serve_lite.schema import ApplicationStatus, ServeStatus
 from serve_lite.state.goal import AppSubmission, CodeEnvironment, DeploymentSpec
@@ -40,7 +52,12 @@ from serve_lite.wire.messages import (
 
 log = logging.getLogger("serve_lite")
 
+T = TypeVar("T")
+
 _DELETE_WAIT_S = 60.0
+
+
+_started_with_logging: Any = None  # what `start` was given in this process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +89,8 @@ def start(
     Args:
         proxy_location: "Disabled" for no HTTP; the other places are all this machine.
         http_options: where and how HTTP is served.
+        logging_config: how replicas of applications that this process runs write their logs, where neither the
+            deployment nor `serve.run` says.
         detached, dedicated_cpu: accepted from older code; a script's instance ends with the script, use
             `serve start` for one that stays.
 
@@ -79,18 +98,26 @@ def start(
         ValueError: an option belongs into `http_options`.
         PortInUseError: a listening address is taken.
     """
+    global _started_with_logging
     for name in ("http_host", "http_port", "http_middlewares"):
         if name in kwargs:
             raise ValueError(
                 f"`{name}` is not an argument of `serve.start`; pass `http_options={{...}}` instead."
             )
-    driver.open_instance(
-        _instance_options(proxy_location, http_options), is_explicit=http_options is not None
-    )
+    if kwargs:
+        checks.warn(f"serve.start has no arguments {', '.join(map(repr, kwargs))}; left out.", UserWarning)
+    _check_record("grpc_options", grpc_options, gRPCOptions)
+    _check_record("logging_config", logging_config, LoggingConfig)
+    _check_record("tracing_config", tracing_config, TracingConfig)
+    _check_record("controller_options", controller_options, ControllerOptions)
+    _started_with_logging = logging_config
+    options = _instance_options(proxy_location, http_options)
+    if not inline.is_forced():
+        driver.open_instance(options, is_explicit=http_options is not None)
 
 
 def run(
-    target: Application,
+    target: Application[T],
     blocking: bool = False,
     name: str = "default",
     route_prefix: str | Default | None = DEFAULT,
@@ -102,7 +129,7 @@ def run(
     controller_options: Any = None,
     host: str | None = None,
     port: int | None = None,
-) -> DeploymentHandle:
+) -> DeploymentHandle[T]:
     """Deploy an application, wait until it runs, and return a handle to its ingress.
 
     An application of the same name is updated in place, its replicas always replaced one after another, so
@@ -112,6 +139,9 @@ def run(
         target: what `Deployment.bind()` returned.
         blocking: afterwards sleep until Ctrl-C, which is raised again as KeyboardInterrupt.
         name: the application's name.
+        _local_testing_mode: run it inside this process, without an instance: one instance of each deployment,
+            in a thread; constructors' exceptions are raised as they are. `serve_lite.testing` gives it HTTP.
+            `RAY_SERVE_FORCE_LOCAL_TESTING_MODE=1` does so for every call. See docs/testing.md.
         route_prefix: path under which HTTP reaches it; None for none. Not given: the one that the ingress
             deployment names (code for 2.7), else "/".
         host, port: accepted from older code; used if this call starts the instance.
@@ -143,7 +173,12 @@ def run_many(
     _local_testing_mode: bool = False,
     controller_options: Any = None,
 ) -> list[DeploymentHandle]:
-    """Deploy several applications at once; see `run`."""
+    """Deploy several applications at once and return handles to their ingresses; see `run`.
+
+    Raises:
+        ValueError: no application was given.
+        what `run` raises, for the first application that fails.
+    """
     if not targets:
         raise ValueError("`run_many` needs at least one application.")
     handles = _run_many(
@@ -161,7 +196,11 @@ def delete(name: str, _blocking: bool = True) -> None:
         RayServeException: Serve is not running.
         TimeoutError: its replicas have not ended within 60 seconds.
     """
-    runtime = driver.require()
+    if inline.delete(name):
+        return
+    runtime = _instance_beside_local()
+    if runtime is None:
+        return
     driver.ask(runtime, "delete", DeleteRequest(names=[name]), Empty)
     if _blocking:
         driver.ask(runtime, "wait_apps", WaitRequest(names=[name]), ServeStatus, timeout_s=_DELETE_WAIT_S)
@@ -169,13 +208,18 @@ def delete(name: str, _blocking: bool = True) -> None:
 
 def status() -> ServeStatus:
     """Return the status of all applications; an empty one if Serve is not running."""
-    runtime = driver.connected()
-    return driver.ask(runtime, "status", Empty(), ServeStatus) if runtime is not None else ServeStatus()
+    runtime = None if inline.is_forced() else driver.connected()
+    known = driver.ask(runtime, "status", Empty(), ServeStatus) if runtime is not None else ServeStatus()
+    here = inline.status()
+    return msgspec.structs.replace(known, applications=known.applications | here) if here else known
 
 
 def shutdown() -> None:
     """Delete every application and end the instance; returns when its ports are free. Idempotent."""
-    if not driver.end():
+    had_local = inline.end()
+    if inline.is_forced() or (had_local and caller_runtime.installed() is None):
+        return  # an instance that this process never used is none of its business
+    if not driver.end() and not had_local:
         log.info("Nothing to shut down: there is no Serve instance running.")
 
 
@@ -190,10 +234,14 @@ def get_app_handle(name: str) -> DeploymentHandle:
     Raises:
         RayServeException: Serve is not running, or there is no such application.
     """
-    reply = driver.ask(driver.require(), "ingress", IngressRequest(app=name), IngressReply)
-    if not reply.deployment:
+    deployment = inline.ingress(name)
+    if deployment is None:
+        runtime = _instance_beside_local()
+        if runtime is not None:
+            deployment = driver.ask(runtime, "ingress", IngressRequest(app=name), IngressReply).deployment
+    if not deployment:
         raise RayServeException(f"Application '{name}' does not exist.")
-    return DeploymentHandle(reply.deployment, name)
+    return DeploymentHandle(deployment, name)
 
 
 def get_deployment_handle(
@@ -215,7 +263,9 @@ def get_deployment_handle(
             )
         app_name = get_replica_context().app_name
     if _check_exists:
-        app = driver.ask(driver.require(), "status", Empty(), ServeStatus).applications.get(app_name)
+        app = inline.status().get(app_name)
+        if app is None and (runtime := _instance_beside_local()) is not None:
+            app = driver.ask(runtime, "status", Empty(), ServeStatus).applications.get(app_name)
         if app is None or deployment_name not in app.deployments:
             raise KeyError(f"Deployment '{deployment_name}' in application '{app_name}' does not exist.")
     return DeploymentHandle(deployment_name, app_name)
@@ -230,20 +280,37 @@ def connect_handles() -> Runtime:
     return driver.require()
 
 
+def _instance_beside_local() -> Runtime | None:
+    """Return the instance to ask for what does not run in this process; None if all runs in this process.
+
+    Raises:
+        RayServeException: nothing runs at all.
+    """
+    if inline.is_forced():
+        return None
+    return driver.connected() if inline.has_any() else driver.require()
+
+
 def _run_many(
     targets: Sequence[RunTarget], *, wait: bool, local: bool, http_options: Mapping[str, Any] | None
 ) -> list[DeploymentHandle]:
-    if local:
-        raise NotImplementedError(
-            "local testing mode is not available yet; run without `_local_testing_mode`."
-        )
     for entry in targets:
         _check(entry)
+    if local or inline.is_forced():
+        return _run_here(targets)
     built = [build_deployments(entry.target, entry.name) for entry in targets]
     runtime = driver.open_instance(_instance_options(None, http_options), is_explicit=False)
+    for entry in targets:
+        inline.give_way(entry.name)  # calls would still go to it
     environment = CodeEnvironment(cwd=os.getcwd(), sys_path=_sys_path())
     apps = [
-        AppSubmission(name=e.name, route_prefix=_prefix(e, d), environment=environment, deployments=d)
+        AppSubmission(
+            name=e.name,
+            route_prefix=_prefix(e, d),
+            environment=environment,
+            deployments=d,
+            logging_config=_logging(e.logging_config),
+        )
         for e, d in zip(targets, built, strict=True)
     ]
     driver.ask(runtime, "deploy", DeployRequest(apps=apps), DeployReply)
@@ -255,7 +322,19 @@ def _run_many(
     return [DeploymentHandle(d[-1].name, e.name) for e, d in zip(targets, built, strict=True)]
 
 
+def _run_here(targets: Sequence[RunTarget]) -> list[DeploymentHandle]:
+    """Run applications in this process."""
+    handles = []
+    for entry in targets:
+        deployments = build_here(entry.target, entry.name)
+        specs = [spec for spec, _ in deployments]
+        inline.run(inline.InlineTarget(entry.name, _prefix(entry, specs), deployments))
+        handles.append(DeploymentHandle(specs[-1].name, entry.name))
+    return handles
+
+
 def _check(entry: RunTarget) -> None:
+    _check_record("logging_config", entry.logging_config, LoggingConfig)
     if not isinstance(entry.target, Application):
         raise TypeError(
             "`serve.run` expects an Application, which `Deployment.bind()` returns, but got "
@@ -282,7 +361,8 @@ def _raise_if_failed(overview: ServeStatus, names: Sequence[str]) -> None:
         if app is None:
             raise RuntimeError(f"Application {name} was deleted while it was being deployed.")
         if app.status is not ApplicationStatus.RUNNING:
-            details = "\n".join(d.message for d in app.deployments.values() if d.message)
+            messages = [d.message for d in app.deployments.values()]
+            details = "\n".join(m for m in messages if m and m not in app.message)
             raise RuntimeError(f"Deploying application {name} failed: {app.message}\n{details}".rstrip())
 
 
@@ -292,6 +372,12 @@ def _prefix(entry: RunTarget, deployments: Sequence[DeploymentSpec]) -> str | No
         return entry.route_prefix
     named: str | None = deployments[-1].config.accepted.get("route_prefix", "/")
     return named
+
+
+def _logging(config: Any) -> dict[str, Any] | None:
+    """The logging config of a call, else the one that `start` was given in this process."""
+    config = _started_with_logging if config is None else config
+    return None if config is None else LoggingConfig.from_value(config, "logging_config").to_dict()
 
 
 def _tell_where(runtime: Runtime, apps: Sequence[AppSubmission]) -> None:
@@ -306,23 +392,26 @@ def _tell_where(runtime: Runtime, apps: Sequence[AppSubmission]) -> None:
 def _instance_options(
     proxy_location: ProxyLocation | str | None, http_options: HTTPOptions | Mapping[str, Any] | None
 ) -> InstanceOptions:
-    if isinstance(proxy_location, str) and not isinstance(proxy_location, ProxyLocation):
-        proxy_location = ProxyLocation("Disabled" if proxy_location == "NoServer" else proxy_location)
-    elif proxy_location is not None and not isinstance(proxy_location, ProxyLocation):
-        raise TypeError(
-            f"proxy_location must be a str or ProxyLocation, not {type(proxy_location).__name__}."
-        )
-    http = http_options if isinstance(http_options, HTTPOptions) else HTTPOptions(**(http_options or {}))
+    location = ProxyLocation.from_value(proxy_location)
+    http = HTTPOptions.from_value({} if http_options is None else http_options, "http_options")
     names = (
         "request_timeout_s", "keep_alive_timeout_s", "root_path",
         "ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs",
     )  # fmt: skip
-    disabled = proxy_location is ProxyLocation.Disabled or http.location is ProxyLocation.Disabled
-    return InstanceOptions(
-        http_host=None if disabled else http.host,
-        http_port=http.port,
-        **{name: getattr(http, name) for name in names},
-    )
+    disabled = location is ProxyLocation.Disabled or http.location is ProxyLocation.Disabled
+    given = http.changed_fields() if isinstance(http_options, HTTPOptions) else (http_options or {})
+    chosen = {name: getattr(http, name) for name in names}
+    # Where these two are not given, the environment's count.
+    chosen |= {f"http_{name}": getattr(http, name) for name in ("host", "port") if name in given}
+    if disabled:
+        chosen["http_host"] = None
+    return InstanceOptions(**chosen)
+
+
+def _check_record(name: str, value: Any, record: type[Checked]) -> None:
+    """Refuse a wrong value of an option, be it one that has no effect here."""
+    if value is not None:
+        record.from_value(value, name)
 
 
 def _sys_path() -> tuple[str, ...]:

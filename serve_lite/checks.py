@@ -13,9 +13,10 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
-from typing import Any, Protocol, TypeVar, cast
+from types import FrameType
+from typing import Any, Protocol, TypeVar
 
 from serve_lite.exceptions import InvalidConfigError
 
@@ -70,10 +71,21 @@ def unknown_key(
 
 def warn_deprecated(text: str) -> None:
     """Warn of an old name or option, pointing at the line outside serve_lite that used it."""
+    warn(text, DeprecationWarning)
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """Warn, pointing at the line outside serve_lite that led here."""
     level, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("serve_lite."):
+    while frame.f_back is not None and is_ours(frame):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, DeprecationWarning, stacklevel=level)
+    warnings.warn(text, category, stacklevel=level)
+
+
+def is_ours(frame: FrameType) -> bool:
+    """Whether a frame runs code of this package."""
+    name: str = frame.f_globals.get("__name__", "")
+    return name.startswith("serve_lite.")
 
 
 # --- checks of single values ---------------------------------------------------------------------
@@ -172,6 +184,19 @@ def list_of(item: Check, *, none: bool = False) -> Check:
         if not isinstance(value, list | tuple):
             raise wrong(value, where, "a list", wrong_type=True)
         return [item(v, f"{where}[{i}]", lax) for i, v in enumerate(value)]
+
+    return check
+
+
+def either(*members: int) -> Check:
+    """One of a few whole numbers."""
+    expected = " or ".join(str(m) for m in members)
+
+    def check(value: Any, where: str, lax: bool) -> int:
+        number = integer()(value, where, lax)
+        if number not in members:
+            raise wrong(value, where, expected)
+        return int(number)
 
     return check
 
@@ -294,18 +319,46 @@ def _range(
     return kind + (", " + " and ".join(parts) if parts else "") + (" or null" if none else "")
 
 
-def import_path_of(target: Callable[..., Any] | type | str, where: str) -> str:
-    """Return `module:qualname` for something importable, or the given path.
+# --- checks of names of code ---------------------------------------------------------------------
 
-    Raises:
-        InvalidConfigError: it cannot be imported by name, for example a lambda.
-    """
-    if isinstance(target, str):
-        return target
-    module = cast("str | None", getattr(target, "__module__", None))
-    qualname = cast("str | None", getattr(target, "__qualname__", None))
-    if not module or not qualname or "<" in qualname:
+
+def import_path(value: Any, where: str, lax: bool = False) -> str:
+    """Check an import path: `module:attribute`, or `module.attribute`."""
+    text()(value, where, lax)
+    separator = ":" if ":" in value else "."
+    module, _, attribute = value.rpartition(separator)
+    if not module or not attribute or value.count(":") > 1 or any(c.isspace() for c in value):
         raise invalid(
-            where, f"{where} is {target!r}; it must be an import path, or defined at the top of a module."
+            where,
+            f"{where}: got invalid import path {value!r}; write module:attribute, for example 'main:app'.",
+        )
+    return str(value)
+
+
+def importable(value: Any, where: str, lax: bool = False) -> str:
+    """A class or function as its import path, or an import path as it is.
+
+    The value is used in processes other than the one that configures it, and those only have its name. So what
+    has no name that works everywhere is refused: lambdas, what is defined inside a function or class, and
+    what the script that was started defines.
+    """
+    if isinstance(value, str):
+        return import_path(value, where, lax)
+    module = getattr(value, "__module__", None)
+    qualname = getattr(value, "__qualname__", None)
+    advice = "define it at the top of a module, or give its import path, such as 'my_module:name'"
+    if not callable(value) or not isinstance(module, str) or not isinstance(qualname, str):
+        raise wrong(value, where, "a class, a function or an import path", wrong_type=True)
+    if "<lambda>" in qualname:
+        raise invalid(where, f"{where} is a lambda, which other processes cannot import; {advice}.")
+    if "." in qualname:
+        raise invalid(
+            where, f"{where} is {qualname}, which is not at the top of its module {module}; {advice}."
+        )
+    if module == "__main__":
+        raise invalid(
+            where,
+            f"{where} is {qualname} of the script that was started, which other processes cannot import; "
+            "move it into a module beside the script and import it from there.",
         )
     return f"{module}:{qualname}"

@@ -2,13 +2,15 @@
 
 The user-facing classes check their fields when made, when assigned to, and when read from a dict
 (`from_value`); they refuse unknown fields. Which options a decorator or a document may set on a
-deployment, and how they end up in a `DeploymentConfig`, is told by `options.py`.
+deployment, and how they end up in a `DeploymentConfig`, is told by `options.py`. What a scaling policy is told,
+`AutoscalingContext`, is in `scaling.py`.
 """
 
 from __future__ import annotations
 
 import enum
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -16,8 +18,37 @@ import msgspec
 
 from serve_lite import checks
 from serve_lite.checks import Check, ConfigTypeError, invalid
+from serve_lite.cluster_only import (
+    DeploymentActorConfig,
+    GangPlacementStrategy,
+    GangRuntimeFailurePolicy,
+    GangSchedulingConfig,
+)
+from serve_lite.scaling import AutoscalingContext
+
+__all__ = [
+    "AggregationFunction",
+    "AutoscalingConfig",
+    "AutoscalingContext",
+    "AutoscalingPolicy",
+    "BackpressureConfig",
+    "ControllerOptions",
+    "DeploymentActorConfig",
+    "DeploymentMode",
+    "EncodingType",
+    "GangPlacementStrategy",
+    "GangRuntimeFailurePolicy",
+    "GangSchedulingConfig",
+    "HTTPOptions",
+    "LoggingConfig",
+    "ProxyLocation",
+    "RequestRouterConfig",
+    "TracingConfig",
+    "gRPCOptions",
+]
 
 DEFAULT_POLICY = "serve_lite.policy.autoscaling:default_autoscaling_policy"
+RAYS_DEFAULT_POLICY = "ray.serve.autoscaling_policy:default_autoscaling_policy"
 DEFAULT_ROUTER = "serve_lite.routing.router:Router"
 AUTO_MAX_REPLICAS = 100  #: upper bound that `num_replicas="auto"` implies
 
@@ -34,6 +65,8 @@ class Checked(msgspec.Struct, kw_only=True):
             value = check(getattr(self, field), f"{type(self).__name__}.{field}", True)
             msgspec.structs.force_setattr(self, field, value)
         self._check_whole()
+        if not checks.is_ours(sys._getframe(1)):  # made by a user, not read from a document or the wire
+            self._advise()
 
     def __setattr__(self, name: str, value: Any) -> None:
         check = self._checks.get(name, checks.anything)
@@ -41,6 +74,9 @@ class Checked(msgspec.Struct, kw_only=True):
 
     def _check_whole(self) -> None:
         """Check what concerns more than one field."""
+
+    def _advise(self) -> None:
+        """Warn of what is allowed and yet unlikely to be meant."""
 
     @classmethod
     def from_value(cls, value: Any, where: str, lax: bool = True) -> Self:
@@ -52,11 +88,14 @@ class Checked(msgspec.Struct, kw_only=True):
             value, fields, where, lax, thing=cls._thing or cls.__name__, elsewhere=PLACES
         )
         try:
-            return cls(**given)
+            made = cls(**given)
         except ConfigTypeError:
             raise
         except ValueError as error:
             raise invalid(where, f"{where}: {error}") from error
+        if lax:  # code, which has a line to point at; documents are told by those who read them
+            made._advise()
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as JSON-like data."""
@@ -135,6 +174,12 @@ def _location(value: Any, where: str, lax: bool) -> ProxyLocation | None:
     return None if value is None else ProxyLocation.from_value(value)
 
 
+def _no_middlewares(value: Any, where: str, lax: bool) -> list[Any]:
+    if checks.list_of(checks.anything)(value, where, lax):
+        raise invalid(where, f"{where} is not supported; add the middleware to your ASGI app.")
+    return []
+
+
 class HTTPOptions(Checked, kw_only=True):
     """How the HTTP front listens."""
 
@@ -158,7 +203,7 @@ class HTTPOptions(Checked, kw_only=True):
     _checks: ClassVar[Mapping[str, Check]] = {
         "host": checks.text(none=True),
         "port": checks.integer(at_least=0, at_most=65535),
-        "middlewares": checks.list_of(checks.anything),
+        "middlewares": _no_middlewares,
         "location": _location,
         "num_cpus": checks.real(at_least=0, at_most=0),
         "root_url": checks.text(),
@@ -176,11 +221,8 @@ class HTTPOptions(Checked, kw_only=True):
     def _check_whole(self) -> None:
         if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
             raise invalid("ssl_keyfile", "ssl_keyfile and ssl_certfile must be given together.")
-        if self.middlewares:
-            raise invalid(
-                "middlewares",
-                "HTTPOptions.middlewares is not supported; add the middleware to your ASGI app.",
-            )
+
+    def _advise(self) -> None:
         if self.location is not None:
             checks.warn_deprecated(
                 "HTTPOptions.location is deprecated; use the proxy_location of serve.start."
@@ -223,6 +265,13 @@ class gRPCOptions(Checked, kw_only=True):  # noqa: N801  (Ray Serve's name)
         return found
 
 
+def _variables(value: Any, where: str, lax: bool) -> dict[str, str]:
+    variables: dict[str, str] = checks.mapping_of(checks.text())(value, where, lax)
+    if "" in variables:
+        raise invalid(where, f"{where} has a variable without a name; give each one a name.")
+    return variables
+
+
 class ControllerOptions(Checked, kw_only=True):
     """Options of the controller: only environment variables, and only Ray needs them."""
 
@@ -234,11 +283,7 @@ class ControllerOptions(Checked, kw_only=True):
             None
             if value is None
             else checks.check_fields(
-                value,
-                {"env_vars": checks.mapping_of(checks.text())},
-                where,
-                lax,
-                thing="the controller's runtime_env",
+                value, {"env_vars": _variables}, where, lax, thing="the controller's runtime_env"
             )
         )
     }
@@ -318,7 +363,9 @@ class TracingConfig(Checked, kw_only=True):
     _thing: ClassVar[str] = "a tracing config"
     _checks: ClassVar[Mapping[str, Check]] = {
         "enabled": checks.flag,
-        "exporter_import_path": checks.text(),
+        "exporter_import_path": lambda value, where, lax: (
+            value if value == "" else checks.import_path(value, where, lax)
+        ),
         "sampling_ratio": checks.real(at_least=0, at_most=1),
     }
 
@@ -339,17 +386,33 @@ def _aggregation(value: Any, where: str, lax: bool) -> AggregationFunction:
     return checks.one_of(AggregationFunction)(folded, where, lax)  # type: ignore[no-any-return]  # checked
 
 
+def _policy_function(value: Any, where: str, lax: bool) -> str:
+    path = checks.importable(value, where, lax)
+    return DEFAULT_POLICY if path == RAYS_DEFAULT_POLICY else path
+
+
+def _policy(value: Any, where: str, lax: bool) -> AutoscalingPolicy:
+    if value is None:
+        return AutoscalingPolicy()
+    if isinstance(value, str) or callable(value):
+        return AutoscalingPolicy(policy_function=value)
+    return AutoscalingPolicy.from_value(value, where, lax)
+
+
 class AutoscalingPolicy(  # type: ignore[misc]  # a frozen struct may extend one that is not
     Checked, kw_only=True, frozen=True, omit_defaults=True
 ):
-    """A custom decision: `fn(ctx) -> (target_replicas, state)`, as import path or importable callable."""
+    """A custom decision: `fn(ctx) -> (target_replicas, state)`, as import path or importable callable.
+
+    `ctx` is an `AutoscalingContext`. A class is made once with `policy_kwargs`, and its objects are called.
+    """
 
     policy_function: Any = DEFAULT_POLICY
     policy_kwargs: dict[str, Any] = {}
 
     _thing: ClassVar[str] = "an autoscaling policy"
     _checks: ClassVar[Mapping[str, Check]] = {
-        "policy_function": lambda value, where, lax: checks.import_path_of(value, where),
+        "policy_function": _policy_function,
         "policy_kwargs": lambda value, where, lax: checks.json_value(
             checks.mapping_of()(value, where, lax), where, lax
         ),
@@ -376,7 +439,7 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
     downscale_delay_s: float = 600.0
     downscale_to_zero_delay_s: float | None = None  #: for the step from 1 to 0; None: `downscale_delay_s`
     aggregation_function: AggregationFunction = AggregationFunction.MEAN
-    policy: AutoscalingPolicy | None = None  #: None: the built-in one
+    policy: AutoscalingPolicy = AutoscalingPolicy()  #: also as a dict, a function, a class or an import path
     target_num_ongoing_requests_per_replica: float | None = None  #: 2.7's name; None once read
 
     _thing: ClassVar[str] = "autoscaling_config"
@@ -396,9 +459,7 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
         "downscale_delay_s": checks.real(at_least=0),
         "downscale_to_zero_delay_s": checks.real(at_least=0, none=True),
         "aggregation_function": _aggregation,
-        "policy": lambda value, where, lax: (
-            None if value is None else AutoscalingPolicy.from_value(value, where, lax)
-        ),
+        "policy": _policy,
         "target_num_ongoing_requests_per_replica": checks.real(above=0, none=True),
     }
 
@@ -416,6 +477,18 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
                 f"initial_replicas ({first}) is not between min_replicas ({self.min_replicas}) "
                 f"and max_replicas ({self.max_replicas}).",
             )
+
+    def _advise(self) -> None:
+        if self.look_back_period_s <= self.metrics_interval_s:
+            checks.warn(
+                f"look_back_period_s ({self.look_back_period_s:g}) is not longer than metrics_interval_s "
+                f"({self.metrics_interval_s:g}), so a decision may see no sample; make it several times as long.",
+                FutureWarning,
+            )
+        defaults = {"metrics_interval_s": 10.0, "smoothing_factor": 1.0}
+        for old, new in _OLD_SCALING.items():
+            if getattr(self, old) != defaults.get(old):
+                checks.warn_deprecated(f"{old} is deprecated in Ray Serve; {new}.")
 
     def _read_old_target(self) -> None:
         old = self.target_num_ongoing_requests_per_replica
@@ -439,12 +512,15 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
         return cls(min_replicas=1, max_replicas=AUTO_MAX_REPLICAS, target_ongoing_requests=2)
 
     def get_upscaling_factor(self) -> float:
+        """Return the share of a wanted increase that is made: the newest of the three options that is set."""
         return self.upscaling_factor or self.upscale_smoothing_factor or self.smoothing_factor
 
     def get_downscaling_factor(self) -> float:
+        """Return the share of a wanted decrease that is made: the newest of the three options that is set."""
         return self.downscaling_factor or self.downscale_smoothing_factor or self.smoothing_factor
 
     def get_target_ongoing_requests(self) -> float:
+        """Return how many requests, running or queued, each replica should have."""
         return self.target_ongoing_requests
 
     def first_target(self) -> int:
@@ -455,8 +531,25 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
         """Return every field that REST shows."""
         shown = super().to_dict()
         del shown["target_num_ongoing_requests_per_replica"]
-        shown["policy"] = (self.policy or AutoscalingPolicy()).to_dict()
+        shown["policy"] = self.policy.to_dict()
         return shown
+
+
+_OLD_SCALING: Mapping[str, str] = {
+    "metrics_interval_s": "leave it out",
+    "smoothing_factor": "use upscaling_factor and downscaling_factor",
+    "upscale_smoothing_factor": "use upscaling_factor",
+    "downscale_smoothing_factor": "use downscaling_factor",
+}
+
+
+def _router_class(value: Any, where: str, lax: bool) -> str:
+    path = checks.importable(value, where, lax)
+    if not isinstance(value, str) and not (isinstance(value, type) and hasattr(value, "choose_replicas")):
+        raise invalid(
+            where, f"{where} is {path}; it must be a subclass of serve_lite.request_router.RequestRouter."
+        )
+    return path
 
 
 class RequestRouterConfig(Checked, kw_only=True):
@@ -472,7 +565,7 @@ class RequestRouterConfig(Checked, kw_only=True):
 
     _thing: ClassVar[str] = "a request router config"
     _checks: ClassVar[Mapping[str, Check]] = {
-        "request_router_class": lambda value, where, lax: checks.import_path_of(value, where),
+        "request_router_class": _router_class,
         "request_router_kwargs": lambda value, where, lax: checks.json_value(
             checks.mapping_of()(value, where, lax), where, lax
         ),
@@ -492,13 +585,9 @@ class BackpressureConfig(Checked, kw_only=True):
 
     _thing: ClassVar[str] = "a backpressure config"
     _checks: ClassVar[Mapping[str, Check]] = {
-        "status_code": checks.integer(),
+        "status_code": checks.either(503, 429),
         "retry_after_s": checks.real(at_least=0, none=True),
     }
-
-    def _check_whole(self) -> None:
-        if self.status_code not in (429, 503):
-            raise checks.wrong(self.status_code, "status_code", "503 or 429")
 
 
 # --- the effective options of one deployment -----------------------------------------------------

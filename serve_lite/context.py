@@ -8,12 +8,27 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from serve_lite.cluster_only import DeploymentActorContext
 from serve_lite.exceptions import RayServeException
+from serve_lite.schema import ReplicaRank
 from serve_lite.state.ids import DeploymentId, suffix_of
+
+#: For users; the rest is for the other rooms.
+__all__ = [
+    "DeploymentActorContext",
+    "ReplicaContext",
+    "ReplicaID",
+    "ReplicaRank",
+    "RequestContext",
+    "get_multiplexed_model_id",
+    "get_replica_context",
+]
+
+_FULL_ID_PREFIX = "SERVE_REPLICA::"
 
 
 class Cancellable(Protocol):
@@ -58,7 +73,7 @@ class RequestContext:
         self.grpc_context: Any = None
         self.children: set[Cancellable] = set()
         self.is_cancelled = False  #: calls that start on its behalf from now on are cancelled at once
-        self._at_end: list[Callable[[], None]] | None = None
+        self._at_end: list[Callable[[], None]] | tuple[()] | None = None  #: an empty tuple once it has ended
 
     def cancel_children(self) -> None:
         """Cancel every unfinished call made for this request, and those that will still be made."""
@@ -67,21 +82,52 @@ class RequestContext:
             child.cancel()
 
     def at_end(self, give_back: Callable[[], None]) -> None:
-        """Call `give_back` on the loop once the request has ended, whichever way."""
+        """Call `give_back` on the loop once the request has ended, whichever way; at once if it has already."""
         if self._at_end is None:
-            self._at_end = []
-        self._at_end.append(give_back)
+            self._at_end = [give_back]
+        elif isinstance(self._at_end, list):
+            self._at_end.append(give_back)
+        else:  # what outlives its request, a background task for example, holds nothing for it
+            give_back()
 
     def end(self) -> None:
         """The request has ended: its work is done and nothing of it runs any more."""
-        if self._at_end is not None:
-            callbacks, self._at_end = self._at_end, None
+        callbacks, self._at_end = self._at_end, ()
+        if callbacks:
             for give_back in callbacks:
                 give_back()
 
 
+class SharedContext(RequestContext):
+    """Of work that several requests wait for: a batch, the load of a model. Who began it must `end` it.
+
+    Args:
+        waiters: returns the requests that cannot go on before this work has ended.
+    """
+
+    __slots__ = ("waiters",)
+
+    def __init__(self, multiplexed_model_id: str, waiters: Callable[[], Iterable[RequestContext]]) -> None:
+        super().__init__(multiplexed_model_id=multiplexed_model_id)
+        self.waiters = waiters
+
+
 _NO_REQUEST = RequestContext()
 _serve_request_context: ContextVar[RequestContext] = ContextVar("serve_request_context", default=_NO_REQUEST)
+
+
+_on_wait: list[Callable[[], None]] = []
+
+
+def on_wait(listener: Callable[[], None]) -> None:
+    """Call `listener` each time a request begins to wait for work that it shares with others."""
+    _on_wait.append(listener)
+
+
+def note_wait() -> None:
+    """A request has joined the `waiters` of a `SharedContext`, or will."""
+    for listener in _on_wait:
+        listener()
 
 
 def current_request() -> RequestContext | None:
@@ -94,24 +140,41 @@ def current_request() -> RequestContext | None:
 class ReplicaID:
     """Which replica this is."""
 
-    unique_id: str
+    unique_id: str  #: short, unique within the instance; 2.60's `replica_tag`
     deployment_id: DeploymentId
 
+    @property
+    def full_tag(self) -> str:
+        """`app#Deployment#id`: 2.7's `replica_tag`, and what logs and commands show."""
+        return f"{self.deployment_id.app_name}#{self.deployment_id.name}#{self.unique_id}"
+
     def to_full_id_str(self) -> str:
-        return f"SERVE_REPLICA::{self.deployment_id.app_name}#{self.deployment_id.name}#{self.unique_id}"
+        """Return `SERVE_REPLICA::app#Deployment#id`."""
+        return _FULL_ID_PREFIX + self.full_tag
+
+    @staticmethod
+    def is_full_id_str(text: str) -> bool:
+        """Return whether `text` has the form that `to_full_id_str` gives."""
+        return text.startswith(_FULL_ID_PREFIX) and text.count("#") == 2
+
+    @classmethod
+    def from_full_id_str(cls, text: str) -> ReplicaID:
+        """Return the id that `to_full_id_str` gave, or 2.7's `replica_tag`.
+
+        Raises:
+            ValueError: it has neither form.
+        """
+        parts = text.removeprefix(_FULL_ID_PREFIX).split("#")
+        if len(parts) != 3 or not all(parts[1:]):
+            raise ValueError(
+                f"{text!r} is no full id of a replica; it must look like 'SERVE_REPLICA::app#Deployment#id'."
+            )
+        app, name, unique = parts
+        return cls(unique, DeploymentId(name=name, app_name=app))
 
     def __str__(self) -> str:
         d = self.deployment_id
         return f"Replica(id='{self.unique_id}', deployment='{d.name}', app='{d.app_name}')"
-
-
-@dataclasses.dataclass(frozen=True)
-class ReplicaRank:
-    """The place of this replica among those of its deployment; on one machine all three agree."""
-
-    rank: int
-    node_rank: int = 0
-    local_rank: int = 0
 
 
 @dataclasses.dataclass
@@ -128,16 +191,21 @@ class ReplicaContext:
     code_version: str = ""
     gang_context: None = None
 
+    _ongoing_limit = 0  # no field: see `note_ongoing_limit`
+
     @property
     def app_name(self) -> str:
+        """Name of the application."""
         return self.replica_id.deployment_id.app_name
 
     @property
     def deployment(self) -> str:
+        """Name of the deployment."""
         return self.replica_id.deployment_id.name
 
     @property
     def replica_tag(self) -> str:
+        """The short unique id, as in 2.60; 2.7's longer form is `replica_id.full_tag`."""
         return self.replica_id.unique_id
 
 
@@ -187,6 +255,17 @@ def get_replica_context() -> ReplicaContext:
             "`get_replica_context()` may only be called inside a replica of a deployment."
         )
     return context
+
+
+def note_ongoing_limit(replica: ReplicaContext, limit: int) -> None:
+    """Remember how many requests this replica takes at once."""
+    replica._ongoing_limit = limit
+
+
+def ongoing_limit() -> int:
+    """Return how many requests the replica this runs in takes at once; 0 outside a replica or if unknown."""
+    context = _of_task.get() or _of_process
+    return context._ongoing_limit if context is not None else 0
 
 
 def in_replica() -> bool:

@@ -12,7 +12,7 @@ import enum
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypedDict, Unpack, overload
 
 from serve_lite import checks
 from serve_lite.config import (
@@ -26,6 +26,20 @@ from serve_lite.exceptions import InvalidConfigError
 from serve_lite.options import apply_overrides, canonical
 from serve_lite.shipping import dump_code, dump_init
 
+if TYPE_CHECKING:
+    from abc import ABCMeta
+
+    from typing_extensions import TypeVar  # its `default` is for checkers alone
+
+    T_co = TypeVar("T_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True)
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 class Default(enum.Enum):
     """Stands for "not given", which is not the same as giving the default."""
@@ -38,11 +52,22 @@ class Default(enum.Enum):
 
 DEFAULT = Default.VALUE
 
+#: What 2.7's deployments could do, with what does it now.
+_OF_2_7 = {
+    "deploy": "use serve.run(this.bind(...))",
+    "delete": "use serve.delete(application)",
+    "get_handle": "use serve.get_deployment_handle(name, application)",
+    "set_options": "use options(...), which returns a changed copy",
+    "url": "its application has the route_prefix; serve.status() and the log say where it listens",
+    "remote": "serve.run(this.bind(...)) returns a handle, which has `remote`",
+}
 
-class Deployment:
+
+class Deployment(Generic[T_co]):
     """A class or function to be run in replicas, with the options that say how.
 
-    Made by `@serve.deployment`, never directly. Read-only; `options` returns a changed copy.
+    Made by `@serve.deployment`, never directly. Read-only; `options` returns a changed copy. To type checkers
+    it is a `Deployment[Model]` of the class `Model`, or one of the function's type.
     """
 
     def __init__(
@@ -83,9 +108,9 @@ class Deployment:
         return self._version
 
     @property
-    def func_or_class(self) -> Callable[..., Any]:
+    def func_or_class(self) -> type[T_co]:
         """The decorated class or function itself."""
-        return self._func_or_class
+        return self._func_or_class  # type: ignore[return-value]  # of a function: FunctionDeployment
 
     @property
     def config(self) -> DeploymentConfig:
@@ -99,14 +124,17 @@ class Deployment:
 
     @property
     def num_replicas(self) -> int:
+        """Replicas to run; with autoscaling the number to begin with."""
         return self._config.num_replicas
 
     @property
     def user_config(self) -> Any:
+        """What `reconfigure` gets in each replica; None for nothing."""
         return self._config.user_config
 
     @property
     def max_ongoing_requests(self) -> int:
+        """Calls that one replica runs at once."""
         return self._config.max_ongoing_requests
 
     @property
@@ -116,24 +144,29 @@ class Deployment:
 
     @property
     def max_queued_requests(self) -> int:
+        """Calls that may wait in each caller; -1 for no limit."""
         return self._config.max_queued_requests
 
     @property
     def backpressure_config(self) -> BackpressureConfig:
+        """How HTTP clients are told that the queue is full."""
         return BackpressureConfig(
             status_code=self._config.backpressure_status, retry_after_s=self._config.retry_after_s
         )
 
     @property
     def ray_actor_options(self) -> dict[str, Any]:
+        """Resources and runtime_env, with Ray's own default of one CPU; only the runtime_env has an effect."""
         return {"num_cpus": 1, **self._config.ray_actor_options}
 
     @property
     def autoscaling_config(self) -> AutoscalingConfig | None:
+        """Bounds and target of automatic scaling; None for a fixed number of replicas."""
         return self._config.autoscaling_config
 
     @property
     def logging_config(self) -> dict[str, Any] | None:
+        """The deployment's own logging; None for the instance's."""
         return self._config.logging_config
 
     @property
@@ -144,10 +177,12 @@ class Deployment:
 
     @property
     def init_args(self) -> tuple[Any, ...]:
+        """The constructor's arguments by position, from `bind` or 2.7's option."""
         return self._init_args
 
     @property
     def init_kwargs(self) -> dict[str, Any]:
+        """The constructor's arguments by name, from `bind` or 2.7's option."""
         return self._init_kwargs
 
     def set_logging_config(self, logging_config: dict[str, Any] | LoggingConfig) -> None:
@@ -156,7 +191,7 @@ class Deployment:
 
     # --- what can be made of it -------------------------------------------------------------------
 
-    def bind(self, *args: Any, **kwargs: Any) -> Application:
+    def bind(self, *args: Any, **kwargs: Any) -> Application[T_co]:
         """Return an application: this deployment with constructor arguments.
 
         Applications among the arguments, at any depth, become handles before the constructor runs.
@@ -211,7 +246,7 @@ class Deployment:
         init_kwargs: dict[str, Any] | Default = DEFAULT,
         serialize_sync: bool | Default = DEFAULT,
         sync_threads: int | None | Default = DEFAULT,
-    ) -> Deployment:
+    ) -> Self:
         """Return a new deployment with the given options changed; this one stays as it is.
 
         Checked as the decorator checks. `num_replicas=None` leaves the count alone.
@@ -232,22 +267,28 @@ class Deployment:
         _init_args: Any = None,
         _init_kwargs: Any = None,
         **given: Any,
-    ) -> Deployment:
+    ) -> Self:
         """Return a deployment that differs in what is given. Every way to one ends here."""
         checked_name = self._name if name is None else _check_name(name)
         if init_args is not None or init_kwargs is not None:
             checks.warn_deprecated("init_args and init_kwargs are deprecated: give the arguments to bind().")
         try:
             options = canonical(given) if given else {}
+            if version is not DEFAULT:
+                checks.text(none=True)(version, "version", True)
+            if init_args is not None:
+                init_args = checks.list_of(checks.anything)(init_args, "init_args", True)
+            if init_kwargs is not None:
+                init_kwargs = checks.mapping_of()(init_kwargs, "init_kwargs", True)
         except InvalidConfigError as error:
             raise type(error)(f"Deployment {checked_name!r}: {error}") from error
         _warn_of_2_7(given, version)
         args = init_args if _init_args is None else _init_args
         kwargs = init_kwargs if _init_kwargs is None else _init_kwargs
-        return Deployment(
+        return Deployment(  # type: ignore[return-value]  # there are no subclasses but for type checkers
             checked_name,
             apply_overrides(self._config, self._configured, options),
-            _check_code(func_or_class) if func_or_class else self._func_or_class,
+            _check_code(func_or_class, checked_name) if func_or_class else self._func_or_class,
             configured=self._configured | options.keys(),
             init_args=self._init_args if args is None else tuple(args),
             init_kwargs=self._init_kwargs if kwargs is None else kwargs,
@@ -259,6 +300,12 @@ class Deployment:
         raise RuntimeError(
             f"Deployment {self._name!r} cannot be constructed directly. Use "
             f"`{self._name}.bind(...)` and `serve.run`, or `{self._name}.func_or_class(...)` for the plain one."
+        )
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        raise TypeError(
+            f"A class cannot extend the deployment {self._name!r}. Extend the class below it, "
+            f"`{getattr(self._func_or_class, '__name__', self._name)}.func_or_class`, and decorate the new one."
         )
 
     def __eq__(self, other: object) -> bool:
@@ -278,15 +325,31 @@ class Deployment:
     def __repr__(self) -> str:
         return f"Deployment(name={self._name})"
 
+    if not TYPE_CHECKING:  # a checker would take every name for an attribute
 
-class Application:
+        def __getattr__(self, name: str) -> Any:
+            advice = _OF_2_7.get(name, "methods of the class itself are at func_or_class")
+            raise AttributeError(f"Deployment has no attribute {name!r}; {advice}.", name=name, obj=self)
+
+
+class Application(Generic[T_co]):
     """Deployments bound together, to be deployed as one. Made by `Deployment.bind`; opaque."""
 
-    def __init__(self, bound_deployment: Deployment) -> None:
+    def __init__(self, bound_deployment: Deployment[T_co]) -> None:
         self._bound_deployment = bound_deployment
 
     def __repr__(self) -> str:
         return f"Application({self._bound_deployment.name})"
+
+    if not TYPE_CHECKING:  # a checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"Application has no attribute {name!r}; hand it to another deployment's bind() or to serve.run, "
+                "and call its methods on the handle that comes of it.",
+                name=name,
+                obj=self,
+            )
 
     def __reduce__(self) -> Any:
         replace = _replacement.get()
@@ -315,43 +378,76 @@ def _itself(value: Any) -> Any:
     return value
 
 
+if TYPE_CHECKING:
+
+    class FunctionDeployment(Deployment[T_co]):
+        """A deployment of a function, as type checkers see it: `T_co` is the function's own type."""
+
+        @property
+        def func_or_class(self) -> T_co:  # type: ignore[override]  # a function where others have a class
+            """The decorated function itself."""
+
+    class DeploymentClass(ABCMeta, Deployment[Any]):
+        """What the mypy plugin makes the metaclass of a decorated class: the class is a deployment too."""
+
+        def bind(cls: type[T], *args: Any, **kwargs: Any) -> Application[T]: ...
+
+    class DeploymentOptions(TypedDict, total=False):
+        """The options of `deployment`, for its overloads."""
+
+        name: str | Default
+        version: str | None | Default
+        num_replicas: int | str | None | Default
+        ray_actor_options: dict[str, Any] | Default
+        placement_group_bundles: list[dict[str, float]] | None | Default
+        placement_group_strategy: str | None | Default
+        placement_group_bundle_label_selector: list[dict[str, str]] | None | Default
+        max_replicas_per_node: int | None | Default
+        user_config: Any
+        max_ongoing_requests: int | Default
+        max_queued_requests: int | Default
+        backpressure_config: dict[str, Any] | BackpressureConfig | Default
+        autoscaling_config: dict[str, Any] | AutoscalingConfig | None | Default
+        graceful_shutdown_wait_loop_s: float | Default
+        graceful_shutdown_timeout_s: float | Default
+        health_check_period_s: float | Default
+        health_check_timeout_s: float | Default
+        logging_config: dict[str, Any] | LoggingConfig | None | Default
+        request_router_config: dict[str, Any] | RequestRouterConfig | None | Default
+        max_constructor_retry_count: int | Default
+        gang_scheduling_config: None | Default
+        deployment_actors: None | Default
+        rolling_update_percentage: float | Default
+        max_surge_percent: int | None | Default
+        max_concurrent_queries: int | Default
+        is_driver_deployment: bool | Default
+        route_prefix: str | None | Default
+        init_args: tuple[Any, ...] | Default
+        init_kwargs: dict[str, Any] | Default
+        serialize_sync: bool | Default
+        sync_threads: int | None | Default
+
+else:
+    FunctionDeployment = Deployment  #: the name is for annotations
+
+
+class DeploymentDecorator(Protocol):
+    """What `deployment(option=...)` returns."""
+
+    @overload
+    def __call__(self, func_or_class: type[T], /) -> Deployment[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, func_or_class: F, /) -> FunctionDeployment[F]: ...
+
+
 @overload
-def deployment(_func_or_class: Callable[..., Any]) -> Deployment: ...
+def deployment(  # type: ignore[overload-overlap]  # a class is callable too, and is taken for a class
+    _func_or_class: type[T], **options: Unpack[DeploymentOptions]
+) -> Deployment[T]: ...
 @overload
-def deployment(
-    _func_or_class: None = None,
-    name: str | Default = DEFAULT,
-    version: str | None | Default = DEFAULT,
-    num_replicas: int | str | None | Default = DEFAULT,
-    ray_actor_options: dict[str, Any] | Default = DEFAULT,
-    placement_group_bundles: list[dict[str, float]] | None | Default = DEFAULT,
-    placement_group_strategy: str | None | Default = DEFAULT,
-    placement_group_bundle_label_selector: list[dict[str, str]] | None | Default = DEFAULT,
-    max_replicas_per_node: int | None | Default = DEFAULT,
-    user_config: Any = DEFAULT,
-    max_ongoing_requests: int | Default = DEFAULT,
-    max_queued_requests: int | Default = DEFAULT,
-    backpressure_config: dict[str, Any] | BackpressureConfig | Default = DEFAULT,
-    autoscaling_config: dict[str, Any] | AutoscalingConfig | None | Default = DEFAULT,
-    graceful_shutdown_wait_loop_s: float | Default = DEFAULT,
-    graceful_shutdown_timeout_s: float | Default = DEFAULT,
-    health_check_period_s: float | Default = DEFAULT,
-    health_check_timeout_s: float | Default = DEFAULT,
-    logging_config: dict[str, Any] | LoggingConfig | None | Default = DEFAULT,
-    request_router_config: dict[str, Any] | RequestRouterConfig | None | Default = DEFAULT,
-    max_constructor_retry_count: int | Default = DEFAULT,
-    gang_scheduling_config: None | Default = DEFAULT,
-    deployment_actors: None | Default = DEFAULT,
-    rolling_update_percentage: float | Default = DEFAULT,
-    max_surge_percent: int | None | Default = DEFAULT,
-    max_concurrent_queries: int | Default = DEFAULT,
-    is_driver_deployment: bool | Default = DEFAULT,
-    route_prefix: str | None | Default = DEFAULT,
-    init_args: tuple[Any, ...] | Default = DEFAULT,
-    init_kwargs: dict[str, Any] | Default = DEFAULT,
-    serialize_sync: bool | Default = DEFAULT,
-    sync_threads: int | None | Default = DEFAULT,
-) -> Callable[[Callable[..., Any]], Deployment]: ...
+def deployment(_func_or_class: F, **options: Unpack[DeploymentOptions]) -> FunctionDeployment[F]: ...
+@overload
+def deployment(_func_or_class: None = None, **options: Unpack[DeploymentOptions]) -> DeploymentDecorator: ...
 def deployment(
     _func_or_class: Callable[..., Any] | None = None,
     name: str | Default = DEFAULT,
@@ -385,7 +481,7 @@ def deployment(
     init_kwargs: dict[str, Any] | Default = DEFAULT,
     serialize_sync: bool | Default = DEFAULT,
     sync_threads: int | None | Default = DEFAULT,
-) -> Deployment | Callable[[Callable[..., Any]], Deployment]:
+) -> Any:
     """Make a class or function a `Deployment`; as `@deployment` or `@deployment(option=...)`.
 
     Args:
@@ -414,8 +510,8 @@ def deployment(
     given.pop("_func_or_class", None)
 
     def decorate(func_or_class: Callable[..., Any]) -> Deployment:
-        code = _check_code(func_or_class)
-        name = _check_name(given.get("name", getattr(code, "__name__", None)))
+        code = _check_code(func_or_class, given.get("name"))
+        name = _check_name(given.get("name", getattr(code, "__name__", type(code).__name__)))
         base = Deployment(name, DeploymentConfig(), code, _internal=True)
         return base._copy(**given)
 
@@ -440,7 +536,7 @@ def _check_name(name: Any) -> str:
     return name
 
 
-def _check_code(func_or_class: Any) -> Callable[..., Any]:
+def _check_code(func_or_class: Any, name: Any) -> Callable[..., Any]:
     """Refuse what cannot be a deployment.
 
     What an importable module holds travels by reference and is fine as it is (and the module may not
@@ -453,7 +549,7 @@ def _check_code(func_or_class: Any) -> Callable[..., Any]:
     by_value = func_or_class.__module__ == "__main__" or "<" in getattr(func_or_class, "__qualname__", "<")
     if by_value:
         with applications_pickled_as(lambda application: None):
-            dump_code(func_or_class)
+            dump_code(func_or_class, owner=name if isinstance(name, str) else "")
     return func_or_class  # type: ignore[no-any-return]  # checked above
 
 
@@ -465,14 +561,16 @@ def _check_arguments(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         dump_init(args, dict(kwargs), owner=f"deployment {name!r}")
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, levels: int = 8) -> bool:
     """True if pickling surely works, so that large arrays need not be pickled to find out."""
     if value is None or type(value) in (str, bytes, bytearray, int, float, bool, Application):
         return True
+    if levels == 0:  # deep, or holding itself: pickle knows
+        return False
     if type(value) in (list, tuple, set):
-        return all(_is_plain(v) for v in value)
+        return all(_is_plain(v, levels - 1) for v in value)
     if type(value) is dict:
-        return all(_is_plain(k) and _is_plain(v) for k, v in value.items())
+        return all(_is_plain(k, levels - 1) and _is_plain(v, levels - 1) for k, v in value.items())
     dtype = getattr(value, "dtype", None)
     return type(value).__module__ == "numpy" and not getattr(dtype, "hasobject", True)
 

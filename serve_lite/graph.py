@@ -7,12 +7,15 @@ instead. `call_builder` makes the application when the target is a function that
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from serve_lite.deployment import Application, Deployment, applications_pickled_as
 from serve_lite.exceptions import RayServeException
@@ -31,11 +34,27 @@ def build_deployments(app: Application, app_name: str = "default") -> tuple[Depl
         TypeError: `app` is no Application, or code or an argument cannot travel.
         RayServeException: two deployments carry `@serve.ingress`, or the graph has a cycle.
     """
+    return tuple(_walked(app, app_name, ships_code=True).specs)
+
+
+def build_here(app: Application, app_name: str) -> tuple[tuple[DeploymentSpec, Callable[..., Any]], ...]:
+    """Return the same for replicas in this very process: each deployment with its class or function itself.
+
+    The specs hold no code, so what could not travel is no error here.
+
+    Raises:
+        TypeError, RayServeException: as `build_deployments`.
+    """
+    graph = _walked(app, app_name, ships_code=False)
+    return tuple(zip(graph.specs, graph.targets, strict=True))
+
+
+def _walked(app: Application, app_name: str, *, ships_code: bool) -> _Graph:
     if not isinstance(app, Application):
         raise TypeError(
             f"Expected an application, the result of `Deployment.bind()`, but got {type(app).__name__!r}."
         )
-    graph = _Graph(app_name)
+    graph = _Graph(app_name, ships_code=ships_code)
     graph.visit(app, is_ingress_of_app=True)
     with_app = [spec.name for spec in graph.specs if spec.is_asgi]
     if len(with_app) > 1:
@@ -43,16 +62,19 @@ def build_deployments(app: Application, app_name: str = "default") -> tuple[Depl
             f"Found multiple FastAPI deployments in application {app_name!r}: {', '.join(with_app)}. Only one "
             "deployment of an application may carry @serve.ingress; deploy the others as applications of their own."
         )
-    return tuple(graph.specs)
+    return graph
 
 
 class _Graph:
     """The deployments of one application found so far."""
 
-    def __init__(self, app_name: str) -> None:
+    def __init__(self, app_name: str, *, ships_code: bool) -> None:
         self.specs: list[DeploymentSpec] = []
+        self.targets: list[Callable[..., Any]] = []  #: class or function of each spec
+        self._ships_code = ships_code
         self._app_name = app_name
         self._names: dict[int, str] = {}  #: by the Application's identity
+        self._visited: list[Application] = []  #: alive, so that no identity is used a second time
         self._open: set[int] = set()  #: those whose arguments are being walked
 
     def visit(self, app: Application, *, is_ingress_of_app: bool = False) -> str:
@@ -65,15 +87,17 @@ class _Graph:
                 f"Deployment {deployment.name!r} is among its own arguments; a graph must have no cycle."
             )
         self._open.add(id(app))
+        self._visited.append(app)
         init, calls = self._walk_arguments(deployment)
         self._open.discard(id(app))
         name = self._names[id(app)] = self._free_name(deployment.name)
+        self.targets.append(deployment.func_or_class)
         self.specs.append(
             DeploymentSpec(
                 name=name,
                 config=deployment.config,
                 configured_options=tuple(sorted(deployment.configured_options)),
-                code=dump_code(deployment.func_or_class),
+                code=dump_code(deployment.func_or_class, owner=deployment.name) if self._ships_code else b"",
                 init=init,
                 is_ingress=is_ingress_of_app,
                 is_asgi=is_ingress(deployment.func_or_class),
@@ -113,11 +137,12 @@ class _Graph:
 def call_builder(target: Any, args: Mapping[str, Any]) -> Application:
     """Return the application: `target` itself, or what it returns when it is a builder function.
 
-    A builder has exactly one parameter. If that is annotated with a pydantic model, the arguments are
-    validated into one, so that the command line's strings become numbers; otherwise it gets the dict.
+    A builder has exactly one parameter. If that is annotated with a pydantic model, a dataclass or a
+    `msgspec.Struct`, the arguments are validated into one, so that the command line's strings become
+    numbers; otherwise it gets the dict.
 
     Raises:
-        ValueError: arguments for something that takes none; or pydantic's error for wrong ones.
+        ValueError: arguments for something that takes none, or wrong ones (pydantic's error for its models).
         TypeError: neither an application nor a builder, or a builder that returns something else.
     """
     if isinstance(target, Application):
@@ -135,8 +160,11 @@ def call_builder(target: Any, args: Mapping[str, Any]) -> Application:
             f"but got {type(target).__name__!r}."
         )
     if inspect.iscoroutinefunction(target):
-        raise TypeError(f"The application builder {target.__name__!r} must not be async.")
-    app = target(_builder_argument(target, dict(args)))
+        raise TypeError(
+            f"The application builder {target.__name__!r} must not be async: it runs where the application is "
+            "built, which has no event loop. Write `def`, and do what needs a loop in a deployment's constructor."
+        )
+    app = _call(target, dict(args))
     if not isinstance(app, Application):
         raise TypeError(
             f"The application builder {target.__name__!r} must return an application, the result of `bind()`, "
@@ -145,25 +173,68 @@ def call_builder(target: Any, args: Mapping[str, Any]) -> Application:
     return app
 
 
-def _builder_argument(builder: Callable[..., Any], args: dict[str, Any]) -> Any:
-    """Return what the builder is called with."""
+def _call(builder: types.FunctionType, args: dict[str, Any]) -> Any:
+    """Call a builder with its one argument."""
     parameters = list(inspect.signature(builder).parameters.values())
     if len(parameters) != 1:
         raise TypeError(
             f"The application builder {builder.__name__!r} must take exactly one parameter, a dict or a pydantic "
             f"model, but it takes {len(parameters)}."
         )
-    model: Any = _annotation(builder, parameters[0])
-    bases = [sys.modules[name].BaseModel for name in ("pydantic", "pydantic.v1") if name in sys.modules]
-    if not inspect.isclass(model) or not issubclass(model, tuple(bases)):
-        return args
-    validate = getattr(model, "model_validate", None) or model.parse_obj  # type: ignore[attr-defined]  # older
-    return validate(args)
-
-
-def _annotation(builder: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """Return the parameter's annotation, resolved if it is a string (`from __future__ import annotations`)."""
+    (parameter,) = parameters
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return builder(**args)
+    annotation = _annotation(builder, parameter)
+    argument = _validated(builder.__name__, annotation, args)
     try:
-        return typing.get_type_hints(builder).get(parameter.name)
-    except (NameError, AttributeError, TypeError):
-        return parameter.annotation  # names that exist only for type checkers
+        return (
+            builder(**{parameter.name: argument})
+            if parameter.kind is parameter.KEYWORD_ONLY
+            else builder(argument)
+        )
+    except AttributeError as error:
+        if isinstance(annotation, str):
+            error.add_note(
+                f"The builder got a plain dict: its annotation {annotation!r} names nothing that exists at run "
+                "time. Import the class outside of `if TYPE_CHECKING`."
+            )
+        raise
+
+
+def _annotation(builder: types.FunctionType, parameter: inspect.Parameter) -> Any:
+    """Return the parameter's annotation, resolved if it is text (`from __future__ import annotations`).
+
+    Text that names something for type checkers only stays text.
+    """
+    only = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    enclosed = inspect.getclosurevars(builder).nonlocals
+    try:
+        found = typing.get_type_hints(only, globalns=builder.__globals__, localns=dict(enclosed))[
+            parameter.name
+        ]
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        return parameter.annotation
+    several = [choice for choice in typing.get_args(found) if choice is not types.NoneType]
+    is_optional = typing.get_origin(found) in (typing.Union, types.UnionType) and len(several) == 1
+    return several[0] if is_optional else found
+
+
+def _validated(builder: str, model: Any, args: dict[str, Any]) -> Any:
+    """Return the arguments as the model, if it is one; else as they are."""
+    if not inspect.isclass(model):
+        return args
+    bases = [sys.modules[name].BaseModel for name in ("pydantic", "pydantic.v1") if name in sys.modules]
+    if issubclass(model, tuple(bases)):
+        validate = getattr(model, "model_validate", None) or model.parse_obj  # type: ignore[attr-defined]  # older
+        return validate(args)
+    if not dataclasses.is_dataclass(model) and not issubclass(model, msgspec.Struct):
+        return args
+    fields = [field.encode_name for field in msgspec.inspect.type_info(model).fields]  # type: ignore[attr-defined]
+    if unknown := sorted(args.keys() - set(fields)):
+        raise ValueError(
+            f"The application builder {builder!r} takes no argument {unknown[0]!r}; it takes {', '.join(fields)}."
+        )
+    try:
+        return msgspec.convert(args, model, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"Wrong argument for the application builder {builder!r}: {error}") from error

@@ -18,10 +18,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from serve_lite import views
+from serve_lite.context import get_replica_context, in_replica
 from serve_lite.exceptions import BackPressureError, DeploymentUnavailableError
+from serve_lite.shipping import travels_by_reference
 
 C = TypeVar("C", bound=type)
 
+_TRY_AGAIN_LATER = 1013  #: close code of WebSockets (IANA's registry)
 LATE_BUILDER = "__serve_build_asgi_app__"
 
 
@@ -50,9 +53,9 @@ def ingress(app: Any = None) -> _IngressDecorator:
     Called without a class, `serve.ingress(app)()`, it makes a class that takes any arguments.
 
     Args:
-        app: a FastAPI app or APIRouter, whose routes may be methods of the class; any other ASGI app; a
-            function without parameters that returns an app and is called in each replica; or nothing,
-            if the class has a method `__serve_build_asgi_app__` that returns one.
+        app: a FastAPI app or APIRouter, whose routes may be methods of the class; any other ASGI app, also a
+            function of scope, receive and send; a function without parameters that returns an app and is
+            called in each replica; or nothing, if the class has a method `__serve_build_asgi_app__` that returns one.
 
     Raises:
         TypeError: not an app.
@@ -69,7 +72,8 @@ class AppSource:
         self.app = app
         self._module = module
         self.is_fastapi = views.is_fastapi(app)
-        self.is_builder = inspect.isfunction(app) and not _is_asgi_function(app)
+        is_function = isinstance(app, types.FunctionType | types.MethodType | functools.partial)
+        self.is_builder = is_function and len(_required_parameters(app)) != len(("scope", "receive", "send"))
         if inspect.isclass(app):
             raise TypeError(
                 f"serve.ingress needs an app, not the class {app.__name__!r}. Write @serve.ingress(app) above "
@@ -79,8 +83,8 @@ class AppSource:
             raise TypeError(f"serve.ingress needs an ASGI app, not {app!r}.")
         if self.is_builder and _required_parameters(app):
             raise TypeError(
-                f"The app builder {app.__name__!r} must take no arguments. (An ASGI function would be "
-                "`async def` with scope, receive and send.)"
+                f"The app builder {getattr(app, '__name__', app)!r} must take no arguments. (An ASGI function takes "
+                "three: scope, receive and send.)"
             )
 
     def __reduce__(self) -> Any:
@@ -90,9 +94,9 @@ class AppSource:
         return AppSource, (self.app, self._module)
 
     def _global_name(self) -> str | None:
-        if self.app is None or self._module in ("", "__main__"):
+        if self.app is None or not travels_by_reference(self._module):
             return None
-        names = vars(sys.modules[self._module]) if self._module in sys.modules else {}
+        names = vars(sys.modules[self._module])
         return next((name for name, value in names.items() if value is self.app), None)
 
     def build(self) -> Any:
@@ -152,6 +156,8 @@ def _ingress_class(cls: Any, source: AppSource, *, name: str) -> type:
     def check_subclass(subclass: Any, /, **kwargs: Any) -> None:
         if is_async:
             _refuse_sync_init(subclass)
+        if source.is_fastapi:
+            views.claim(source.app, subclass)  # the routes that it adds
         super(made, subclass).__init_subclass__(**kwargs)
 
     namespace["__init_subclass__"] = classmethod(check_subclass)
@@ -181,6 +187,8 @@ def _async_init(cls: Any, source: AppSource) -> Callable[..., Any]:
 
 
 def _built(instance: Any, source: AppSource) -> Any:
+    if in_replica():  # a builder has no other way to the instance
+        get_replica_context().servable_object = instance
     late = getattr(instance, LATE_BUILDER, None)
     return source.build() if late is None else late()
 
@@ -196,8 +204,15 @@ def _attach(instance: Any, app: Any) -> None:
     instance._serve_docs_path = views.docs_path(app)
 
 
-async def _serve_call(self: Any, scope: Any, receive: Any, send: Any) -> None:
+async def _serve_call(
+    self: Any, scope: Any = None, receive: Any = None, send: Any = None, /, *_: Any
+) -> None:
     """The ASGI entry."""
+    if send is None:
+        raise TypeError(
+            f"{type(self).__name__!r} answers HTTP by its ASGI app, which takes scope, receive and send. Through a "
+            "handle call one of its methods: `handle.method.remote(...)`."
+        )
     await self._serve_asgi_app(scope, receive, send)
 
 
@@ -212,18 +227,23 @@ def _refuse_sync_init(cls: type) -> None:
 
 
 def _answer_our_errors(app: Any) -> None:
-    """Let an app that has exception handlers answer refusals with their own status."""
+    """Let an app that has exception handlers, and those mounted in it, answer refusals with their own status."""
     handlers = getattr(app, "exception_handlers", None)
-    if not isinstance(handlers, dict) or not hasattr(app, "add_exception_handler"):
-        return
-    for error in (BackPressureError, DeploymentUnavailableError):
-        if error not in handlers and Exception not in handlers:
-            app.add_exception_handler(error, _refusal)
+    if isinstance(handlers, dict) and hasattr(app, "add_exception_handler"):
+        for error in (BackPressureError, DeploymentUnavailableError):
+            if not any(known in handlers for known in error.__mro__):
+                app.add_exception_handler(error, _refusal)
+    for route in getattr(app, "routes", None) or ():
+        if hasattr(getattr(route, "app", None), "exception_handlers"):
+            _answer_our_errors(route.app)
 
 
-async def _refusal(request: Any, error: Exception) -> Any:
+async def _refusal(connection: Any, error: Exception) -> Any:
     from starlette.responses import PlainTextResponse  # lazy: only apps that have Starlette loaded come here
 
+    if connection.scope["type"] == "websocket":
+        await connection.close(_TRY_AGAIN_LATER, "the deployment behind it has no room")
+        return None
     headers = {}
     if getattr(error, "retry_after_s", None) is not None:
         headers["retry-after"] = str(int(-(-error.retry_after_s // 1)))  # type: ignore[attr-defined]  # just seen
@@ -249,10 +269,6 @@ def _check_class(cls: Any, source: AppSource) -> None:
         raise ValueError(
             f"@serve.ingress() without an app needs the method {LATE_BUILDER} in {cls.__name__!r}."
         )
-
-
-def _is_asgi_function(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) and len(_required_parameters(function)) == 3
 
 
 def _required_parameters(function: Callable[..., Any]) -> list[str]:

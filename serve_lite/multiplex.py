@@ -1,37 +1,27 @@
-"""`@serve.multiplexed`: a replica loads models by id when asked for, and keeps the ones used last.
+"""`@serve.multiplexed`: a replica loads models by id when asked for, and keeps the ones asked for last.
 
-Each decorated method of each instance has its own cache. A model is loaded once however many calls want
-it; different models load at the same time, as far as the limit has room. Which ids a replica holds is
-told to `on_models_changed`, for routers to prefer it.
+Each decorated method of each instance has a cache of its own for each event loop that uses it. A model is
+loaded once however many calls want it; different models load at the same time, as far as the limit has room.
+Here is the decorator; `model_cache` has the rules.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import inspect
-import logging
-import weakref
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
 from serve_lite.checks import wrong
-from serve_lite.context import (
-    RequestContext,
-    _serve_request_context,
-    detached_context,
-    get_multiplexed_model_id,
-)
+from serve_lite.context import get_multiplexed_model_id
+from serve_lite.model_cache import ModelCache, loaded_model_ids, on_models_changed, unload_all
 
 __all__ = ["get_multiplexed_model_id", "loaded_model_ids", "multiplexed", "on_models_changed", "unload_all"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-log = logging.getLogger("serve_lite.multiplex")
-
-_CACHES = "_serve_model_caches"  # on instances: caches by method name
+_CACHES = "_serve_model_caches"  # on instances and classes, their caches
 
 
 @overload
@@ -41,9 +31,12 @@ def multiplexed(func: None = None, max_num_models_per_replica: int = 3) -> Calla
 def multiplexed(func: Any = None, max_num_models_per_replica: int = 3) -> Any:
     """Decorate an async function or method that loads a model by id so that it remembers the latest ones.
 
-    Awaiting it with an id gives the loaded model. When there is no room, the one used least recently is
-    unloaded first; if it has `__del__`, that is called (in a thread, or awaited if async). A load that
-    fails raises in every call that waited for it and is not remembered.
+    Awaiting it with an id gives the loaded model, which is not unloaded before the request that asked has
+    ended (in a batched function: before the batch has). When there is no room, the one asked for least
+    recently that nobody holds is unloaded first; if it has `__del__`, that is called (in a thread, or awaited
+    if async). If all are held, the call waits, unless its request holds one itself: then it gets one more
+    than the limit for as long as it runs. A load that fails raises in every call that waited for it and is not
+    remembered.
 
     Args:
         func: takes the id as its one parameter besides `self`.
@@ -51,6 +44,7 @@ def multiplexed(func: Any = None, max_num_models_per_replica: int = 3) -> Any:
 
     Raises:
         TypeError, ValueError: at decoration, for a wrong limit or function; when called, for a wrong id.
+        Exception: when called, what the loader raised.
     """
     limit = max_num_models_per_replica
     if not isinstance(limit, int) or isinstance(limit, bool):
@@ -58,190 +52,115 @@ def multiplexed(func: Any = None, max_num_models_per_replica: int = 3) -> Any:
     if limit != -1 and limit < 1:
         raise wrong(limit, "max_num_models_per_replica", "at least 1, or -1 for no limit")
 
-    def decorate(loader: Callable[..., Any]) -> Callable[..., Any]:
-        return _wrap(loader, limit, is_method=_check_loader(loader))
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        return _wrap(_Loader(function, limit))
 
     return decorate if func is None else decorate(func)
 
 
-def _check_loader(loader: Any) -> bool:
-    """Return whether the loader is a method."""
-    if not inspect.iscoroutinefunction(loader):
-        raise TypeError(f"@serve.multiplexed needs an 'async def' function or method, but got {loader!r}.")
-    count = len(inspect.signature(loader).parameters)
-    if count not in (1, 2):
-        raise TypeError(
-            f"@serve.multiplexed needs a function with one parameter, the model id (besides self), but "
-            f"{loader.__qualname__!r} has {count} parameters."
-        )
-    return count == 2
+def _wrap(loader: _Loader) -> Callable[..., Any]:
+    """Return the function that callers see."""
 
-
-def _wrap(loader: Callable[..., Awaitable[Any]], limit: int, *, is_method: bool) -> Callable[..., Any]:
-    own: list[_ModelCache] = []  # of a free function: the one cache, once used
-
-    @functools.wraps(loader)
+    @functools.wraps(loader.function)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        model_id = _model_id(args[1:] if is_method else args, kwargs, loader)
-        if is_method:
-            cache = _cache_of(args[0], loader, limit)
-        elif own:
-            cache = own[0]
-        else:
-            own.append(cache := _ModelCache(loader, limit))
-        return await cache.get(model_id)
+        model_id = loader.model_id(args, kwargs)
+        return await loader.cache(args).get(model_id)
 
     return wrapper
 
 
-def _model_id(args: tuple[Any, ...], kwargs: dict[str, Any], loader: Callable[..., Any]) -> str:
-    name = getattr(loader, "__qualname__", "the loader")
-    if kwargs or len(args) != 1:
-        raise TypeError(f"{name} takes exactly one positional argument, the model id.")
-    (model_id,) = args
-    if not isinstance(model_id, str):
-        raise TypeError(f"The model id given to {name} must be a string, but it is {model_id!r}.")
-    if not model_id:
-        raise ValueError(
-            f"The model id given to {name} is empty. Did the request carry one (header serve_multiplexed_model_id, "
-            "or handle.options(multiplexed_model_id=...))?"
-        )
-    return model_id
+class _Loader:
+    """One decorated function; finds the cache of a call."""
+
+    def __init__(self, function: Callable[..., Awaitable[Any]], limit: int) -> None:
+        self.function = function
+        self.limit = limit
+        self.is_method = _is_method(function)
+        self._own = _Caches(None)  #: of a function that is no method
+
+    def __reduce__(self) -> Any:
+        return _Loader, (self.function, self.limit)  # models stay where they are
+
+    def model_id(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return the id that a call asks for.
+
+        Raises:
+            TypeError, ValueError: there is none, or it is not a string, or empty.
+        """
+        name = _name(self.function)
+        given = args[1:] if self.is_method else args
+        if kwargs or len(given) != 1:
+            raise TypeError(f"{name} takes exactly one positional argument, the model id.")
+        (model_id,) = given
+        if not isinstance(model_id, str):
+            raise TypeError(f"The model id given to {name} must be a string, but it is {model_id!r}.")
+        if not model_id:
+            raise ValueError(
+                f"The model id given to {name} is empty. Did the request carry one (header "
+                "serve_multiplexed_model_id, or handle.options(multiplexed_model_id=...))?"
+            )
+        return model_id
+
+    def cache(self, args: tuple[Any, ...]) -> ModelCache:
+        """Return the cache for the owner of this call on the running loop."""
+        loop = asyncio.get_running_loop()
+        caches = _caches_of(args[0]) if self.is_method else self._own
+        known = caches.by_loader.setdefault(self, [])
+        for cache in known:
+            if cache.serves(loop):
+                return cache
+        load = functools.partial(self.function, args[0]) if self.is_method else self.function
+        known.append(cache := ModelCache(load, self.limit, loop))
+        return cache
 
 
-def _cache_of(instance: Any, loader: Callable[..., Awaitable[Any]], limit: int) -> _ModelCache:
-    caches: dict[str, _ModelCache] | None = getattr(instance, _CACHES, None)
-    if caches is None:
-        caches = {}
-        object.__setattr__(instance, _CACHES, caches)
-    name = loader.__qualname__
-    if name not in caches:
-        caches[name] = _ModelCache(functools.partial(loader, instance), limit)
-    return caches[name]
+class _Caches:
+    """The caches of one instance or class, by loader: one for each loop that uses it."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.by_loader: dict[_Loader, list[ModelCache]] = {}
+
+    def __reduce__(self) -> Any:
+        return _Caches, (None,)  # a copy of an instance has to load its own
 
 
-# --- the process's models ------------------------------------------------------------------------
+def _caches_of(owner: Any) -> _Caches:
+    """Return the caches of an instance or class, made if there are none.
 
-_all_caches: weakref.WeakSet[_ModelCache] = weakref.WeakSet()
-_listener: Callable[[list[str]], None] | None = None
-
-
-def on_models_changed(listener: Callable[[list[str]], None] | None) -> None:
-    """Call `listener` with the ids that are loaded or being loaded, on each change; None for nobody."""
-    global _listener
-    _listener = listener
-
-
-def loaded_model_ids() -> list[str]:
-    """Return the ids that are loaded or being loaded in this process, sorted."""
-    return sorted({model_id for cache in _all_caches for model_id in cache.ids()})
-
-
-async def unload_all() -> None:
-    """Unload every model; the replica does so when it stops, after the user's own destructor."""
-    for cache in tuple(_all_caches):
-        await cache.unload_all()
-
-
-class _ModelCache:
-    """The models of one loader, the one used last at the end.
-
-    Room is counted when a load begins, so that there are never more than `limit` models, loading ones
-    included.
+    Raises:
+        TypeError: nothing can be kept on it.
     """
-
-    def __init__(self, load: Callable[[str], Awaitable[Any]], limit: int) -> None:
-        self._load = load
-        self._limit = limit
-        self._models: OrderedDict[str, Any] = OrderedDict()
-        self._loading: dict[str, asyncio.Task[Any]] = {}
-        self._taken = 0  #: places used by loaded, loading and unloading models
-        self._changed: asyncio.Event | None = None
-        _all_caches.add(self)
-
-    def ids(self) -> list[str]:
-        return [*self._models, *self._loading]
-
-    async def get(self, model_id: str) -> Any:
-        """Return the model, loaded if need be."""
-        if model_id in self._models:
-            self._models.move_to_end(model_id)
-            return self._models[model_id]
-        task = self._loading.get(model_id)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._fetch(model_id), context=detached_context())
-            task.add_done_callback(_seen)
-            self._loading[model_id] = task
-            self._tell()
-        return await asyncio.shield(task)  # a caller that goes away must not stop it for the others
-
-    async def _fetch(self, model_id: str) -> Any:
-        """Load one model in the place of another. Runs outside the request that happened to be first."""
-        _serve_request_context.set(RequestContext(multiplexed_model_id=model_id))
+    found = getattr(owner, "__dict__", {}).get(_CACHES)
+    if found is None or found.owner is not owner:  # a shallow copy has the original's
+        found = _Caches(owner)
+        keep: Any = type.__setattr__ if isinstance(owner, type) else object.__setattr__
         try:
-            await self._take_place()
-            try:
-                model = await self._load(model_id)
-            except BaseException:
-                self._taken -= 1
-                raise
-            self._models[model_id] = model
-            return model
-        finally:
-            del self._loading[model_id]
-            self._tell()
-
-    async def _take_place(self) -> None:
-        while 0 < self._limit <= self._taken:
-            if self._models:
-                await self._unload(next(iter(self._models)))
-            else:
-                if self._changed is None:
-                    self._changed = asyncio.Event()
-                self._changed.clear()
-                await self._changed.wait()  # ends when one of the loads that hold all places ends
-        self._taken += 1
-
-    async def unload_all(self) -> None:
-        while self._models:
-            await self._unload(next(iter(self._models)))
-
-    async def _unload(self, model_id: str) -> None:
-        model = self._models.pop(model_id)
-        try:
-            await _destroy(model)
-        except Exception:  # boundary: the user's destructor
-            log.exception("The destructor of model %r failed.", model_id)
-        finally:
-            self._taken -= 1
-            self._tell()
-
-    def _tell(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
-        if _listener is not None:
-            _listener(loaded_model_ids())
+            keep(owner, _CACHES, found)
+        except AttributeError as error:
+            raise TypeError(
+                f"{type(owner).__name__!r} has `__slots__` without `__dict__`, so that its @serve.multiplexed method "
+                f"cannot keep models on the instance. Add '__dict__' to `__slots__`."
+            ) from error
+    return found
 
 
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Take note of a load's error, so that asyncio does not complain when every caller has gone."""
-    if not task.cancelled():
-        task.exception()
+def _is_method(function: Any) -> bool:
+    """Return whether the loader is a method.
 
-
-async def _destroy(model: Any) -> None:
-    """Run the model's `__del__` now, once: memory is needed before the garbage collector would come."""
-    destructor = getattr(type(model), "__del__", None)
-    if destructor is None:
-        return
-    if inspect.iscoroutinefunction(destructor):
-        await destructor(model)
-    else:
-        await asyncio.get_running_loop().run_in_executor(None, destructor, model)
-    with contextlib.suppress(
-        TypeError
-    ):  # a class whose layout does not allow it: collected with __del__ again
-        kind = type(model)
-        model.__class__ = type(
-            kind.__name__, (kind,), {"__del__": lambda self: None, "__module__": kind.__module__}
+    Raises:
+        TypeError: it is not async, or has other parameters than an id.
+    """
+    if not (callable(function) and inspect.iscoroutinefunction(inspect.unwrap(function))):
+        raise TypeError(f"@serve.multiplexed needs an 'async def' function or method, but got {function!r}.")
+    count = len(inspect.signature(function).parameters)
+    if count not in (1, 2):
+        raise TypeError(
+            f"@serve.multiplexed needs a function with one parameter, the model id (besides self), but "
+            f"{_name(function)!r} has {count} parameters."
         )
+    return count == 2
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__qualname__", function))

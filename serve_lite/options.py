@@ -26,6 +26,7 @@ from serve_lite.config import (
 )
 
 AUTO = "auto"
+STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")  #: ways to place bundles, of Ray
 
 
 # --- checks of single options --------------------------------------------------------------------
@@ -96,12 +97,21 @@ _ACTOR_OPTIONS: Mapping[str, Check] = MappingProxyType(
 
 def actor_options(value: Any, where: str, lax: bool) -> dict[str, Any]:
     """Check `ray_actor_options`; returns them as given."""
+    if value is None:  # as Ray does
+        return {}
     if not isinstance(value, Mapping):
         raise wrong(value, where, "a dict", wrong_type=True)
     given = checks.check_fields(
         value, _ACTOR_OPTIONS, where, lax, thing="ray_actor_options", elsewhere=PLACES
     )
     return {k: checks.plain(v) for k, v in given.items()}
+
+
+def _strategy(value: Any, where: str, lax: bool) -> str | None:
+    name: str | None = checks.text(none=True)(value, where, lax)
+    if name is not None and name not in STRATEGIES:
+        raise wrong(name, where, "one of " + ", ".join(map(repr, STRATEGIES)))
+    return name
 
 
 def _only_none(value: Any, where: str, lax: bool) -> None:
@@ -141,7 +151,7 @@ OPTIONS: Mapping[str, Check] = MappingProxyType(
         "ray_actor_options": actor_options,
         "max_constructor_retry_count": checks.integer(at_least=1),
         "rolling_update_percentage": checks.real(above=0, at_most=1),
-        "max_surge_percent": checks.integer(at_least=0, at_most=100),
+        "max_surge_percent": checks.integer(at_least=0, at_most=100, none=True),
         "backpressure_config": _record(BackpressureConfig, none=False),
         "logging_config": _as_dict(LoggingConfig, none=True),
         "request_router_config": _as_dict(RequestRouterConfig, none=True),
@@ -149,7 +159,7 @@ OPTIONS: Mapping[str, Check] = MappingProxyType(
         "sync_threads": checks.integer(at_least=1, none=True),
         # What one machine does not need: checked, remembered in `DeploymentConfig.accepted`, not used.
         "placement_group_bundles": checks.list_of(checks.mapping_of(checks.real(at_least=0)), none=True),
-        "placement_group_strategy": checks.text(none=True),
+        "placement_group_strategy": _strategy,
         "placement_group_bundle_label_selector": checks.list_of(checks.mapping_of(checks.text()), none=True),
         "max_replicas_per_node": checks.integer(at_least=1, at_most=100, none=True),
         "is_driver_deployment": checks.flag,
@@ -236,6 +246,33 @@ def _check_together(options: Mapping[str, Any], prefix: str) -> None:
             f"{prefix}max_replicas_per_node",
             f"{prefix}max_replicas_per_node is not allowed together with placement_group_bundles.",
         )
+    if bundles and options.get("ray_actor_options"):
+        _check_first_bundle(bundles[0], options["ray_actor_options"], prefix)
+    selectors = options.get("placement_group_bundle_label_selector")
+    if bundles is not None and selectors is not None and len(selectors) not in (1, len(bundles)):
+        raise invalid(
+            f"{prefix}placement_group_bundle_label_selector",
+            f"{prefix}placement_group_bundle_label_selector has {len(selectors)} entries for {len(bundles)} bundles; "
+            "give one, or one for each bundle.",
+        )
+
+
+def _check_first_bundle(bundle: Mapping[str, float], needs: Mapping[str, Any], prefix: str) -> None:
+    """Refuse a replica that needs more than the bundle it would live in, as Ray does."""
+    needed = {
+        "CPU": needs.get("num_cpus", 1),
+        "GPU": needs.get("num_gpus"),
+        "memory": needs.get("memory"),
+        **(needs.get("resources") or {}),
+    }
+    for resource, amount in needed.items():
+        if (amount or 0) > bundle.get(resource, 0):
+            where = f"{prefix}placement_group_bundles[0]"
+            raise invalid(
+                where,
+                f"{where} has {bundle.get(resource, 0):g} {resource}, but ray_actor_options ask for {amount:g}; the "
+                "first bundle must hold what a replica needs.",
+            )
 
 
 # --- merging -------------------------------------------------------------------------------------

@@ -228,6 +228,7 @@ class RoundRobinRouter(FIFOMixin, MultiplexMixin, RequestRouter):
     """
 
     def initialize_state(self, **kwargs: Any) -> None:
+        """Take no options; whatever is given is ignored."""
         self._turns: dict[str, int] = {}
 
     async def choose_replicas(
@@ -260,6 +261,12 @@ class ConsistentHashRouter(RequestRouter):
     def initialize_state(
         self, num_virtual_nodes: int = 100, num_fallback_replicas: int = 2, **kwargs: Any
     ) -> None:
+        """Take the options of the ring.
+
+        Args:
+            num_virtual_nodes: places that each replica has on the ring; more spread the keys more evenly.
+            num_fallback_replicas: replicas to try, in the order of the ring, when a key's own has no room.
+        """
         self._num_virtual_nodes = num_virtual_nodes
         self._num_fallback_replicas = num_fallback_replicas
         self._ring: list[tuple[int, str]] = []

@@ -1,6 +1,7 @@
 """The shapes that status answers and configuration documents have.
 
-First half: what `serve.status()`, the command line and REST report, with Ray Serve's names.
+First half: what `serve.status()`, the command line and REST report, with Ray Serve's names. `state/status.py`
+fills them; `msgspec.json.decode(answer, type=ServeInstanceDetails)` reads the answer of REST.
 Second half: the documents that REST and `serve deploy` accept, and `parse_deploy_document`, which
 checks one whole before anything changes. What each option of a deployment may be is told by
 `options.py`; merging a document with what the code says is `apply_overrides` there.
@@ -41,21 +42,36 @@ from serve_lite.options import (
 )
 
 __all__ = [
+    "ApplicationDetails",
     "ApplicationStatus",
+    "ApplicationStatusInfo",
     "ApplicationStatusOverview",
+    "DeploymentDetails",
+    "DeploymentNode",
     "DeploymentSchema",
     "DeploymentStatus",
+    "DeploymentStatusInfo",
     "DeploymentStatusOverview",
     "DeploymentStatusTrigger",
+    "DeploymentTopology",
     "EncodingType",
     "HTTPOptionsSchema",
     "LoggingConfig",
+    "ProxyDetails",
     "ProxyStatus",
     "RayActorOptionsSchema",
+    "ReplicaDetails",
+    "ReplicaRank",
     "ReplicaState",
+    "ServeActorDetails",
     "ServeApplicationSchema",
     "ServeDeploySchema",
+    "ServeInstanceDetails",
     "ServeStatus",
+    "ServeStatusSchema",
+    "Target",
+    "TargetGroup",
+    "TopologyNode",
     "TracingConfig",
     "apply_overrides",
     "config_to_dict",
@@ -151,6 +167,156 @@ class ServeStatus(msgspec.Struct, frozen=True):
     proxies: dict[str, ProxyStatus] = {}
     applications: dict[str, ApplicationStatusOverview] = {}
     target_capacity: float | None = None
+
+
+class ApplicationStatusInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An application in `ServeStatusSchema`."""
+
+    status: ApplicationStatus
+    message: str = ""
+    deployment_timestamp: float = 0.0  #: seconds since the Unix epoch
+
+
+class DeploymentStatusInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment in `ServeStatusSchema`."""
+
+    name: str
+    status: str  #: one of 2.7's three: UPDATING, HEALTHY, UNHEALTHY
+    message: str = ""
+
+
+class ServeStatusSchema(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer of `GET /api/serve/deployments/status` (REST V1): one application, as in Ray Serve 2.7."""
+
+    name: str = ""  #: left out when nothing runs
+    app_status: ApplicationStatusInfo
+    deployment_statuses: list[DeploymentStatusInfo]
+
+
+# --- details, the answers of REST V2 -------------------------------------------------------------
+
+
+class ServeActorDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told of every process; what only Ray has is None."""
+
+    node_id: str | None = None
+    node_ip: str | None = None
+    node_instance_id: str | None = None
+    actor_id: str | None = None
+    actor_name: str | None = None
+    worker_id: str | None = None
+    log_file_path: str | None = None
+
+
+class ProxyDetails(ServeActorDetails, frozen=True, kw_only=True):
+    """A proxy: the door for HTTP requests."""
+
+    status: ProxyStatus
+
+
+class ReplicaDetails(ServeActorDetails, frozen=True, kw_only=True):
+    """One replica."""
+
+    replica_id: str  #: the short unique one
+    state: ReplicaState
+    pid: int | None = None
+    start_time_s: float | None = None  #: seconds since the Unix epoch
+
+
+class DeploymentNode(msgspec.Struct, frozen=True, kw_only=True):
+    """Names a deployment in a `DeploymentTopology`."""
+
+    name: str
+    app_name: str
+
+
+class TopologyNode(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment in a `DeploymentTopology`."""
+
+    name: str
+    app_name: str
+    outbound_deployments: list[DeploymentNode] = []  #: those it was bound with
+    is_ingress: bool = False
+
+
+class DeploymentTopology(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds handles to whom in one application."""
+
+    app_name: str
+    nodes: dict[str, TopologyNode]
+    ingress_deployment: str | None = None
+
+
+class DeploymentDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """One deployment."""
+
+    name: str
+    status: DeploymentStatus
+    status_trigger: DeploymentStatusTrigger
+    message: str
+    deployment_config: dict[str, Any]  #: the effective options; values of environment variables are hidden
+    target_num_replicas: int
+    required_resources: dict[str, float]  #: of one replica
+    replicas: list[ReplicaDetails]
+    recent_dead_replicas: list[ReplicaDetails] = []
+
+
+class ApplicationDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """One application."""
+
+    name: str
+    route_prefix: str | None
+    docs_path: str | None  #: where the ingress shows its documentation, below the prefix
+    status: ApplicationStatus
+    message: str
+    last_deployed_time_s: float  #: seconds since the Unix epoch
+    deployed_app_config: dict[str, Any] | None  #: as submitted; None for applications from `serve.run`
+    source: str  #: "declarative" or "imperative"
+    deployments: dict[str, DeploymentDetails]
+    external_scaler_enabled: bool = False
+    deployment_topology: DeploymentTopology | None = None
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """An address that an outer balancer may send requests to."""
+
+    ip: str | None
+    port: int
+    instance_id: str
+    name: str = ""
+
+
+class TargetGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an outer balancer would send the requests of one application."""
+
+    targets: list[Target]
+    route_prefix: str
+    protocol: str
+    app_name: str
+
+
+class ServeInstanceDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `GET /api/serve/applications/` (REST V2): everything that is known of the instance."""
+
+    controller_info: ServeActorDetails
+    proxy_location: str | None
+    http_options: dict[str, Any]
+    grpc_options: dict[str, Any]
+    proxies: dict[str, ProxyDetails]  #: by node
+    deploy_mode: str  #: 2.7's word for the document in force: UNSET, SINGLE_APP, MULTI_APP
+    applications: dict[str, ApplicationDetails]
+    target_capacity: float | None = None  #: percent of the wanted replicas that run
+    target_groups: list[TargetGroup] = []
+    #: leaving an option out of a document restores the value in the code
+    restores_unset_config_options: bool = True
+
+
+class ReplicaRank(msgspec.Struct, frozen=True):
+    """The place of a replica among those of its deployment; on one machine the ranks agree."""
+
+    rank: int
+    node_rank: int = 0
+    local_rank: int = 0
 
 
 # --- documents -----------------------------------------------------------------------------------
@@ -364,19 +530,6 @@ def _app_name(value: Any, where: str, lax: bool) -> str:
     return checks.text()(value, where, lax)  # type: ignore[no-any-return]  # checked
 
 
-def import_path(value: Any, where: str, lax: bool = False) -> str:
-    """Check an import path: `module:attribute`, or `module.attribute`."""
-    checks.text()(value, where, lax)
-    separator = ":" if ":" in value else "."
-    module, _, attribute = value.rpartition(separator)
-    if not module or not attribute or value.count(":") > 1:
-        raise invalid(
-            where,
-            f"{where}: got invalid import path {value!r}; write module:attribute, for example 'main:app'.",
-        )
-    return str(value)
-
-
 def _deployments(value: Any, where: str, lax: bool) -> tuple[DeploymentSchema, ...]:
     if not isinstance(value, list):
         raise wrong(value, where, "a list of deployments")
@@ -403,7 +556,7 @@ def _deployment(entry: Any, where: str) -> DeploymentSchema:
 _APPLICATION_FIELDS: Mapping[str, Check] = {
     "name": _app_name,
     "route_prefix": route_prefix,
-    "import_path": import_path,
+    "import_path": checks.import_path,
     "runtime_env": checks.mapping_of(),
     "host": checks.text(),
     "port": checks.integer(at_least=0, at_most=65535),

@@ -45,7 +45,10 @@ def claim(app: Any, cls: type) -> None:
     for endpoint in _endpoints(app.routes):
         if not _is_method_of(endpoint, cls):
             continue
-        if not inspect.signature(endpoint).parameters:
+        if (
+            not isinstance(_attribute(cls, endpoint), staticmethod)
+            and not inspect.signature(endpoint).parameters
+        ):
             raise RayServeException(
                 f"Methods in a FastAPI class-based view must have self as their first argument; "
                 f"{endpoint.__qualname__!r} has no parameter."
@@ -112,9 +115,12 @@ class _Binder:
         """Return what stands in the place of `route`; None for nothing."""
         endpoint = getattr(route, "endpoint", None)
         if _is_api_route(route):
-            if _is_method_of(endpoint, type(self._instance)):
-                return None if _is_outdated(endpoint, type(self._instance)) else self._bound(route)
-            return None if getattr(endpoint, _MARK, False) else route
+            cls = type(self._instance)
+            if not _is_method_of(endpoint, cls):
+                return None if getattr(endpoint, _MARK, False) else route
+            if isinstance(_attribute(cls, endpoint), staticmethod):
+                return route
+            return None if _is_outdated(endpoint, cls) else self._bound(route)
         nested = getattr(route, "original_router", None)
         if nested is not None and dataclasses.is_dataclass(route):
             return self._included(route, nested)
@@ -133,11 +139,17 @@ class _Binder:
         }
         if getattr(route, "is_json_stream", False) or getattr(route, "is_sse_stream", False):
             options.pop("response_model", None)  # FastAPI takes the item type from the annotation again
-        method = types.MethodType(route.endpoint, self._instance)
+        method = self._method(route.endpoint)
         result = type(route)(route.path, method, **options)
         for name, value in vars(route).items():
             vars(result).setdefault(name, value)  # what others have put on the route
         return result
+
+    def _method(self, endpoint: Any) -> Any:
+        cls = type(self._instance)
+        if isinstance(_attribute(cls, endpoint), classmethod):
+            return types.MethodType(endpoint, cls)
+        return types.MethodType(endpoint, self._instance)
 
     def _included(self, route: Any, nested: Any) -> Any:
         router = self.router(nested)
@@ -215,7 +227,7 @@ def _endpoints(routes: Any) -> Iterator[Any]:
 
 def _is_method_of(endpoint: Any, cls: type) -> bool:
     """Whether the function was defined in the body of `cls` or of one of its bases."""
-    if _holds(cls, endpoint):
+    if _attribute(cls, endpoint) is not None:
         return True  # a class that travelled by value has lost what its qualified name began with
     owner = getattr(endpoint, "__qualname__", "").rpartition(".")[0]
     module = getattr(endpoint, "__module__", None)
@@ -224,18 +236,19 @@ def _is_method_of(endpoint: Any, cls: type) -> bool:
 
 def _is_outdated(endpoint: Any, cls: type) -> bool:
     """Whether a class of the same name has been defined again since, as in a notebook."""
-    return not _holds(cls, endpoint) and _stands_in_class(endpoint, cls)
+    return _attribute(cls, endpoint) is None and _stands_in_class(endpoint, cls)
 
 
-def _holds(cls: type, endpoint: Any) -> bool:
-    """Whether this very function, wrapped or not, is an attribute of `cls` or of one of its bases."""
+def _attribute(cls: type, endpoint: Any) -> Any:
+    """Return what holds this very function, wrapped or not, in `cls` or in one of its bases; None if nothing does."""
     for base in cls.__mro__:
-        now = base.__dict__.get(getattr(endpoint, "__name__", ""))
-        while now is not None and now is not endpoint:
-            now = getattr(now, "__wrapped__", None)
-        if now is endpoint:
-            return True
-    return False
+        for held in vars(base).values():
+            now = held
+            while now is not endpoint and isinstance(now, types.FunctionType | staticmethod | classmethod):
+                now = getattr(now, "__wrapped__", None)
+            if now is endpoint:
+                return held
+    return None
 
 
 def _stands_in_class(endpoint: Any, cls: type) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-if os.environ["BENCHMARK_SERVE"] == "ray":
+OPTIONS: dict[str, Any]
+if not TYPE_CHECKING and os.environ["BENCHMARK_SERVE"] == "ray":
     from ray import serve
 
-    OPTIONS: dict[str, Any] = {"max_ongoing_requests": 100, "ray_actor_options": {"num_cpus": 0}}
+    OPTIONS = {"max_ongoing_requests": 100, "ray_actor_options": {"num_cpus": 0}}
 else:
     import serve_lite as serve
 

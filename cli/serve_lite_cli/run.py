@@ -45,7 +45,12 @@ def command(
     port: Annotated[
         int | None,
         typer.Option(
-            "--port", "-p", "--http-port", min=0, max=65535, help="Port to listen on. [default: 8000]"
+            "--port",
+            "-p",
+            "--http-port",
+            min=0,
+            max=65535,
+            help="Port to listen on. [default: SERVE_LITE_HTTP_PORT, else 8000]",
         ),
     ] = None,
     admin_port: AdminPortOption = None,

@@ -42,7 +42,10 @@ def command(
     http_port: Annotated[
         int | None,
         typer.Option(
-            "--http-port", min=0, max=65535, help="Port for HTTP; 0 takes any free one. [default: 8000]"
+            "--http-port",
+            min=0,
+            max=65535,
+            help="Port for HTTP; 0 takes any free one. [default: SERVE_LITE_HTTP_PORT, else 8000]",
         ),
     ] = None,
     admin_port: AdminPortOption = None,

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError
+from serve_lite.instruments import Family
 from serve_lite.schema import ServeStatus
 from serve_lite.wire.messages import DeployReply, DeployRequest
 
@@ -32,6 +33,7 @@ class Controls(Protocol):
     async def wait_apps(self, names: list[str], /) -> ServeStatus: ...
     def status(self) -> ServeStatus: ...
     def details(self) -> dict[str, Any]: ...
+    async def metrics(self) -> list[Family]: ...
 
 
 def routes_for(path: str, handlers: Mapping[str, Handler]) -> list[BaseRoute]:

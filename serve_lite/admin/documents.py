@@ -12,6 +12,7 @@ from typing import Any
 
 from serve_lite.admin.runtime_env import code_environment
 from serve_lite.checks import invalid
+from serve_lite.config import LoggingConfig
 from serve_lite.schema import ServeApplicationSchema, parse_application_document, parse_deploy_document
 from serve_lite.state.goal import AppSubmission, BuildRequest
 from serve_lite.wire.messages import DeployRequest
@@ -33,7 +34,10 @@ def deploy_request(document: dict[str, Any], *, base_dir: str | None = None) -> 
         InvalidConfigError: something in it is wrong; its `path` says what.
     """
     parsed = parse_deploy_document(document)
-    apps = [_submission(app, f"applications[{i}].", base_dir) for i, app in enumerate(parsed.applications)]
+    apps = [
+        _submission(app, f"applications[{i}].", base_dir, parsed.logging_config)
+        for i, app in enumerate(parsed.applications)
+    ]
     return DeployRequest(apps=apps, replace_declarative=True, document=document)
 
 
@@ -53,8 +57,11 @@ def single_app_request(document: dict[str, Any], *, base_dir: str | None = None)
     return DeployRequest(apps=[_submission(app, "", base_dir)], replace_declarative=True, document=document)
 
 
-def _submission(app: ServeApplicationSchema, where: str, base_dir: str | None) -> AppSubmission:
+def _submission(
+    app: ServeApplicationSchema, where: str, base_dir: str | None, logs: LoggingConfig | None = None
+) -> AppSubmission:
     """Return one application; `where` is the prefix of paths into its part of the document."""
+    logs = app.logging_config or logs
     for index, override in enumerate(app.overrides):
         _check_own_environment(override, f"{where}deployments[{index}].ray_actor_options.runtime_env")
     return AppSubmission(
@@ -66,6 +73,7 @@ def _submission(app: ServeApplicationSchema, where: str, base_dir: str | None) -
         overrides=app.overrides,
         document=app.submitted,
         code_version=_code_version(app, base_dir),
+        logging_config=None if logs is None else logs.to_dict(),
     )
 
 

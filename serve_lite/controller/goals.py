@@ -201,6 +201,7 @@ def _with_deployments(
             spec,
             overrides.get(spec.name, {}),
             environment=submission.environment,
+            logging_config=submission.logging_config,
             code_version=code_version,
             prefix=prefix if spec.name == ingress else None,
             capacity=capacity if submission.source == "declarative" else None,
@@ -227,12 +228,15 @@ def _deployment_goal(
     overrides: Mapping[str, Any],
     *,
     environment: CodeEnvironment,
+    logging_config: dict[str, Any] | None,
     code_version: str,
     prefix: str | None,
     capacity: float | None,
     previous: DeploymentGoal | None,
 ) -> DeploymentGoal:
     config = apply_overrides(spec.config, spec.configured_options, overrides)
+    if config.logging_config is None:
+        config = msgspec.structs.replace(config, logging_config=logging_config)
     environment = _environment_of(environment, spec, config)
     return DeploymentGoal(
         id=deployment,

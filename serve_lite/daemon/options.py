@@ -15,22 +15,38 @@ __all__ = ["InstanceOptions", "Paths", "home_from_environment", "options_from", 
 #: password may be in it.
 ENVIRONMENT_NAME = "SERVE_LITE_INSTANCE"
 
+DEFAULT_HTTP_HOST = "127.0.0.1"
+DEFAULT_HTTP_PORT = 8000
 DEFAULT_ADMIN_PORT = 52365
 
 
+def _port_from_environment(name: str, default: int) -> int:
+    named = os.environ.get(name, "")
+    if named and not (named.isascii() and named.isdigit() and int(named) <= 65535):
+        raise InvalidConfigError(f"{name} must be a port from 0 to 65535, not {named!r}")
+    return int(named) if named else default
+
+
+def _default_http_host() -> str:
+    return os.environ.get("RAY_SERVE_DEFAULT_HTTP_HOST") or DEFAULT_HTTP_HOST
+
+
+def _default_http_port() -> int:
+    return _port_from_environment("SERVE_LITE_HTTP_PORT", DEFAULT_HTTP_PORT)
+
+
 def _default_admin_port() -> int:
-    named = os.environ.get("SERVE_LITE_ADMIN_PORT", "")
-    if named and not (named.isdecimal() and int(named) <= 65535):
-        raise InvalidConfigError(f"SERVE_LITE_ADMIN_PORT must be a port from 0 to 65535, not {named!r}")
-    return int(named) if named else DEFAULT_ADMIN_PORT
+    return _port_from_environment("SERVE_LITE_ADMIN_PORT", DEFAULT_ADMIN_PORT)
 
 
 class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """One instance: where it lives, what it listens on, and how its doors behave."""
 
     home: str = ""  #: state directory; "": the environment's or the user's default
-    http_host: str | None = "127.0.0.1"  #: None: no HTTP for applications
-    http_port: int = 8000  #: 0: the kernel chooses, `info` tells
+    #: `$RAY_SERVE_DEFAULT_HTTP_HOST`, or 127.0.0.1; None: no HTTP for applications
+    http_host: str | None = msgspec.field(default_factory=_default_http_host)
+    #: `$SERVE_LITE_HTTP_PORT`, or 8000; 0: the kernel chooses, `info` tells
+    http_port: int = msgspec.field(default_factory=_default_http_port)
     admin_host: str = "127.0.0.1"
     #: `$SERVE_LITE_ADMIN_PORT`, or 52365; 0: the kernel chooses
     admin_port: int = msgspec.field(default_factory=_default_admin_port)

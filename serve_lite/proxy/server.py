@@ -20,6 +20,7 @@ import anyio.to_thread
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.http1 import Http1Connection
 from serve_lite.proxy.options import ProxyOptions
+from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.listener import KEEP_SOCKET_FILE
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class HttpServer:
             transport.resume_reading()
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         self._handed_over.add(writer)
-        self._group.start_soon(self._run_handed_over, reader, writer)
+        start_soon(self._group, self._run_handed_over, reader, writer)
 
     async def _run_handed_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -6,16 +6,20 @@ An answer that comes in one piece goes out as one frame; a streamed one as items
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
+import anyio.to_thread
 import msgspec
 
 from serve_lite.replica.answers import render_headers
 from serve_lite.wire.calls import IncomingCall
 from serve_lite.wire.messages import HttpHead, HttpResponseHead, WsMessage
+
+log = logging.getLogger("serve_lite.replica")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -25,6 +29,7 @@ AsgiApp = Callable[
 
 _ONE_FRAME_BYTES = 1024 * 1024  #: a larger body would wait in the daemon's memory for a slow client
 _PIECE_BYTES = 128 * 1024
+_LAST_WORDS_S = 1.0  #: how long a lifespan that has told how it ended may take to return
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_ws = msgspec.msgpack.Decoder(WsMessage).decode
@@ -240,52 +245,83 @@ class Lifespan:
     def __init__(self, app: AsgiApp) -> None:
         self._app = app
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
-        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._started: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
+        self._was_asked = False  #: the application has taken the message to start up
+        self._error: Exception | None = None
         self.state: dict[str, Any] = {}
 
     async def startup(self) -> None:
-        """Return once the application has started.
+        """Return once the application has started, or has shown that it has no lifespan.
 
         Raises:
-            RuntimeError: it said that it failed, or raised.
+            RuntimeError: it said that it failed, or raised; then with its exception as the cause.
         """
         self._task = asyncio.get_running_loop().create_task(self._run())
         await self._inbox.put({"type": "lifespan.startup"})
-        await self._started
+        told = await self._started  # as long as the application takes
+        if told is None:
+            return
+        await asyncio.wait([self._task], timeout=_LAST_WORDS_S)  # it ends with the exception it told of
+        if self._error is not None:
+            told = f"{type(self._error).__name__}: {self._error}"
+        raise RuntimeError(f"ASGI lifespan startup failed: {told}") from self._error
 
     async def shutdown(self) -> None:
-        """Return once the application has shut down."""
+        """Return once the application has shut down; what goes wrong is logged."""
         if self._task is None or self._task.done():
             return
         await self._inbox.put({"type": "lifespan.shutdown"})
+        # As long as it takes: the daemon ends a process that takes too long to stop.
         await asyncio.wait([self._stopped, self._task], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([self._task], timeout=_LAST_WORDS_S)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         try:
-            await self._app(scope, self._inbox.get, self._send)
+            await self._app(scope, self._receive, self._send)
+        except asyncio.CancelledError:
+            self._tell("it was cancelled")
+            raise
         except Exception as error:  # boundary: the application's own code
-            if not self._started.done():
-                self._started.set_exception(RuntimeError(f"ASGI lifespan startup failed: {error!r}"))
-                self._started.exception()
+            self._error = error
+            if not self._was_asked:  # no fault, says the ASGI specification
+                log.info("the application takes no lifespan events (%s: %s)", type(error).__name__, error)
+            elif not self._tell(str(error)) and self._started.result() is None:
+                log.exception("the lifespan of the application failed")
         finally:
-            if not self._started.done():
-                self._started.set_result(None)  # it returned without a word: it has no lifespan
+            self._tell(None)  # it returned without a word: it has no lifespan
+
+    async def _receive(self) -> Message:
+        message = await self._inbox.get()  # ends with the shutdown or the cancel of this task
+        self._was_asked = True
+        return message
 
     async def _send(self, message: Message) -> None:
         kind = message["type"]
-        if kind == "lifespan.startup.complete" and not self._started.done():
-            self._started.set_result(None)
-        elif kind == "lifespan.startup.failed" and not self._started.done():
-            self._started.set_exception(
-                RuntimeError(f"ASGI lifespan startup failed: {message.get('message', '')}")
-            )
-        elif not self._stopped.done() and kind.startswith("lifespan.shutdown"):
+        if kind == "lifespan.startup.complete":
+            self._tell(None)
+        elif kind == "lifespan.startup.failed":
+            self._tell(message.get("message", ""))
+        elif kind == "lifespan.shutdown.failed":
+            log.error("the application failed to shut down: %s", message.get("message", ""))
+        if kind.startswith("lifespan.shutdown") and not self._stopped.done():
             self._stopped.set_result(None)
+
+    def _tell(self, failure: str | None) -> bool:
+        """Say once how the start went; False if it was said before."""
+        if self._started.done():
+            return False
+        self._started.set_result(failure)
+        return True
+
+
+def limit_threads(threads: int) -> None:
+    """Let an application's sync endpoints, which frameworks run through anyio, use at most this many threads."""
+    anyio.to_thread.current_default_thread_limiter().total_tokens = threads
 
 
 def _as_ws_message(message: Message) -> WsMessage:

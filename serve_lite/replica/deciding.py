@@ -66,7 +66,9 @@ def _context(request: DecideRequest) -> AutoscalingContext:
         deployment_name=target.name,
         app_name=target.app_name,
         running_replicas=[ReplicaID(suffix_of(name), target) for name in names],
-        config=None if config is None else AutoscalingConfig.from_value(config, "autoscaling_config"),
+        config=None
+        if config is None
+        else AutoscalingConfig.from_value(config, "autoscaling_config", lax=False),
         policy_state=request.state,
         **fields,
     )

@@ -19,7 +19,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Facts:
-    """Tells callers on each change, once per pass of the loop.
+    """Tells callers on each change.
 
     Lifetime: `follow` may start a task, which `aclose` ends.
     """
@@ -28,7 +28,6 @@ class Facts:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._facts = ReplicaFacts()
-        self._is_due = False
         self._polling: asyncio.Task[None] | None = None
 
     def follow(
@@ -38,15 +37,17 @@ class Facts:
         *,
         period_s: float,
         timeout_s: float,
+        models: bool = True,
     ) -> None:
         """Begin to tell, of the models that are loaded and of what the user's hooks return.
 
         Args:
             metadata: told once.
+            models: whether to follow which models are loaded; only one replica of a process can.
             routing_stats: asked every `period_s` seconds, and given up for that time after `timeout_s`.
         """
         self._facts.metadata = metadata or {}
-        if "serve_lite.multiplex" in sys.modules:  # lazily: few applications load models by id
+        if models and "serve_lite.multiplex" in sys.modules:  # lazily: few applications load models by id
             multiplex = sys.modules["serve_lite.multiplex"]
             multiplex.on_models_changed(self._set_models)
             self._facts.model_ids = multiplex.loaded_model_ids()
@@ -64,15 +65,12 @@ class Facts:
     def _set_models(self, model_ids: list[str]) -> None:
         if model_ids != self._facts.model_ids:
             self._facts.model_ids = list(model_ids)
-            self._loop.call_soon_threadsafe(self._tell_soon)
-
-    def _tell_soon(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._tell)
+            if asyncio._get_running_loop() is self._loop:
+                self._tell()  # at once, so that it travels with the answer of the call that had it loaded
+            else:  # several replicas share this process
+                self._loop.call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
-        self._is_due = False
         self._listener.tell_facts(_encode(self._facts))
 
     async def _poll(

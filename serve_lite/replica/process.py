@@ -14,20 +14,30 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import uvloop
 
-from serve_lite import shipping
-from serve_lite.config import DeploymentConfig
-from serve_lite.context import ReplicaContext, make_replica_context, set_replica_context
+from serve_lite import logs, shipping
+from serve_lite.config import DeploymentConfig, RequestRouterConfig
+from serve_lite.context import (
+    ReplicaContext,
+    ReplicaRank,
+    make_replica_context,
+    note_ongoing_limit,
+    set_replica_context,
+)
 from serve_lite.exceptions import RayServeException
+from serve_lite.replica import reporting
 from serve_lite.replica.admission import Admission
-from serve_lite.replica.asgi import AsgiApp, Lifespan
+from serve_lite.replica.asgi import AsgiApp, Lifespan, limit_threads
+from serve_lite.replica.facts import Facts
 from serve_lite.replica.requests import RequestRunner
 from serve_lite.replica.user_code import UserCode
 from serve_lite.routing import runtime as caller_runtime
+from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.calls import CalleeTable, IncomingCall
 from serve_lite.wire.control import ControlMethods
 from serve_lite.wire.frames import Kind
@@ -37,6 +47,8 @@ from serve_lite.wire.messages import (
     AdoptRequest,
     Empty,
     InitRequest,
+    MetricsReply,
+    PlaceRequest,
     ReconfigureRequest,
     RejectReason,
     ReplicaReport,
@@ -51,8 +63,19 @@ _FIRST_CONTACT_S = 60.0  #: how long a new replica waits for the daemon that sta
 
 def main(listen_socket: socket.socket, replica_id: str) -> None:
     """Serve on this listening socket until told to stop. Returns when the process should exit."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(asctime)s %(name)s -- %(message)s")
+    _log_for_now()
     uvloop.run(_serve(listen_socket, replica_id))
+
+
+def _log_for_now() -> None:
+    """Write logs until the deployment says how (`logs.configure`)."""
+    handler = logging.StreamHandler()
+    handler._serve_lite = True  # type: ignore[attr-defined]  # replaced then
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(levelname)s %(asctime)s %(name)s -- %(message)s",
+        handlers=[handler],
+    )
 
 
 async def _serve(listen_socket: socket.socket, replica_id: str) -> None:
@@ -69,7 +92,7 @@ async def _serve(listen_socket: socket.socket, replica_id: str) -> None:
         )
         replica.attach(listener)
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: group.start_soon(replica.stop, StopRequest()))
+        loop.add_signal_handler(signal.SIGTERM, lambda: start_soon(group, replica.stop, StopRequest()))
         await replica.ended.wait()  # ends with a stop: told, terminated or orphaned
         await methods.finish(_LAST_ANSWERS_S)
         await listener.aclose()
@@ -94,6 +117,7 @@ class Replica:
         self._runtime: caller_runtime.Runtime | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._docs_path: str | None = None
+        self._facts: Facts | None = None
         self._idle = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._owner: CalleeTable | None = None  #: the daemon's connection
@@ -105,14 +129,17 @@ class Replica:
         methods.method("init", InitRequest, self.init)
         methods.method("adopt", AdoptRequest, self.adopt)
         methods.method("reconfigure", ReconfigureRequest, self.reconfigure)
+        methods.method("place", PlaceRequest, self.place)
         methods.method("check_health", Empty, self.check_health)
         methods.method("report", Empty, self.report)
+        methods.method("metrics", Empty, self.metrics)
         methods.method("stop", StopRequest, self.stop)
 
     def attach(self, listener: Listener) -> None:
         """Hear of callers that go."""
         listener.on_decline = self.admission.offer_room
         listener.on_lost = self._lost
+        self._facts = Facts(listener)
 
     def handle_call(self, call: IncomingCall, methods: ControlMethods) -> None:
         """Take one call off the wire."""
@@ -140,24 +167,27 @@ class Replica:
             world_size=request.world_size,
             code_version=request.version,
         )
-        set_replica_context(self._context)
+        note_ongoing_limit(self._context, request.config.max_ongoing_requests)
+        self.become(self._context)
+        self.write_logs(request.config, self._context)
         if request.control_socket:
             self._runtime = caller_runtime.open_here(request.control_socket)
             caller_runtime.install(self._runtime)
-        user = self._user = UserCode(shipping.load_code(request.code), request.config)
+        on_loop = os.environ.get("RAY_SERVE_RUN_SYNC_IN_THREADPOOL", "1") == "0"
+        user = self._user = UserCode(self.load_code(request), request.config, sync_on_loop=on_loop)
         args, kwargs = shipping.load_init(request.init)
         self._context.servable_object = await user.build(args, kwargs)
         app = await self._start_app(user)
-        if request.config.user_config is not None:
-            await user.reconfigure(request.config.user_config)
+        await user.record_metadata()
+        await user.reconfigure(request.config.user_config)
         await user.check_health()
         self._runner = RequestRunner(user, self.admission, app)
         if self._lifespan is not None:
             self._runner.lifespan_state = self._lifespan.state
         self.admission.ready = True
         self.admission.set_limit(request.config.max_ongoing_requests)
-        gc.collect()
-        gc.freeze()  # what start-up made stays; later collections need not look at it
+        self._tell_facts(user, request.config)
+        self.settle()
         return await self.report(Empty())
 
     async def adopt(self, request: AdoptRequest) -> ReplicaReport:
@@ -169,11 +199,25 @@ class Replica:
         """Apply changed options in place; calls the user's `reconfigure` only if `user_config` changed."""
         self._obey(request.epoch)
         assert self._user is not None
-        changed = request.config.user_config != self._config.user_config
-        if changed and request.config.user_config is not None:
+        if request.config.user_config != self._config.user_config:
             await self._user.reconfigure(request.config.user_config)
+        if self._context is not None and request.config.logging_config != self._config.logging_config:
+            self.write_logs(request.config, self._context)
         self._config = request.config
+        if self._context is not None:
+            note_ongoing_limit(self._context, request.config.max_ongoing_requests)
         self.admission.set_limit(request.config.max_ongoing_requests)
+        return await self.report(Empty())
+
+    async def place(self, request: PlaceRequest) -> ReplicaReport:
+        """Take another rank; a user's `reconfigure` that has a parameter for it is called."""
+        self._obey(request.epoch)
+        assert self._context is not None and self._user is not None
+        old = self._context.rank.rank
+        self._context.world_size = request.world_size
+        self._context.rank = ReplicaRank(request.rank, 0, request.rank)
+        if old != request.rank and self._user.wants_rank:
+            await self._user.reconfigure(self._config.user_config)
         return await self.report(Empty())
 
     async def check_health(self, _: Empty) -> Empty:
@@ -194,21 +238,28 @@ class Replica:
             pid=os.getpid(),
         )
 
-    async def stop(self, request: StopRequest) -> Empty:
+    async def metrics(self, _: Empty) -> MetricsReply:
+        """Tell what it measures."""
+        counts = self._runner.counts if self._runner is not None else reporting.RequestCounts()
+        return MetricsReply(families=reporting.picture(self._context, self.admission.ongoing, counts))
+
+    async def stop(self, request: StopRequest) -> MetricsReply:
         """Accept nothing more, finish what runs, call the destructor, then let the process end.
 
-        Asked again while stopping, it waits for the same end.
+        Asked again while stopping, it waits for the same end. Answers with what it had measured by then.
         """
         self._obey(request.epoch)
         if self._stopping is None:
             self._stopping = self._loop.create_task(self._stop(request.timeout_s))
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(self._stopping)
-        return Empty()
+        return await self.metrics(Empty())
 
     async def aclose(self) -> None:
         """Let go of what the process holds."""
         self._orphan_timer.cancel()
+        if self._facts is not None:
+            await self._facts.aclose()
         if self._runtime is not None:
             await self._runtime.aclose()
             caller_runtime.install(None)
@@ -216,9 +267,11 @@ class Replica:
     async def _stop(self, timeout_s: float | None) -> None:
         self.admission.draining = True
         self.admission.on_idle = self._idle.set
-        if self.admission.ongoing:
-            with anyio.move_on_after(timeout_s):
+        with anyio.move_on_after(timeout_s):
+            if self.admission.ongoing:
                 await self._idle.wait()
+            if self._runner is not None:
+                await self._runner.finish()
         if self._runner is not None:
             await self._runner.aclose()
         if self._lifespan is not None:
@@ -232,11 +285,51 @@ class Replica:
                 await sys.modules["serve_lite.multiplex"].unload_all()
         self.ended.set()
 
+    # --- what is otherwise where several replicas share a process (engines/inline_replica.py) ---
+
+    has_process = True  #: to itself
+
+    def become(self, context: ReplicaContext) -> None:
+        """Say which replica the user's code runs in."""
+        set_replica_context(context)
+
+    def write_logs(self, config: DeploymentConfig, context: ReplicaContext) -> None:
+        """Write this process's logs as the deployment says."""
+        logs.configure(config.logging_config, context)
+
+    def load_code(self, request: InitRequest) -> Callable[..., Any]:
+        """Return the user's class or function."""
+        return shipping.load_code(request.code)
+
+    def settle(self) -> None:
+        """Start-up is over."""
+        gc.collect()
+        gc.freeze()  # what start-up made stays; later collections need not look at it
+
+    def _tell_facts(self, user: UserCode, config: DeploymentConfig) -> None:
+        """Begin to tell callers what they may choose by."""
+        if self._facts is not None:
+            router = RequestRouterConfig(**(config.request_router_config or {}))
+            self._facts.follow(
+                user.metadata,
+                user.routing_stats if user.has_routing_stats else None,
+                period_s=router.request_routing_stats_period_s,
+                timeout_s=router.request_routing_stats_timeout_s,
+                models=self.has_process,
+            )
+
     async def _start_app(self, user: UserCode) -> AsgiApp | None:
         instance: Any = user.instance
         if not getattr(type(instance), "_serve_is_asgi_ingress", False):
             return None
-        app: AsgiApp = instance._serve_asgi_app
+        app: AsgiApp | None = instance._serve_asgi_app
+        if app is None:
+            raise RayServeException(
+                f"{type(instance).__name__!r} extends a class with @serve.ingress and has no app: its __init__ must "
+                "call super().__init__(), and await it if that is async."
+            )
+        if user.threads_wanted is not None:
+            limit_threads(user.threads_wanted)
         self._docs_path = getattr(instance, "_serve_docs_path", None)
         self._lifespan = Lifespan(app)
         await self._lifespan.startup()

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,11 +23,19 @@ from serve_lite.exceptions import BackPressureError, DeploymentUnavailableError,
 from serve_lite.replica import answers
 from serve_lite.replica.admission import Admission
 from serve_lite.replica.asgi import AsgiApp, HttpAnswer, RequestBody, WebSocketSession, make_scope, writable
+from serve_lite.replica.reporting import RequestCounts
 from serve_lite.replica.user_code import Method, UserCode
 from serve_lite.wire import codec
 from serve_lite.wire.calls import IncomingCall
 from serve_lite.wire.frames import Buffer, Kind
-from serve_lite.wire.messages import ErrorHead, HttpHead, HttpResponseHead, PythonHead, RejectReason
+from serve_lite.wire.messages import (
+    RESERVE,
+    ErrorHead,
+    HttpHead,
+    HttpResponseHead,
+    PythonHead,
+    RejectReason,
+)
 
 log = logging.getLogger("serve_lite.replica")
 
@@ -40,15 +48,30 @@ _AHEAD_ITEMS = 64  #: how far a sync generator's thread may run ahead of its con
 class _Work:
     """One accepted call: its slot in the admission, given back once."""
 
-    __slots__ = ("_admission", "_tasks", "call", "context", "left")
+    __slots__ = ("_admission", "_counts", "_tasks", "call", "context", "left", "task")
 
-    def __init__(self, call: IncomingCall, admission: Admission, tasks: set[asyncio.Task[None]]) -> None:
+    def __init__(
+        self,
+        call: IncomingCall,
+        admission: Admission,
+        tasks: set[asyncio.Task[None]],
+        counts: RequestCounts,
+    ) -> None:
         self.call = call
         self.context: RequestContext | None = None
+        self.task: asyncio.Task[None] | None = None
         self.left = False
         self._admission = admission
         self._tasks = tasks
+        self._counts = counts
         admission.enter()
+
+    def cancel(self) -> None:
+        """The caller has given up, and with it the calls made for it: now, as a sync handler may wait for one."""
+        assert self.task is not None
+        self.task.cancel()
+        if self.context is not None:
+            self.context.cancel_children()
 
     def leave(self) -> None:
         """The work has ended; called before the answer, so that callers hear of the free slot with it."""
@@ -56,12 +79,25 @@ class _Work:
             self.left = True
             if self.context is not None:
                 self.context.end()
+                self._counts.ended[self.context.route] += 1
             self._admission.leave()
 
     def done(self, task: asyncio.Task[None]) -> None:
         """The task has ended, perhaps cancelled before its first step."""
         self._tasks.discard(task)
         self.leave()
+
+
+class _Reservation(NamedTuple):
+    """A place that is held."""
+
+    work: _Work
+    taken: asyncio.Event
+
+    def take(self) -> None:
+        """The call has come and is counted: the place itself is free again."""
+        self.work.leave()
+        self.taken.set()
 
 
 class RequestRunner:
@@ -77,29 +113,38 @@ class RequestRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self.lifespan_state: dict[str, Any] = {}
+        self.counts = RequestCounts()
+        self._reserved: dict[str, _Reservation] = {}
 
     def start(self, call: IncomingCall) -> None:
         """Admit and run one call, or reject it."""
         reason = self._admission.refusal()
-        if reason is not None:
+        if reason is not None and not self._has_a_place(call, reason):
             call.reject(reason)
             if reason is RejectReason.FULL:
                 self._admission.refused_full(call.table)
             return
         if call.kind == Kind.CALL_PYTHON:
             head = _decode_python(call.envelope)
-            run = self._run_python
+            run = self._run_python if head.method != RESERVE else self._run_reservation
         else:
             head = _decode_http(call.envelope)  # type: ignore[assignment]  # the frame's kind tells which
             run = self._pick_http(head)  # type: ignore[arg-type, assignment]
         if head.deadline and time.monotonic() >= head.deadline:
             call.reject(RejectReason.EXPIRED)
             return
-        work = _Work(call, self._admission, self._tasks)
-        task = self._loop.create_task(run(work, head))
-        call.on_cancel = task.cancel
+        work = _Work(call, self._admission, self._tasks, self.counts)
+        if call.kind == Kind.CALL_PYTHON and head.slot in self._reserved:
+            self._reserved.pop(head.slot).take()
+        task = work.task = self._loop.create_task(run(work, head))
+        call.on_cancel = work.cancel
         self._tasks.add(task)
         task.add_done_callback(work.done)
+
+    async def finish(self) -> None:
+        """Wait for what still runs: background tasks of requests that are answered. Whoever asks has a deadline."""
+        while self._tasks:
+            await asyncio.wait(tuple(self._tasks))
 
     async def aclose(self) -> None:
         """Cancel what still runs and wait for it."""
@@ -107,6 +152,26 @@ class RequestRunner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- places that are held for a call ---
+
+    def _has_a_place(self, call: IncomingCall, reason: RejectReason) -> bool:
+        """Whether a call may enter although there is no room: it reserved its place, or is for every replica."""
+        if reason is not RejectReason.FULL or call.kind != Kind.CALL_PYTHON:
+            return False
+        head = _decode_python(call.envelope)
+        return head.beyond_limit or head.slot in self._reserved
+
+    async def _run_reservation(self, work: _Work, head: PythonHead) -> None:
+        """Hold a place until a call comes for it, or until whoever reserved it lets it go."""
+        taken = asyncio.Event()
+        self._reserved[head.slot] = _Reservation(work, taken)
+        work.call.item(b"", *codec.dumps(None))
+        try:
+            await taken.wait()  # ends with the call, or with the cancel of this one
+            work.call.end()
+        finally:
+            self._reserved.pop(head.slot, None)
 
     # --- handle calls ---
 
@@ -180,6 +245,11 @@ class RequestRunner:
                 raise RuntimeError("the ASGI application returned without completing its response")
         except asyncio.CancelledError:
             self._cancelled(work, context)
+        except (BackPressureError, DeploymentUnavailableError) as error:
+            if answer.started:
+                self._failed(work, context, error)
+            else:
+                await answer.send_whole(*_refused_below(error))
         except Exception as error:  # boundary: user code
             self._failed(work, context, error)
 
@@ -312,6 +382,7 @@ class RequestRunner:
             self._answer_error(work.call, RequestCancelledError(context.request_id), "")
 
     def _failed(self, work: _Work, context: RequestContext, error: Exception) -> None:
+        self.counts.failed[context.route, type(error).__name__] += 1
         work.leave()
         text = "".join(traceback.format_exception(error))
         log.error("request %s failed\n%s", context.request_id, text.rstrip())
@@ -319,7 +390,7 @@ class RequestRunner:
             self._answer_error(work.call, error, text)
 
     def _answer_error(self, call: IncomingCall, error: Exception, text: str) -> None:
-        head = ErrorHead(type(error).__name__, str(error), text)
+        head = ErrorHead(type(error).__name__, _words(error), text)
         buffers: list[Buffer] = []
         if call.kind == Kind.CALL_PYTHON:
             try:
@@ -328,6 +399,13 @@ class RequestRunner:
             except Exception:  # boundary: a user's exception class; it arrives as RemoteUserError instead
                 buffers = []
         call.error(_encode(head), *buffers)
+
+
+def _words(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # boundary: a user's exception class
+        return "(its text could not be made: `__str__` failed)"
 
 
 def _unary(method: Method, result: Any) -> Any:

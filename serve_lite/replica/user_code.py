@@ -2,6 +2,9 @@
 
 Async code runs on the replica's loop, sync handlers in worker threads; constructor, reconfigure and
 destructor run on the loop's thread, so that they may start tasks there.
+
+Besides its handlers a class may have hooks, found once by their names: `reconfigure`, `check_health`,
+`record_replica_metadata`, `record_routing_stats`, `record_autoscaling_stats`. Each may be async.
 """
 
 from __future__ import annotations
@@ -10,12 +13,21 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import logging
+import numbers
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serve_lite.config import DeploymentConfig
+from serve_lite.context import get_replica_context
 from serve_lite.exceptions import RayServeException
+
+log = logging.getLogger("serve_lite.replica")
+
+_HOOKS = (
+    "reconfigure", "check_health", "record_replica_metadata", "record_routing_stats", "record_autoscaling_stats",
+)  # fmt: skip
 
 
 class Method:
@@ -23,10 +35,10 @@ class Method:
 
     __slots__ = ("function", "in_thread", "name", "takes_request")
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+    def __init__(self, name: str, function: Callable[..., Any], *, in_thread: bool) -> None:
         self.name = name
         self.function = function
-        self.in_thread = _is_plain_sync(function)
+        self.in_thread = in_thread
         self.takes_request = _takes_an_argument(function)
 
 
@@ -34,13 +46,25 @@ class UserCode:
     """The one instance that this replica serves.
 
     Lifetime: `build`, then calls, then `destroy`.
+
+    Args:
+        sync_on_loop: run sync handlers on the loop, where each holds up everything else, instead of in threads.
     """
 
-    def __init__(self, func_or_class: Callable[..., Any], config: DeploymentConfig) -> None:
+    def __init__(
+        self, func_or_class: Callable[..., Any], config: DeploymentConfig, *, sync_on_loop: bool = False
+    ) -> None:
         self._source = func_or_class
         self.instance: Any = None
+        self.metadata: dict[str, Any] | None = None  #: what `record_replica_metadata` returned
+        self._hooks: dict[str, Callable[..., Any]] = {}
         self._methods: dict[str, Method] = {}
-        threads = 1 if config.serialize_sync else config.sync_threads or min(config.max_ongoing_requests, 5)
+        self._sync_on_loop = sync_on_loop
+        self._has_warned = False
+        one_by_one = config.serialize_sync or sync_on_loop
+        #: threads for sync code that the user asked for; None: our choice for handlers, the framework's for an app
+        self.threads_wanted = 1 if one_by_one else config.sync_threads
+        threads = self.threads_wanted or min(config.max_ongoing_requests, 5)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="serve-sync")
 
     @property
@@ -53,12 +77,17 @@ class UserCode:
         if self.is_function:
             self.instance = self._source
             return self.instance
-        assert inspect.isclass(self._source)
-        instance = self._source.__new__(self._source)
+        source: Any = self._source
+        if source.__new__ is object.__new__:
+            instance = source.__new__(source)
+        else:
+            instance = source.__new__(source, *args, **kwargs)
         built = type(instance).__init__(instance, *args, **kwargs)
         if inspect.isawaitable(built):
             await built
         self.instance = instance
+        found = ((name, getattr(instance, name, None)) for name in _HOOKS)
+        self._hooks = {name: hook for name, hook in found if callable(hook)}
         return instance
 
     def method(self, name: str) -> Method:
@@ -89,7 +118,7 @@ class UserCode:
         the request's slot is occupied so long.
         """
         context = contextvars.copy_context()
-        work = self._threads.submit(context.run, functools.partial(function, *args, **kwargs))
+        work = self._threads.submit(context.run, _call, functools.partial(function, *args, **kwargs))
         future = asyncio.wrap_future(work)
         try:
             return await asyncio.shield(future)
@@ -100,59 +129,127 @@ class UserCode:
                     future.exception()  # seen; nobody is left to hear it
             raise
 
+    async def record_metadata(self) -> None:
+        """Ask the user's `record_replica_metadata`, once; `metadata` has its answer.
+
+        Raises:
+            TypeError: it returned neither a dict nor None; or whatever it raises.
+        """
+        hook = self._hooks.get("record_replica_metadata")
+        if hook is None:
+            return
+        metadata = hook()
+        if inspect.isawaitable(metadata):
+            metadata = await metadata
+        if metadata is not None and not isinstance(metadata, dict):
+            raise TypeError(_wrong_answer("record_replica_metadata", "a dict or None", metadata))
+        self.metadata = metadata
+
     async def reconfigure(self, user_config: Any) -> None:
-        """Give the user's `reconfigure` the new config.
+        """Give the user's `reconfigure` the new config, and the replica's rank if it has a parameter `rank`.
+
+        Does nothing for None, unless the method wants the rank.
 
         Raises:
             RayServeException, ValueError: there is no such method; or whatever it raises.
         """
+        hook = self._hooks.get("reconfigure")
+        if hook is None and user_config is None:
+            return
         if self.is_function:
             raise ValueError(
                 "`user_config` needs a class with a `reconfigure` method; this deployment is a function."
             )
-        hook = getattr(self.instance, "reconfigure", None)
         if hook is None:
             raise RayServeException(
                 f"`user_config` is given but deployment {type(self.instance).__name__!r} has no "
                 "`reconfigure(user_config)` method."
             )
-        result = hook(user_config)
+        if _has_parameter(hook, "rank"):
+            result = hook(user_config, rank=get_replica_context().rank)
+        elif user_config is not None:
+            result = hook(user_config)
+        else:
+            return
         if inspect.isawaitable(result):
             await result
 
     async def check_health(self) -> None:
-        """Run the user's `check_health` if there is one; whatever it raises means unhealthy.
+        """Run the user's `check_health` if there is one; whatever it raises means unhealthy."""
+        if (hook := self._hooks.get("check_health")) is not None:
+            await _ask(hook)
 
-        A sync one gets a thread of its own: handlers that keep all of theirs busy are no reason to be ill.
+    @property
+    def wants_rank(self) -> bool:
+        """Whether the user's `reconfigure` is to hear of another rank."""
+        hook = self._hooks.get("reconfigure")
+        return hook is not None and _has_parameter(hook, "rank")
+
+    @property
+    def has_routing_stats(self) -> bool:
+        """Whether there is something to poll for `routing_stats`."""
+        return "record_routing_stats" in self._hooks
+
+    @property
+    def has_autoscaling_stats(self) -> bool:
+        """Whether there is something to poll for `autoscaling_stats`."""
+        return "record_autoscaling_stats" in self._hooks
+
+    async def routing_stats(self) -> dict[str, Any] | None:
+        """Return what the user's `record_routing_stats` says now; None if there is no such method.
+
+        Raises:
+            TypeError: it returned no dict; or whatever it raises.
         """
-        hook = None if self.is_function else getattr(self.instance, "check_health", None)
+        hook = self._hooks.get("record_routing_stats")
         if hook is None:
-            return
-        if inspect.iscoroutinefunction(hook):
-            await hook()
-        else:
-            result = await asyncio.to_thread(hook)
-            if inspect.isawaitable(result):
-                await result
+            return None
+        stats = await _ask(hook)
+        if not isinstance(stats, dict):
+            raise TypeError(_wrong_answer("record_routing_stats", "a dict", stats))
+        return stats
+
+    async def autoscaling_stats(self) -> dict[str, float] | None:
+        """Return what the user's `record_autoscaling_stats` says now; None if there is no such method.
+
+        Raises:
+            TypeError: it returned something else than a dict of names and numbers; or whatever it raises.
+        """
+        hook = self._hooks.get("record_autoscaling_stats")
+        if hook is None:
+            return None
+        stats = await _ask(hook)
+        if not isinstance(stats, dict):
+            raise TypeError(_wrong_answer("record_autoscaling_stats", "a dict of names and numbers", stats))
+        for name, value in stats.items():
+            if not isinstance(name, str) or not isinstance(value, numbers.Real):
+                raise TypeError(
+                    "`record_autoscaling_stats` must return a dict of names and numbers, but it holds "
+                    f"{name!r}: {value!r}."
+                )
+        return {name: value if type(value) is int else float(value) for name, value in stats.items()}
 
     async def destroy(self) -> None:
         """Call the destructor once; then drop the instance and the threads."""
         instance, self.instance = self.instance, None
         self._methods.clear()
+        self._hooks.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self.is_function or instance is None:
             return
         destructor = getattr(type(instance), "__del__", None)
         if destructor is None:
             return
-        result = destructor(instance)
-        type(instance).__del__ = _nothing  # the interpreter would call it a second time
+        try:
+            result = destructor(instance)
+        finally:
+            _never_again(instance)  # the interpreter would call it a second time
         if inspect.isawaitable(result):
             await result
 
     def _find(self, name: str) -> Method:
         if self.is_function and name == "__call__":
-            return Method(name, self.instance)
+            return self._made(name, self.instance)
         function = None if self.is_function else getattr(self.instance, name, None)
         if not callable(function):
             source: Any = self.instance
@@ -168,7 +265,26 @@ class UserCode:
             function = type(self.instance).__call__.__get__(
                 self.instance
             )  # a method, so that it can be looked at
-        return Method(name, function)
+        return self._made(name, function)
+
+    def _made(self, name: str, function: Callable[..., Any]) -> Method:
+        is_sync = _is_plain_sync(function)
+        if is_sync and self._sync_on_loop and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "sync method %r runs on the event loop (RAY_SERVE_RUN_SYNC_IN_THREADPOOL=0): one call at a time, "
+                "and nothing else meanwhile, health checks included",
+                name,
+            )
+        return Method(name, function, in_thread=is_sync and not self._sync_on_loop)
+
+
+def _call(function: Callable[[], Any]) -> Any:
+    """Call a function in a thread."""
+    try:
+        return function()
+    except StopIteration as stop:  # no future can carry it, and its caller would wait for ever
+        raise RuntimeError("sync code raised StopIteration") from stop
 
 
 def _is_plain_sync(function: Callable[..., Any]) -> bool:
@@ -194,5 +310,45 @@ def _takes_an_argument(function: Callable[..., Any]) -> bool:
     return any(p.kind is not p.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD for p in parameters)
 
 
-def _nothing(_: object) -> None:
-    """Stands where a destructor was that has run."""
+async def _ask(hook: Callable[[], Any]) -> Any:
+    """Call a hook while requests run.
+
+    A sync one gets a thread of its own: handlers that keep all of theirs busy are no reason to be ill.
+    """
+    if inspect.iscoroutinefunction(hook):
+        return await hook()
+    answer = await asyncio.to_thread(hook)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _has_parameter(function: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # C code tells no signature
+        return False
+
+
+def _wrong_answer(hook: str, right: str, answer: object) -> str:
+    return f"`{hook}` must return {right}, but it returned {type(answer).__name__!r}: {answer!r}."
+
+
+_destroyed: set[int] = set()  #: ids of instances whose destructor has run; each is alive while it is in here
+
+
+def _never_again(instance: Any) -> None:
+    """Keep the interpreter from calling this instance's destructor; others of its class keep theirs."""
+    kind = type(instance)
+    destructor = kind.__del__
+    _destroyed.add(id(instance))
+    if getattr(destructor, "_serve_runs_once", False):
+        return
+
+    @functools.wraps(destructor)
+    def once(self: Any) -> Any:
+        if id(self) in _destroyed:
+            _destroyed.discard(id(self))
+            return None
+        return destructor(self)
+
+    once._serve_runs_once = True  # type: ignore[attr-defined]  # a mark
+    kind.__del__ = once

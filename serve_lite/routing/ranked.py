@@ -57,6 +57,7 @@ class RankedPlacing:
     Args:
         queue: calls that wait, oldest first; whoever takes one out has it.
         usable: replicas that may be sent calls now.
+        is_settled: whether those are all, with none still being connected to for the first time.
         send: puts a call on a replica.
         fall_back: the built-in choice, for calls on which the adviser failed.
         spawn: starts a task that the owner ends, at the latest, when it closes.
@@ -69,6 +70,7 @@ class RankedPlacing:
         *,
         queue: Any,
         usable: Callable[[], Sequence[Link]],
+        is_settled: Callable[[], bool],
         send: Callable[[Any, Link], None],
         fall_back: Callable[[Any], Link | None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
@@ -77,6 +79,7 @@ class RankedPlacing:
         self.choice = choice
         self._queue = queue
         self._usable = usable
+        self._is_settled = is_settled
         self._send = send
         self._fall_back = fall_back
         self._spawn = spawn
@@ -134,7 +137,7 @@ class RankedPlacing:
 
     async def _choose(self, call: Any) -> Link | None:
         links = self._usable()
-        if not links:
+        if not links or not self._is_settled():  # a ranking of some of them would be another one
             return None
         try:
             ranks = await self.adviser.rank(call, links)

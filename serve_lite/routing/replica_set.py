@@ -24,11 +24,12 @@ _RECONNECT_S = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5)  #: waits before attempts, last
 class Link:
     """One replica: the connection to it, and what we know of its load."""
 
-    __slots__ = ("connection", "draining", "endpoint", "facts", "mine", "model_ids", "others")
+    __slots__ = ("connection", "draining", "endpoint", "facts", "is_tried", "mine", "model_ids", "others")
 
     def __init__(self, endpoint: ReplicaEndpoint) -> None:
         self.endpoint = endpoint
         self.connection: Connection | None = None
+        self.is_tried = False  #: connecting was tried, whatever came of it
         self.draining = False  #: it said that it stops; nothing more is sent to it
         self.mine = 0  #: our calls that it has not answered
         self.others = 0  #: calls of other processes, as of its last answer
@@ -85,6 +86,11 @@ class ReplicaSet:
         self._spawn = spawn
         self._on_room = on_room
         self._draw = random.Random().random
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every replica was tried to be reached, so that those that are usable are all there are."""
+        return all(link.is_tried for link in self._links.values())
 
     def choose(self, model_id: str = "") -> Link | None:
         """Return a replica with room, the less loaded of two drawn ones if it has; None if all are full.
@@ -172,7 +178,11 @@ class ReplicaSet:
                     connection.close()
                     return
                 attempt = 0
+                link.is_tried = True
                 await self._use(link, connection)
+            if not link.is_tried:
+                link.is_tried = True
+                self._on_room()
 
     async def _use(self, link: Link, connection: Connection) -> None:
         link.connection = connection

@@ -285,6 +285,7 @@ class Router:
                     membership.router,
                     queue=self._queue,
                     usable=lambda: self._replicas.usable,
+                    is_settled=lambda: self._replicas.is_settled,
                     send=self._send,
                     fall_back=lambda call: self._replicas.choose(call.model_id),
                     spawn=self._spawn,

@@ -73,6 +73,7 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     overrides: tuple[dict[str, Any], ...] = ()  #: the `deployments:` list of a config file, validated
     document: dict[str, Any] | None = None  #: the app's part of the config file exactly as submitted
     code_version: str = ""  #: equal to the running one: no new build, no restart; "" is always new
+    logging_config: dict[str, Any] | None = None  #: of deployments that have none of their own
 
 
 class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

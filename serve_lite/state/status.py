@@ -174,8 +174,8 @@ def _deployment_details(goal: DeploymentGoal, observed: Observed, facts: Instanc
         deployment_config=redacted(config_to_dict(goal.config, goal.id.name)),
         target_num_replicas=goal.target,
         required_resources={name: n for name, n in needs.items() if n},
-        replicas=tuple(_replica_details(r, facts) for r in observed.replicas_of(goal.id)),
-        recent_dead_replicas=tuple(_replica_details(r, facts) for r in (view.dead if view else ())),
+        replicas=[_replica_details(r, facts) for r in observed.replicas_of(goal.id)],
+        recent_dead_replicas=[_replica_details(r, facts) for r in (view.dead if view else ())],
     )
 
 
@@ -198,7 +198,7 @@ def _topology(app: AppGoal) -> DeploymentTopology:
         d.id.name: TopologyNode(
             name=d.id.name,
             app_name=app.name,
-            outbound_deployments=tuple(DeploymentNode(name=n, app_name=app.name) for n in d.spec.calls),
+            outbound_deployments=[DeploymentNode(name=n, app_name=app.name) for n in d.spec.calls],
             is_ingress=d is ingress,
         )
         for d in app.deployments
@@ -208,17 +208,17 @@ def _topology(app: AppGoal) -> DeploymentTopology:
     )
 
 
-def _target_groups(goal: Goal, facts: InstanceFacts) -> tuple[TargetGroup, ...]:
+def _target_groups(goal: Goal, facts: InstanceFacts) -> list[TargetGroup]:
     """Return where an outer balancer would send requests: to this one proxy."""
     port = facts.http_options.get("port")
     if port is None or facts.proxy_location == "Disabled":
-        return ()
+        return []
     target = Target(ip=facts.http_options.get("host"), port=port, instance_id=facts.node_id)
-    return tuple(
-        TargetGroup(targets=(target,), route_prefix=app.route_prefix, protocol="HTTP", app_name=app.name)
+    return [
+        TargetGroup(targets=[target], route_prefix=app.route_prefix, protocol="HTTP", app_name=app.name)
         for app in goal.apps.values()
         if app.route_prefix is not None and not app.is_deleting
-    )
+    ]
 
 
 def _actor(facts: InstanceFacts) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.calls import IncomingCall
 from serve_lite.wire.messages import ControlHead, ErrorHead
 
@@ -60,7 +61,7 @@ class ControlMethods:
     def handle_call(self, call: IncomingCall) -> None:
         """Answer one control call (`wire.listener` gives them)."""
         self._running += 1
-        self._group.start_soon(self._answer, call)
+        start_soon(self._group, self._answer, call)
 
     async def finish(self, timeout_s: float) -> None:
         """Wait until every control call has been answered, at most this long."""

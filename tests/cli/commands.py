@@ -22,7 +22,13 @@ from tests.instances import DEADLINE_S
 PROGRAM = (sys.executable, "-P", "-m", "serve_lite_cli.main")
 
 #: Variables of the developer that would choose another instance.
-FOREIGN = ("SERVE_LITE_ADDRESS", "RAY_AGENT_ADDRESS", "RAY_DASHBOARD_ADDRESS", "SERVE_LITE_ADMIN_PORT")
+FOREIGN = (
+    "SERVE_LITE_ADDRESS",
+    "RAY_AGENT_ADDRESS",
+    "RAY_DASHBOARD_ADDRESS",
+    "SERVE_LITE_ADMIN_PORT",
+    "SERVE_LITE_HTTP_PORT",
+)
 
 
 class Finished(NamedTuple):

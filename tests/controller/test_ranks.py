@@ -52,7 +52,6 @@ async def seen(daemon: Instance, count: int) -> dict[int, dict[str, Any]]:
     with anyio.fail_after(DEADLINE_S):
         while len(said) != count or any(answer["of"] != count for answer in said.values()):
             async with anyio.create_task_group() as group:
-
                 for _ in range(8):
                     group.start_soon(ask, daemon, said)
             said = {pid: a for pid, a in said.items() if pid in daemon.pids("replica default/Ranked")}

@@ -29,9 +29,7 @@ class LastOne(RequestRouter):
         ranked = sorted(candidate_replicas, key=lambda r: r.routing_stats.get("place", 0), reverse=True)
         return [[replica] for replica in ranked]
 
-    def on_request_routed(
-        self, pending_request: PendingRequest, replica_id: Any, result: Any = None
-    ) -> None:
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: Any, result: Any = None) -> None:
         self._write(f"routed {pending_request.metadata.request_id}")
 
     def on_request_completed(self, replica_id: Any, internal_request_id: str) -> None:

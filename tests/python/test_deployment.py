@@ -13,17 +13,12 @@ import pytest
 
 from serve_lite.config import (
     AutoscalingConfig,
-    AutoscalingPolicy,
     BackpressureConfig,
     DeploymentConfig,
-    HTTPOptions,
     LoggingConfig,
-    ProxyLocation,
     RequestRouterConfig,
-    gRPCOptions,
 )
 from serve_lite.deployment import DEFAULT, Application, Deployment, deployment
-from serve_lite.exceptions import InvalidConfigError
 
 
 @deployment
@@ -75,58 +70,93 @@ def test_auto_means_autoscaling_with_given_bounds_laid_over() -> None:
     assert both.options(num_replicas=5).autoscaling_config is None
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "said"),
-    [
-        ({"name": 3}, TypeError, "name is 3; it must be a string"),
-        ({"name": "a#b"}, ValueError, "#"),
-        ({"num_replicas": 0}, ValueError, "larger than 0"),
-        ({"num_replicas": -1}, ValueError, "at least 0"),
-        ({"num_replicas": "many"}, ValueError, '"auto"'),
-        ({"num_replicas": 1.5}, ValueError, "an integer"),
-        ({"num_replicas": True}, TypeError, "an integer"),
-        (
-            {"num_replicas": 2, "autoscaling_config": {}},
-            ValueError,
-            "Manually setting num_replicas is not allowed",
-        ),
-        ({"max_ongoing_requests": None}, ValueError, "non-null"),
-        ({"max_ongoing_requests": 0}, ValueError, "at least 1"),
-        ({"max_queued_requests": 0}, ValueError, "-1"),
-        ({"user_config": {"a": object()}}, ValueError, "user_config is not JSON-serializable"),
-        ({"autoscaling_config": {"min_replicas": 3}}, ValueError, "larger than max_replicas"),
-        ({"autoscaling_config": {"max_replica": 3}}, ValueError, "did you mean 'max_replicas'"),
-        ({"autoscaling_config": 3}, TypeError, "mapping"),
-        ({"graceful_shutdown_wait_loop_s": -1}, ValueError, "at least 0"),
-        ({"graceful_shutdown_timeout_s": -1}, ValueError, "at least 0"),
-        ({"health_check_period_s": 0}, ValueError, "larger than 0"),
-        ({"health_check_period_s": None}, ValueError, "a number"),
-        ({"health_check_timeout_s": "soon"}, ValueError, "a number"),
-        ({"ray_actor_options": 3}, TypeError, "a dict"),
-        ({"ray_actor_options": {"num_cpu": 1}}, ValueError, "did you mean 'num_cpus'"),
-        ({"ray_actor_options": {"num_cpus": -1}}, ValueError, "at least 0"),
-        ({"max_constructor_retry_count": 0}, ValueError, "at least 1"),
-        ({"rolling_update_percentage": 0}, ValueError, "larger than 0"),
-        ({"max_surge_percent": 101}, ValueError, "at most 100"),
-        ({"backpressure_config": {"status_code": 500}}, ValueError, "503 or 429"),
-        ({"backpressure_config": {"status": 503}}, ValueError, "did you mean 'status_code'"),
-        ({"logging_config": {"log_level": "LOUD"}}, ValueError, "level"),
-        ({"logging_config": {"level": "INFO"}}, ValueError, "did you mean 'log_level'"),
-        ({"request_router_config": {"initial_backoff_s": -1}}, ValueError, "at least 0"),
-        ({"placement_group_strategy": "PACK"}, ValueError, "placement_group_bundles"),
-        (
-            {"placement_group_bundles": [{"CPU": 1}], "max_replicas_per_node": 1},
-            ValueError,
-            "not allowed together",
-        ),
-        ({"max_replicas_per_node": 101}, ValueError, "at most 100"),
-        ({"gang_scheduling_config": {"gang_size": 2}}, ValueError, "Ray cluster"),
-        ({"deployment_actors": [{}]}, ValueError, "Ray cluster"),
-        ({"route_prefix": "x"}, ValueError, "forward slash"),
-        ({"serialize_sync": "maybe"}, ValueError, "true or false"),
-        ({"sync_threads": 0}, ValueError, "at least 1"),
-    ],
-)
+#: For each option, something wrong: the error and words of its text.
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"name": 3}, TypeError, "name is 3; it must be a string"),
+    ({"name": "a#b"}, ValueError, "#"),
+    ({"num_replicas": 0}, ValueError, "larger than 0"),
+    ({"num_replicas": -1}, ValueError, "at least 0"),
+    ({"num_replicas": "many"}, ValueError, '"auto"'),
+    ({"num_replicas": 1.5}, ValueError, "an integer"),
+    ({"num_replicas": True}, TypeError, "an integer"),
+    (
+        {"num_replicas": 2, "autoscaling_config": {}},
+        ValueError,
+        "Manually setting num_replicas is not allowed",
+    ),
+    ({"max_ongoing_requests": None}, ValueError, "non-null"),
+    ({"max_ongoing_requests": 0}, ValueError, "at least 1"),
+    ({"max_queued_requests": 0}, ValueError, "-1"),
+    ({"user_config": {"a": object()}}, ValueError, "user_config is not JSON-serializable"),
+    ({"autoscaling_config": {"min_replicas": 3}}, ValueError, "larger than max_replicas"),
+    ({"autoscaling_config": {"max_replica": 3}}, ValueError, "did you mean 'max_replicas'"),
+    ({"autoscaling_config": 3}, TypeError, "mapping"),
+    ({"graceful_shutdown_wait_loop_s": -1}, ValueError, "at least 0"),
+    ({"graceful_shutdown_timeout_s": -1}, ValueError, "at least 0"),
+    ({"health_check_period_s": 0}, ValueError, "larger than 0"),
+    ({"health_check_period_s": None}, ValueError, "a number"),
+    ({"health_check_timeout_s": "soon"}, ValueError, "a number"),
+    ({"ray_actor_options": 3}, TypeError, "a dict"),
+    ({"ray_actor_options": {"num_cpu": 1}}, ValueError, "did you mean 'num_cpus'"),
+    ({"ray_actor_options": {"num_cpus": -1}}, ValueError, "at least 0"),
+    ({"max_constructor_retry_count": 0}, ValueError, "at least 1"),
+    ({"rolling_update_percentage": 0}, ValueError, "larger than 0"),
+    ({"max_surge_percent": 101}, ValueError, "at most 100"),
+    ({"backpressure_config": {"status_code": 500}}, ValueError, "503 or 429"),
+    ({"backpressure_config": {"status": 503}}, ValueError, "did you mean 'status_code'"),
+    ({"logging_config": {"log_level": "LOUD"}}, ValueError, "level"),
+    ({"logging_config": {"level": "INFO"}}, ValueError, "did you mean 'log_level'"),
+    ({"request_router_config": {"initial_backoff_s": -1}}, ValueError, "at least 0"),
+    ({"placement_group_strategy": "PACK"}, ValueError, "placement_group_bundles"),
+    (
+        {"placement_group_bundles": [{"CPU": 1}], "max_replicas_per_node": 1},
+        ValueError,
+        "not allowed together",
+    ),
+    ({"max_replicas_per_node": 101}, ValueError, "at most 100"),
+    ({"gang_scheduling_config": {"gang_size": 2}}, ValueError, "Ray cluster"),
+    ({"deployment_actors": [{}]}, ValueError, "Ray cluster"),
+    ({"route_prefix": "x"}, ValueError, "forward slash"),
+    ({"serialize_sync": "maybe"}, ValueError, "true or false"),
+    ({"sync_threads": 0}, ValueError, "at least 1"),
+    ({"version": ["v1"]}, TypeError, "version"),
+    ({"name": ""}, ValueError, "not empty"),
+    ({"user_config": {1, 2}}, ValueError, "user_config is not JSON-serializable"),
+    ({"backpressure_config": None}, TypeError, "backpressure_config"),
+    ({"placement_group_bundles": {"CPU": 1}}, TypeError, "placement_group_bundles"),
+    ({"placement_group_bundles": [{"CPU": -1}]}, ValueError, "at least 0"),
+    (
+        {"placement_group_bundles": [{"CPU": 1}], "ray_actor_options": {"num_gpus": 1}},
+        ValueError,
+        "has 0 GPU, but ray_actor_options ask for 1",
+    ),
+    (
+        {"placement_group_bundles": [{"CPU": 1}], "placement_group_strategy": "NEAR"},
+        ValueError,
+        "one of 'PACK', 'SPREAD', 'STRICT_PACK', 'STRICT_SPREAD'",
+    ),
+    (
+        {"placement_group_bundle_label_selector": [{"zone": "a"}]},
+        ValueError,
+        "needs placement_group_bundles beside it",
+    ),
+    (
+        {
+            "placement_group_bundles": [{"CPU": 1}] * 3,
+            "placement_group_bundle_label_selector": [{"zone": "a"}] * 2,
+        },
+        ValueError,
+        "2 entries for 3 bundles",
+    ),
+    ({"is_driver_deployment": "perhaps"}, ValueError, "true or false"),
+    ({"max_concurrent_queries": 0}, ValueError, "at least 1"),
+    ({"init_args": 3}, TypeError, "init_args"),
+    ({"init_kwargs": 3}, TypeError, "init_kwargs"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "said"), WRONG)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_wrong_option_is_refused_by_decorator_and_options(
     options: Any, error: type[Exception], said: str
 ) -> None:
@@ -135,6 +165,95 @@ def test_a_wrong_option_is_refused_by_decorator_and_options(
             make()
         assert said in str(caught.value)
         assert "name" in options or "'Plain'" in str(caught.value)
+
+
+#: For each option, something right: how it shows in the deployment.
+RIGHT: list[tuple[dict[str, Any], Any]] = [
+    ({"name": "Other"}, "Other"),
+    ({"version": "v1"}, "v1"),
+    ({"version": None}, None),
+    ({"num_replicas": 3}, 3),
+    ({"num_replicas": None}, 1),
+    ({"num_replicas": "auto"}, 1),
+    ({"ray_actor_options": {"num_gpus": 0.5}}, {"num_cpus": 1, "num_gpus": 0.5}),
+    ({"ray_actor_options": None}, {"num_cpus": 1}),
+    (
+        {"ray_actor_options": {"resources": {"tpu": 1}, "runtime_env": {"env_vars": {"A": "1"}}}},
+        {"num_cpus": 1, "resources": {"tpu": 1.0}, "runtime_env": {"env_vars": {"A": "1"}}},
+    ),
+    ({"placement_group_bundles": [{"CPU": 1, "GPU": 1}, {"CPU": 2}]}, [{"CPU": 1, "GPU": 1}, {"CPU": 2}]),
+    ({"placement_group_strategy": "SPREAD", "placement_group_bundles": [{"CPU": 1}]}, "SPREAD"),
+    (
+        {
+            "placement_group_bundle_label_selector": [{"zone": "a"}],
+            "placement_group_bundles": [{"CPU": 1}] * 2,
+        },
+        [{"zone": "a"}],
+    ),
+    ({"max_replicas_per_node": 100}, 100),
+    ({"user_config": {"a": [1, None, "x"]}}, {"a": [1, None, "x"]}),
+    ({"user_config": b"raw"}, b"raw"),
+    ({"user_config": None}, None),
+    ({"max_ongoing_requests": 1}, 1),
+    ({"max_concurrent_queries": 7}, 7),
+    ({"max_queued_requests": -1}, -1),
+    ({"max_queued_requests": 1}, 1),
+    ({"backpressure_config": {"status_code": 429}}, BackpressureConfig(status_code=429)),
+    ({"backpressure_config": BackpressureConfig(retry_after_s=2)}, BackpressureConfig(retry_after_s=2)),
+    ({"autoscaling_config": {"max_replicas": 4}}, AutoscalingConfig(max_replicas=4)),
+    ({"autoscaling_config": AutoscalingConfig(max_replicas=4)}, AutoscalingConfig(max_replicas=4)),
+    ({"autoscaling_config": None}, None),
+    ({"graceful_shutdown_wait_loop_s": 0}, 0),
+    ({"graceful_shutdown_timeout_s": 0}, 0),
+    ({"health_check_period_s": 0.1}, 0.1),
+    ({"health_check_timeout_s": 1}, 1),
+    ({"logging_config": {"log_level": "DEBUG"}}, LoggingConfig(log_level="DEBUG").to_dict()),
+    ({"logging_config": LoggingConfig(encoding="JSON")}, LoggingConfig(encoding="JSON").to_dict()),  # type: ignore[arg-type]
+    ({"logging_config": None}, None),
+    (
+        {"request_router_config": {"max_backoff_s": 1}},
+        RequestRouterConfig(max_backoff_s=1).to_dict(),
+    ),
+    (
+        {"request_router_config": RequestRouterConfig(request_router_class="m:R")},
+        RequestRouterConfig(request_router_class="m:R").to_dict(),
+    ),
+    ({"max_constructor_retry_count": 1}, 1),
+    ({"gang_scheduling_config": None}, None),
+    ({"deployment_actors": None}, None),
+    ({"rolling_update_percentage": 1}, 1),
+    ({"max_surge_percent": 0}, 0),
+    ({"max_surge_percent": None}, None),
+    ({"is_driver_deployment": True}, True),
+    ({"route_prefix": "/a"}, "/a"),
+    ({"route_prefix": None}, None),
+    ({"init_args": [1]}, (1,)),
+    ({"init_kwargs": {"a": 1}}, {"a": 1}),
+    ({"serialize_sync": True}, True),
+    ({"sync_threads": 2}, 2),
+]
+
+
+def effective(made: Deployment[Any], option: str) -> Any:
+    """What an option of a deployment is now."""
+    for place in (made, made.config):
+        if option in dir(place):
+            return getattr(place, option)
+    return made.config.accepted.get(option)
+
+
+@pytest.mark.parametrize(("options", "value"), RIGHT)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_right_option_is_taken_by_decorator_and_options(options: Any, value: Any) -> None:
+    option = next(iter(options))
+    for made in (deployment(**options)(Plain.func_or_class), Plain.options(**options)):
+        assert effective(made, option) == value
+
+
+def test_every_option_is_among_the_right_and_the_wrong_ones() -> None:
+    options = set(inspect.signature(deployment).parameters) - {"_func_or_class"}
+    assert {next(iter(case[0])) for case in RIGHT} >= options
+    assert {name for case in WRONG for name in case[0]} >= options
 
 
 def test_numbers_may_come_as_text_from_a_command_line() -> None:
@@ -171,6 +290,20 @@ def test_both_names_of_one_option_must_agree() -> None:
         assert Plain.options(max_ongoing_requests=3, max_concurrent_queries=3).max_concurrent_queries == 3
         with pytest.raises(ValueError, match="give one"):
             Plain.options(max_ongoing_requests=3, max_concurrent_queries=4)
+
+
+@pytest.mark.parametrize("name", ["deploy", "delete", "get_handle", "set_options", "url", "remote"])
+def test_what_2_7s_deployments_could_do_says_what_does_it_now(name: str) -> None:
+    assert not hasattr(Plain, name)
+    with pytest.raises(AttributeError, match=rf"no attribute '{name}'; .*(serve\.|options)"):
+        getattr(Plain, name)
+
+
+def test_methods_of_the_class_are_neither_at_the_deployment_nor_at_the_application() -> None:
+    with pytest.raises(AttributeError, match="methods of the class itself are at func_or_class"):
+        Plain.predict  # noqa: B018
+    with pytest.raises(AttributeError, match=r"hand it to another deployment's bind\(\) or to serve.run"):
+        Plain.bind().predict  # noqa: B018
 
 
 def test_init_args_of_2_7_are_what_bind_uses_without_arguments() -> None:
@@ -232,85 +365,6 @@ def test_an_application_cannot_be_pickled_on_its_own() -> None:
 
     with pytest.raises(TypeError, match="becomes a handle"):
         pickle.dumps(Plain.bind())
-
-
-# --- the classes users configure with ------------------------------------------------------------
-
-
-def test_config_classes_have_the_documented_defaults() -> None:
-    http = HTTPOptions()
-    assert (http.host, http.port, http.keep_alive_timeout_s, http.request_timeout_s) == (
-        "127.0.0.1",
-        8000,
-        90,
-        None,
-    )
-    assert (gRPCOptions().port, gRPCOptions().grpc_servicer_functions) == (9000, [])
-    scaling = AutoscalingConfig()
-    assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 1, 2)
-    assert (scaling.upscale_delay_s, scaling.downscale_delay_s, scaling.look_back_period_s) == (30, 600, 30)
-    router = RequestRouterConfig()
-    assert (router.initial_backoff_s, router.backoff_multiplier, router.max_backoff_s) == (0.025, 2, 0.5)
-
-
-def test_config_classes_check_when_made_and_when_assigned() -> None:
-    options = HTTPOptions(port="81")  # type: ignore[arg-type]
-    assert options.port == 81
-    with pytest.raises(InvalidConfigError, match=r"HTTPOptions.port is -1"):
-        options.port = -1
-    with pytest.raises(InvalidConfigError, match="together"):
-        HTTPOptions(ssl_keyfile="k")
-    with pytest.raises(InvalidConfigError, match="not supported"):
-        HTTPOptions(middlewares=[object()])
-    with pytest.warns(DeprecationWarning, match="proxy_location"):
-        assert HTTPOptions(location="NoServer").location is ProxyLocation.Disabled  # type: ignore[arg-type]
-
-
-def test_the_old_name_of_the_autoscaling_target_is_understood() -> None:
-    with pytest.warns(DeprecationWarning, match="target_ongoing_requests"):
-        assert AutoscalingConfig(target_num_ongoing_requests_per_replica=4).target_ongoing_requests == 4
-    with pytest.raises(InvalidConfigError, match="give only the first"):
-        AutoscalingConfig(target_num_ongoing_requests_per_replica=4, target_ongoing_requests=5)
-
-
-def test_scaling_factors_fall_back_to_the_older_ones() -> None:
-    assert AutoscalingConfig(smoothing_factor=0.5).get_upscaling_factor() == 0.5
-    assert AutoscalingConfig(smoothing_factor=0.5, upscale_smoothing_factor=2).get_upscaling_factor() == 2
-    assert AutoscalingConfig(downscaling_factor=3, downscale_smoothing_factor=2).get_downscaling_factor() == 3
-
-
-def test_a_policy_may_be_an_importable_function() -> None:
-    policy = AutoscalingPolicy(policy_function=test_scaling_factors_fall_back_to_the_older_ones)
-    assert policy.policy_function.endswith(":test_scaling_factors_fall_back_to_the_older_ones")
-    with pytest.raises(InvalidConfigError, match="import path"):
-        AutoscalingPolicy(policy_function=lambda ctx: (1, {}))
-
-
-def test_proxy_locations_have_aliases() -> None:
-    assert ProxyLocation.from_value(None) is ProxyLocation.EveryNode
-    assert ProxyLocation.from_value("NoServer") is ProxyLocation.Disabled
-    with pytest.raises(ValueError):
-        ProxyLocation.from_value("Everywhere")
-    with pytest.raises(TypeError):
-        ProxyLocation.from_value(3)  # type: ignore[arg-type]
-
-
-def test_logging_config_normalises_levels_and_attributes() -> None:
-    config = LoggingConfig(log_level=10, additional_log_standard_attrs=["name", "name"])
-    assert (config.log_level, config.additional_log_standard_attrs) == ("DEBUG", ["name"])
-    with pytest.raises(InvalidConfigError, match="did you mean 'lineno'"):
-        LoggingConfig(additional_log_standard_attrs=["linenoo"])
-
-
-def test_servicer_functions_are_imported_on_demand() -> None:
-    assert gRPCOptions(grpc_servicer_functions=["json.dumps"]).grpc_servicer_func_callable[0]({}) == "{}"
-    for path, error in (
-        ("no_such_module.f", ModuleNotFoundError),
-        ("json.nothing", AttributeError),
-        ("sys.version", ValueError),
-    ):
-        with pytest.raises(error):
-            gRPCOptions(grpc_servicer_functions=[path]).grpc_servicer_func_callable  # noqa: B018
 
 
 def test_nothing_heavy_is_imported_for_decorators() -> None:

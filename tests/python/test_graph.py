@@ -1,21 +1,21 @@
-"""Applications become deployments as data: handles, names, order, topology; and builders."""
+"""Applications become deployments as data: handles, names, order, topology. Builders: `test_builders.py`."""
 
 from __future__ import annotations
 
 import dataclasses
-import threading
+import functools
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from pydantic import BaseModel, ValidationError
 
-from serve_lite.deployment import Application, deployment
+from serve_lite.deployment import deployment
 from serve_lite.exceptions import RayServeException
-from serve_lite.graph import build_deployments, call_builder
+from serve_lite.graph import build_deployments
 from serve_lite.handle import DeploymentHandle
 from serve_lite.ingress import ingress
 from serve_lite.shipping import load_code, load_init
+from tests.instances import Instance
 
 
 @deployment
@@ -83,8 +83,145 @@ def test_a_deployment_that_has_itself_as_argument_is_refused() -> None:
     box: list[Any] = []
     app = Parent.bind(box)
     box.append(app)
-    with pytest.raises((RayServeException, TypeError), match="among its own arguments"):
+    with pytest.raises(RayServeException, match="^Deployment 'P' is among its own arguments"):
         build_deployments(app)
+
+
+def test_a_longer_cycle_is_refused_too() -> None:
+    box: list[Any] = []
+    app = Parent.bind(Leaf.bind(Leaf.options(name="Other").bind(box)))
+    box.append({"again": app})
+    with pytest.raises(RayServeException, match="^Deployment 'P' is among its own arguments"):
+        build_deployments(app)
+
+
+def test_sets_deep_nesting_and_values_of_every_kind_hold_applications() -> None:
+    one, two, three = (Leaf.bind(n) for n in range(3))
+    deep: Any = three
+    for _ in range(50):
+        deep = {"next": [deep]}
+    specs = build_deployments(Parent.bind({one}, frozenset([two]), functools.partial(print, one), deep=deep))
+    assert [s.name for s in specs] == ["Leaf", "Leaf_1", "Leaf_2", "P"]
+    (a_set, a_frozenset, partial), kwargs = load_init(specs[-1].init)
+    deep = kwargs["deep"]
+    while isinstance(deep, dict):
+        deep = deep["next"][0]
+    found = [*a_set, *a_frozenset, *partial.args, deep]
+    assert [handle.deployment_name for handle in found] == ["Leaf", "Leaf_1", "Leaf", "Leaf_2"]
+
+
+class MakesOne:
+    """Its pickle holds an application that exists only then."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"handle": Leaf.bind(self.number)}
+
+
+def test_applications_that_are_made_while_arguments_are_pickled_are_not_mixed_up() -> None:
+    specs = build_deployments(Parent.bind([MakesOne(n) for n in range(20)]))
+    assert [load_init(s.init)[0] for s in specs[:-1]] == [(n,) for n in range(20)]
+    names = [made.handle.deployment_name for made in load_init(specs[-1].init)[0][0]]
+    assert names == [s.name for s in specs[:-1]] and len(set(names)) == 20
+
+
+def test_one_application_may_be_part_of_two() -> None:
+    leaf = Leaf.bind()
+    first = build_deployments(Parent.bind(leaf), "first")
+    second = build_deployments(Parent.options(name="Q").bind([leaf]), "second")
+    assert [s.name for s in first + second] == ["Leaf", "P", "Leaf", "Q"]
+    ((handle,), _), (([other],), _) = load_init(first[-1].init), load_init(second[-1].init)
+    assert (handle.app_name, other.app_name) == ("first", "second")
+
+
+def test_arguments_that_are_nested_too_deeply_are_refused_in_words() -> None:
+    deep: Any = Leaf.bind()
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(TypeError, match="argument 1 of deployment 'P' to a replica: it is nested too deeply"):
+        Parent.bind(deep)
+    while isinstance(deep, list):  # taking it apart from inside would need as many frames
+        deep = deep[0]
+
+
+def test_an_argument_may_hold_itself() -> None:
+    box: list[Any] = [1]
+    box.append(box)
+    (spec,) = build_deployments(Leaf.bind(box))
+    (arrived,), _ = load_init(spec.init)
+    assert arrived[0] == 1 and arrived[1] is arrived
+
+
+# --- what a deployment may be made of ------------------------------------------------------------
+
+
+@deployment
+def function(request: Any) -> str:
+    return "function"
+
+
+class Called:
+    def __call__(self, request: Any) -> str:
+        return "object"
+
+
+def test_functions_partials_and_callable_objects_are_deployments_without_arguments() -> None:
+    partial = deployment(name="Partial")(functools.partial(int, base=2))
+    for made in (function, partial, deployment(name="Object")(Called())):
+        (spec,) = build_deployments(made.bind())
+        assert callable(load_code(spec.code))
+        with pytest.raises(ValueError, match="init_args not supported for function deployments"):
+            made.bind(1)
+    (spec,) = build_deployments(partial.bind())
+    assert load_code(spec.code)("101") == 5
+
+
+@deployment
+class Child(Leaf.func_or_class):  # type: ignore[misc, name-defined]  # a variable as a base
+    def extra(self) -> str:
+        return "extra"
+
+
+def test_the_class_below_a_deployment_can_be_extended_but_not_the_deployment() -> None:
+    (spec,) = build_deployments(Child.bind())
+    arrived: Any = load_code(spec.code)
+    assert spec.name == "Child" and issubclass(arrived, Leaf.func_or_class) and arrived().extra() == "extra"
+    with pytest.raises(
+        TypeError, match=r"cannot extend the deployment 'Leaf'. Extend the class below it, `Leaf.func"
+    ):
+
+        class Wrong(Leaf):  # type: ignore[misc, valid-type]
+            pass
+
+
+@deployment
+class Asks:
+    def __init__(self, *places: Any) -> None:
+        (self.in_set,), self.in_partial, self.held = places[0], places[1].args[0], places[2].inside
+
+    async def ask(self) -> list[str]:
+        handles = (self.in_set, self.in_partial, self.held)
+        return [await handle.say.remote() for handle in handles]
+
+
+@deployment
+class Says:
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def say(self) -> str:
+        return self.word
+
+
+@pytest.mark.anyio
+async def test_handles_in_containers_reach_their_deployments(daemon: Instance) -> None:
+    shared = Says.bind("a")
+    app = Asks.bind({shared}, functools.partial(print, Says.bind("b")), Holder(shared))
+    handle = await daemon.run(app)
+    assert await handle.ask.remote() == ["a", "b", "a"]
+    assert set((await daemon.status()).applications["default"].deployments) == {"Says", "Says_1", "Asks"}
 
 
 def test_two_ingress_classes_in_one_application_are_refused() -> None:
@@ -112,58 +249,3 @@ def test_an_argument_that_became_unpicklable_after_bind_is_named() -> None:
 def test_only_an_application_can_be_built() -> None:
     with pytest.raises(TypeError, match=r"Deployment.bind\(\)"):
         build_deployments(Leaf)  # type: ignore[arg-type]
-
-
-# --- builders ------------------------------------------------------------------------------------
-
-
-class Args(BaseModel):
-    path: str
-    copies: int = 1
-
-
-def typed(args: Args) -> Application:  # annotations are strings in this module
-    return Leaf.options(num_replicas=args.copies).bind(args.path)
-
-
-def untyped(args: dict[str, Any]) -> Application:
-    return Leaf.bind(args)
-
-
-def test_a_builder_gets_its_arguments_as_the_model_it_asks_for() -> None:
-    (spec,) = build_deployments(call_builder(typed, {"path": "/m", "copies": "3"}))
-    assert spec.config.num_replicas == 3 and load_init(spec.init)[0] == ("/m",)
-    with pytest.raises(ValidationError, match="path"):
-        call_builder(typed, {})
-
-
-def test_a_builder_without_a_model_gets_the_dict() -> None:
-    (spec,) = build_deployments(call_builder(untyped, {"a": "1"}))
-    assert load_init(spec.init)[0] == ({"a": "1"},)
-
-
-def test_an_application_is_its_own_builder_but_takes_no_arguments() -> None:
-    app = Leaf.bind()
-    assert call_builder(app, {}) is app
-    with pytest.raises(ValueError, match="can only be passed to an application builder function"):
-        call_builder(app, {"a": 1})
-
-
-async def async_builder(args: Any) -> Any: ...
-
-
-@pytest.mark.parametrize(
-    ("target", "said"),
-    [
-        (Leaf, "bind it"),
-        (Custom, "a function that returns one"),
-        (threading.Lock(), "a function that returns one"),
-        (lambda: Leaf.bind(), "exactly one parameter"),
-        (lambda a, b: Leaf.bind(), "exactly one parameter"),
-        (lambda a: Leaf, "must return an application"),
-        (async_builder, "must not be async"),
-    ],
-)
-def test_what_is_no_builder_is_refused(target: Any, said: str) -> None:
-    with pytest.raises(TypeError, match=said):
-        call_builder(target, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import pickle
 import threading
@@ -302,6 +303,109 @@ def test_a_class_travels_by_value_with_an_app_that_holds_locks() -> None:
     assert client_of(View("there")).get("/word").json() == "there"
 
 
+def test_routes_behind_any_decorator_reach_the_instance() -> None:
+    app = FastAPI()
+
+    def counted(function: Any) -> Any:
+        def wrapper(self: Any, q: int) -> Any:  # tells nothing of what it wraps
+            return function(self, q) + 1
+
+        return wrapper
+
+    @ingress(app)
+    class View:
+        base = 10
+
+        @app.get("/counted")
+        @counted
+        def counted_one(self, q: int) -> int:
+            return self.base + q
+
+        @app.get("/one")
+        @app.post("/two")
+        def both(self) -> int:
+            return self.base
+
+    client = client_of(View())
+    assert client.get("/counted?q=1").json() == 12
+    assert (client.get("/one").json(), client.post("/two").json()) == (10, 10)
+
+
+def test_static_and_class_methods_are_called_as_such() -> None:
+    app = FastAPI()
+
+    @ingress(app)
+    class View:
+        @staticmethod
+        @app.get("/static")
+        def static(q: int) -> int:
+            return q
+
+        @app.get("/nothing")
+        @staticmethod
+        def nothing() -> str:
+            return "nothing"
+
+        @classmethod
+        @app.get("/class")
+        def of_class(cls, q: int) -> str:
+            return f"{cls.__name__} {q}"
+
+    client = client_of(View())
+    assert client.get("/static?q=3").json() == 3
+    assert client.get("/nothing").json() == "nothing"
+    assert client.get("/class?q=3").json() == "View 3"
+
+
+def test_routes_of_a_subclass_are_not_those_of_the_class_it_extends() -> None:
+    app = FastAPI()
+
+    @ingress(app)
+    class View:
+        @app.get("/base")
+        def base(self) -> str:
+            return type(self).__name__
+
+    class Extended(View):
+        @app.get("/more")
+        def more(self) -> str:
+            return "more"
+
+    assert client_of(View()).get("/more").status_code == 404
+    assert client_of(Extended()).get("/more").json() == "more"
+    assert client_of(Extended()).get("/base").json() == "Extended"
+
+
+def test_a_handler_of_the_user_for_refusals_or_their_base_comes_first() -> None:
+    app = FastAPI()
+
+    @app.exception_handler(RayServeException)
+    async def mine(request: Request, error: RayServeException) -> PlainTextResponse:
+        return PlainTextResponse("mine", status_code=418)
+
+    @ingress(app)
+    class View:
+        @app.get("/")
+        def root(self) -> None:
+            raise BackPressureError(3, 2, 429, 1.5)
+
+    assert client_of(View()).get("/").text == "mine"
+
+
+def test_a_refused_websocket_is_closed_with_try_again_later() -> None:
+    app = FastAPI()
+
+    @ingress(app)
+    class View:
+        @app.websocket("/ws")
+        async def ws(self, socket: WebSocket) -> None:
+            await socket.accept()
+            raise BackPressureError(3, 2, 503, None)
+
+    with client_of(View()).websocket_connect("/ws") as socket:
+        assert socket.receive()["code"] == 1013
+
+
 # --- other kinds of apps -------------------------------------------------------------------------
 
 
@@ -335,6 +439,41 @@ async def test_a_starlette_app_an_asgi_function_and_a_builder_answer() -> None:
     instance: Any = object.__new__(wrapped := ingress(async_builder)(View))
     await wrapped.__init__(instance)  # type: ignore[misc]
     assert (await get(instance)).text == "starlette"
+
+
+def plain_asgi_through_sync(scope: Any, receive: Any, send: Any) -> Any:
+    return plain_asgi(scope, receive, send)
+
+
+class Factory:
+    def build(self) -> Any:
+        return plain_asgi
+
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
+        await plain_asgi(scope, receive, send)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "source",
+    [
+        plain_asgi_through_sync,
+        Factory().serve,
+        Factory().build,
+        functools.partial(plain_asgi),
+        functools.partial(lambda app: app, plain_asgi),
+    ],
+)
+async def test_what_takes_three_arguments_is_an_app_and_what_takes_none_builds_one(source: Any) -> None:
+    assert (await get(ingress(source)()())).text == "plain"
+
+
+@pytest.mark.anyio
+async def test_calling_the_class_itself_says_what_to_call_instead() -> None:
+    made = ingress(plain_asgi)()()
+    for arguments in ((), (1,), (1, 2)):
+        with pytest.raises(TypeError, match=r"answers HTTP by its ASGI app.*handle\.method\.remote"):
+            await made(*arguments)
 
 
 @pytest.mark.anyio

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from serve_lite.admin.v1 import NOT_STARTED, as_2_7
 from serve_lite.config import AutoscalingConfig, DeploymentConfig, ProxyLocation
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite.schema import (
@@ -15,12 +16,17 @@ from serve_lite.schema import (
     DeploymentStatus,
     DeploymentStatusOverview,
     ProxyStatus,
+    ServeInstanceDetails,
     ServeStatus,
+    ServeStatusSchema,
     apply_overrides,
     config_to_dict,
     parse_application_document,
     parse_deploy_document,
 )
+from serve_lite.state.status import InstanceFacts, instance_details
+from tests.policy.cases import wanted
+from tests.policy.world import World
 
 
 def document(**app: Any) -> dict[str, Any]:
@@ -273,6 +279,36 @@ def test_a_config_is_shown_with_the_names_of_both_generations() -> None:
 
 
 # --- status --------------------------------------------------------------------------------------
+
+
+def a_rest_answer() -> dict[str, Any]:
+    """What a controller of one application with a replica answers."""
+    world = World()
+    world.deploy(wanted("v1", 1))
+    world.settle()
+    facts = InstanceFacts(node_id="node", http_options={"host": "127.0.0.1", "port": 8000})
+    return instance_details(world.goal, world.observed, facts)
+
+
+def test_the_classes_of_details_read_what_rest_answers() -> None:
+    answer = a_rest_answer()
+    details = msgspec.json.decode(msgspec.json.encode(answer), type=ServeInstanceDetails)
+    # Nothing was left out, and nothing has another type.
+    assert msgspec.json.decode(msgspec.json.encode(details)) == answer
+    deployment = details.applications["shop"].deployments["Model"]
+    assert deployment.status is DeploymentStatus.HEALTHY
+    assert [replica.state for replica in deployment.replicas] == ["RUNNING"]
+    topology = details.applications["shop"].deployment_topology
+    assert topology is not None and topology.nodes["Model"].is_ingress
+
+
+def test_the_class_of_v1s_status_reads_what_rest_answers() -> None:
+    overview = ApplicationStatusOverview(
+        ApplicationStatus.RUNNING, "", 1.5, {"D": DeploymentStatusOverview(DeploymentStatus.HEALTHY)}
+    )
+    for answer in (as_2_7("default", overview), NOT_STARTED):
+        status = msgspec.json.decode(msgspec.json.encode(answer), type=ServeStatusSchema)
+        assert msgspec.json.decode(msgspec.json.encode(status)) == answer
 
 
 def test_statuses_compare_equal_to_their_names_and_travel() -> None:
