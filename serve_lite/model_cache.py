@@ -123,11 +123,14 @@ class ModelCache:
         self._n_loading = 0
         self._unloading: set[asyncio.Task[None]] = set()
 
-    def serves(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether this cache can be used on the running loop; one whose loop has stopped moves over."""
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that it is used on; None if that is gone."""
+        return self._loop()
+
+    def moves_to(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Take the models to this loop if the one that they were used on has stopped; False if it has not."""
         before = self._loop()
-        if before is loop:
-            return True
         if before is not None and before.is_running():
             return False
         if before is not None and not before.is_closed() and (self._flights or self._unloading):
@@ -500,7 +503,7 @@ async def unload_all() -> None:
     """Unload every model of this loop; the replica does so when it stops, after the user's own destructor."""
     loop = asyncio.get_running_loop()
     for cache in tuple(_all_caches):
-        if cache.serves(loop):
+        if cache.loop is loop or cache.moves_to(loop):
             await cache.unload_all()
 
 

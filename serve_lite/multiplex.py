@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
@@ -22,6 +23,7 @@ __all__ = ["get_multiplexed_model_id", "loaded_model_ids", "multiplexed", "on_mo
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CACHES = "_serve_model_caches"  # on instances and classes, their caches
+_lock = threading.Lock()  # loops of several threads come and go
 
 
 @overload
@@ -107,11 +109,15 @@ class _Loader:
         caches = _caches_of(args[0]) if self.is_method else self._own
         known = caches.by_loader.setdefault(self, [])
         for cache in known:
-            if cache.serves(loop):
+            if cache.loop is loop:
                 return cache
-        load = functools.partial(self.function, args[0]) if self.is_method else self.function
-        known.append(cache := ModelCache(load, self.limit, loop))
-        return cache
+        with _lock:
+            for cache in known:
+                if cache.moves_to(loop):
+                    return cache
+            load = functools.partial(self.function, args[0]) if self.is_method else self.function
+            known.append(cache := ModelCache(load, self.limit, loop))
+            return cache
 
 
 class _Caches:

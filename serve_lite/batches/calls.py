@@ -169,11 +169,9 @@ class Call:
                 self._deliver(await called)
         except BaseException as error:  # boundary: user code. The loop must survive KeyboardInterrupt, too
             self._fail(error)
-        finally:
-            self._context.end()
 
     def finish(self) -> None:
-        """Make sure that nobody waits any more, of a task that was cancelled before its first step, too."""
+        """The task has ended, perhaps cancelled before its first step: nobody waits any more, nothing is held."""
         if self._is_wanted:
             self._fail(asyncio.CancelledError())
         self._context.end()

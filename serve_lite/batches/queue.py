@@ -283,7 +283,7 @@ class Batcher:
         here = [item for item in queue.gathered if item.mailbox.wants_more]
         if len(here) < len(queue.gathered):
             queue.gathered_size *= len(here) / len(queue.gathered)  # about, where sizes differ
-            queue.gathered, queue.is_cut = here, False
+            queue.gathered, queue.is_cut = list(here), False
             self._gather(queue)
             if not here and not queue.is_cut:
                 return  # nobody of this batch is here any more, and the time of the next one has not come

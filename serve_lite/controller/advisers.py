@@ -21,6 +21,7 @@ from serve_lite.routing.ranked import Advised, Adviser, candidate
 from serve_lite.routing.replica_set import Link
 from serve_lite.state.goal import CodeEnvironment
 from serve_lite.state.ids import DeploymentId
+from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.connection import Connection, connect
 from serve_lite.wire.messages import Membership, RankReply, RankRequest, RouterChoice, RouterNote
 
@@ -62,23 +63,23 @@ class Advisers:
         process = self._running.get(target.app_name)
         if process is None or process.environment != environment:
             if process is not None:
-                process.scope.cancel()
+                process.end()
             process = self._running[target.app_name] = _Process(target.app_name, environment)
-            self._group.start_soon(self._run, process)
+            start_soon(self._group, self._run, process)
         process.users += 1
         return RemoteAdviser(process, target, choice, self._let_go)
 
     def _let_go(self, process: _Process) -> None:
         process.users -= 1
         if process.users == 0:
-            process.scope.cancel()
+            process.end()
             if self._running.get(process.app) is process:
                 del self._running[process.app]
 
     async def _run(self, process: _Process) -> None:
         """Keep an adviser running until nobody needs it."""
-        with process.scope:
-            while True:
+        with anyio.CancelScope() as process.scope:
+            while not process.is_over:
                 try:
                     await self._run_once(process)
                 except (InstanceError, OSError, RayServeException) as error:
@@ -109,7 +110,14 @@ class _Process:
         self.environment = environment
         self.connection: Connection | None = None  #: None while there is no process to ask
         self.users = 0
-        self.scope = anyio.CancelScope()
+        self.is_over = False  #: nobody needs it any more
+        self.scope: anyio.CancelScope | None = None  #: of its task
+
+    def end(self) -> None:
+        """Nobody needs it any more."""
+        self.is_over = True
+        if self.scope is not None:
+            self.scope.cancel()
 
 
 class RemoteAdviser:

@@ -28,7 +28,7 @@ LEFT_OUT = [line for line in LINES if line.entry.status == "left out" and line.k
 
 #: Modules whose public names are all in the table.
 MODULES = ("config", "context", "exceptions", "handle", "metrics", "request_router", "schema", "testing")
-#: Still to come, with issues of their own. Nothing else may be planned.
+#: Still to come. Nothing else may be planned.
 PLANNED = {"grpc_util", "grpc_util.RayServegRPCContext", "grpc_util.gRPCInputStream"}
 
 

@@ -503,6 +503,29 @@ async def test_a_batch_works_for_its_callers_and_those_behind_it_and_waits_for_n
     holder.end()
 
 
+async def test_who_only_waits_for_others_to_join_does_not_hurry_the_batch_that_runs() -> None:
+    world = World(limit=1)
+
+    @batch(max_batch_size=2, batch_wait_timeout_s=60, max_concurrent_batches=2)
+    async def predict(models: list[str]) -> list[str]:
+        return [(await world.get(m)).name for m in models]
+
+    async def call(context: RequestContext, model_id: str) -> str:
+        _serve_request_context.set(context)
+        return await predict(model_id)  # type: ignore[no-any-return]
+
+    holder, other = RequestContext(), RequestContext()
+    await world.ask("a", holder)
+    ahead = [asyncio.create_task(call(other, "c")) for _ in range(2)]
+    joining = asyncio.create_task(call(holder, "a"))  # in the next batch, which has a place and is not full
+    await turns()
+    assert world.log == ["+a"]
+    holder.end()
+    async with asyncio.timeout(DEADLINE_S):
+        assert await asyncio.gather(*ahead) == ["c", "c"]
+    joining.cancel()
+
+
 # --- loading ---------------------------------------------------------------------------------------
 
 

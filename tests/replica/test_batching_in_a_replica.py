@@ -14,10 +14,10 @@ import serve_lite as serve
 from serve_lite.config import DeploymentConfig
 from serve_lite.context import RequestContext, _serve_request_context
 from serve_lite.handle import DeploymentHandle
-from serve_lite.proxy.exchange import NOTED
 from serve_lite.routing import runtime as caller_runtime
 from serve_lite.routing.runtime import Runtime
 from serve_lite.wire.messages import Empty, MetricsReply, StopRequest
+from tests.instances import Instance
 from tests.replica.conftest import ReplicaProcess, Stage
 from tests.replica.test_http import Http, ask
 
@@ -266,9 +266,38 @@ class Multiplexed:
         return dict(self.loads)
 
 
-@pytest.mark.parametrize("spelling", sorted(s for s, name in NOTED.items() if name.startswith(b"serve_m")))
-def test_the_door_knows_every_spelling_of_the_header(spelling: bytes) -> None:
-    assert spelling.replace(b"-", b"_") == b"serve_multiplexed_model_id"
+@serve.deployment
+class Inner:
+    async def __call__(self) -> str:
+        return serve.get_multiplexed_model_id()
+
+
+@serve.deployment
+class Outer:
+    """Says which id came with the request, and which with the calls it makes."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    @serve.batch(max_batch_size=2, batch_wait_timeout_s=0)
+    async def __call__(self, requests: list[Any]) -> list[Any]:
+        passed_on = self.inner.options(multiplexed_model_id="chosen")
+        return [
+            [serve.get_multiplexed_model_id(), await self.inner.remote(), await passed_on.remote()]
+            for _ in requests
+        ]
+
+
+async def test_any_spelling_of_the_header_brings_the_id_and_nested_calls_do_not_inherit_it(
+    daemon: Instance,
+) -> None:
+    await daemon.run(Outer.bind(Inner.bind()))  # type: ignore[attr-defined]
+    for name in (
+        "serve_multiplexed_model_id", "Serve-Multiplexed-Model-Id", "SERVE_MULTIPLEXED_MODEL-ID",
+    ):  # fmt: skip
+        answer = await daemon.http.get("/", headers={name: "m1"})
+        assert answer.json() == ["m1", "", "chosen"], name
+    assert (await daemon.http.get("/")).json() == ["", "", "chosen"]
 
 
 async def test_the_id_reaches_async_and_sync_handlers_batches_and_plain_http(
