@@ -86,6 +86,7 @@ class _Work:
         """The task has ended, perhaps cancelled before its first step."""
         self._tasks.discard(task)
         self.leave()
+        self.task = self.call.on_cancel = None  # else they hold each other until a garbage collection
 
 
 class _Reservation(NamedTuple):
