@@ -65,7 +65,10 @@ class Shop:
         self.write("shop", SHOP)
 
     def write(self, module: str, code: str) -> None:
-        (self.folder / f"{module}.py").write_text(textwrap.dedent(code))
+        """Write a module, at once: somebody may be importing it."""
+        new = self.folder / f"{module}.new"
+        new.write_text(textwrap.dedent(code))
+        new.replace(self.folder / f"{module}.py")
 
     async def submit(
         self,
@@ -105,7 +108,11 @@ class Shop:
             return answer
 
     async def entered(self, gate: str) -> None:
-        await until(lambda: (self.folder / f"{gate}.entered").exists(), f"gate {gate} is entered")
+        try:
+            await until(lambda: (self.folder / f"{gate}.entered").exists(), f"gate {gate} is entered")
+        except AssertionError as error:
+            error.add_note(self.daemon.log("daemon.log") + self.daemon.log("importer_default.log"))
+            raise
 
     def open(self, gate: str) -> None:
         (self.folder / f"{gate}.open").touch()
