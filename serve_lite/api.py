@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import logging
 import os
 import sys
@@ -30,7 +31,7 @@ from serve_lite.config import (
 )
 from serve_lite.context import get_replica_context, in_replica
 from serve_lite.daemon.options import InstanceOptions
-from serve_lite.deployment import DEFAULT, Application, Default
+from serve_lite.deployment import DEFAULT, Application, Default, Deployment
 from serve_lite.engines import driver, inline
 from serve_lite.exceptions import RayServeException
 from serve_lite.graph import build_deployments, build_here
@@ -333,12 +334,20 @@ def _run_here(targets: Sequence[RunTarget]) -> list[DeploymentHandle]:
     return handles
 
 
+def _hint(target: Any) -> str:
+    if isinstance(target, Deployment):
+        return f" Bind it: `{target.name}.bind(...)`."
+    if inspect.isfunction(target):
+        return f" If it builds one, call it: `serve.run({target.__name__}(...))`."
+    return ""
+
+
 def _check(entry: RunTarget) -> None:
     _check_record("logging_config", entry.logging_config, LoggingConfig)
     if not isinstance(entry.target, Application):
         raise TypeError(
             "`serve.run` expects an Application, which `Deployment.bind()` returns, but got "
-            f"{type(entry.target).__name__}: {entry.target!r}."
+            f"{type(entry.target).__name__}: {entry.target!r}.{_hint(entry.target)}"
         )
     if not entry.name:
         raise RayServeException("Application name must a non-empty string.")

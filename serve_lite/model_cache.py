@@ -400,7 +400,7 @@ def reconsider() -> None:
     """Look again who must not wait: a request of this loop has begun to hold something, or to wait."""
     if _waiting_anywhere:
         loop = asyncio.get_running_loop()
-        for cache in {flight.cache for flight in _waiting_anywhere}:
+        for cache in {flight.cache for flight in tuple(_waiting_anywhere)}:  # other loops may add meanwhile
             if cache._loop() is loop:
                 cache._settle()
 

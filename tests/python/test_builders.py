@@ -305,5 +305,7 @@ async def test_python_calls_the_builder_itself(daemon: Instance) -> None:
 
     handle = await daemon.run(build(Args(path="c", copies=2)))
     assert await handle.remote() == "cc"
-    with pytest.raises(TypeError, match="expects an Application"):
+    with pytest.raises(TypeError, match=r"expects an Application.*call it: `serve.run\(build\(...\)\)`"):
         await anyio.to_thread.run_sync(lambda: serve.run(build))
+    with pytest.raises(TypeError, match=r"expects an Application.*Bind it: `Echo.bind\(...\)`"):
+        await anyio.to_thread.run_sync(lambda: serve.run(Echo))
