@@ -266,3 +266,59 @@ async def test_waiting_requests_wake_a_deployment_whatever_its_policy_says(stage
     async with stage.requests(3):
         await until(lambda: stage.made >= 1, "a replica is built")
     assert len(stage.answers) == 3
+
+
+# --- as it is asked for -------------------------------------------------------------------------
+
+
+async def test_a_config_document_scales_automatically_within_its_capacity(stage: Stage) -> None:
+    """`num_replicas: auto`, `initial_replicas` and `target_capacity`, and what REST shows of them."""
+
+    async def put(capacity: int | None) -> None:
+        deployment = {
+            "name": "Held",
+            "num_replicas": "auto",
+            "autoscaling_config": {
+                "max_replicas": 6, "initial_replicas": 4, "look_back_period_s": 0.5, "upscale_delay_s": 0,
+                "downscale_delay_s": 0,
+            },
+        }  # fmt: skip
+        app = {
+            "name": "default",
+            "import_path": "scaled:held",
+            "args": {"folder": str(stage.folder)},
+            "runtime_env": {"working_dir": str(HERE)},
+            "deployments": [deployment],
+        }
+        document: dict[str, Any] = {"applications": [app]}
+        if capacity is not None:
+            document["target_capacity"] = capacity
+        answer = await stage.daemon.admin.put("/api/serve/applications/", json=document)
+        assert answer.status_code == 200, answer.text
+
+    await put(50)
+    with anyio.fail_after(DEADLINE_S):
+        while "Held" not in (await stage.daemon.status()).applications["default"].deployments:
+            await anyio.sleep(0.01)
+    await stage.becomes(2)  # half of the initial 4, and fewer are not allowed while the capacity rises
+    async with stage.requests(40):
+        await stage.becomes(3)  # half of 6
+        await put(None)
+        await stage.becomes(6)
+    await stage.becomes(1)
+    assert stage.pids()
+
+
+async def test_serve_run_of_a_deployment_without_replicas_returns_and_its_handle_wakes_it(
+    stage: Stage,
+) -> None:
+    stage.open()
+    handle = await stage.daemon.run(Sleeper.bind())
+    assert not stage.daemon.pids("replica")
+    assert await handle.remote() == "awake"
+
+
+@serve.deployment(autoscaling_config={"min_replicas": 0, "max_replicas": 1})
+class Sleeper:
+    def __call__(self) -> str:
+        return "awake"
