@@ -186,6 +186,7 @@ class Controller:
         replicas = tuple(self._observed.replicas.values())
         return [
             *lifecycle(self.status(), replicas),
+            *self._scaler.families(self._goal),
             *instruments.collect(),
             *self._fleet.pictures.families(),
         ]
@@ -316,6 +317,8 @@ class Controller:
         is_still = all(event is None for event, _ in begun) and not plan.findings
         if not is_still:
             return now
+        if not self._publisher.published.is_set():  # replicas that are still to answer would be missed
+            return self._wake_at(plan.wake_at)
         scalings, scale_at = self._scaler.plan(goal, self._observed, now)
         for scaling in scalings:
             self._group.start_soon(self._scale, scaling)

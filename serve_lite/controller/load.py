@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from serve_lite.config import AutoscalingConfig
 from serve_lite.policy.autoscaling import Series, stale_after_s
@@ -57,9 +58,10 @@ class LoadBoard:
         if not callers:
             self._told.pop(deployment, None)
 
-    def forget(self, deployment: DeploymentId) -> None:
-        """Nobody wants to know of this deployment any more."""
-        self._told.pop(deployment, None)
+    def keep_only(self, deployments: Collection[DeploymentId]) -> None:
+        """Forget all others: nobody wants to know of them any more."""
+        for deployment in self._told.keys() - set(deployments):
+            del self._told[deployment]
 
     def series(
         self, deployment: DeploymentId, config: AutoscalingConfig, now: float

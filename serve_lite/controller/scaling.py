@@ -18,6 +18,7 @@ import msgspec
 from serve_lite.config import DEFAULT_POLICY, AutoscalingConfig
 from serve_lite.controller.load import LoadBoard
 from serve_lite.exceptions import ServeLiteError
+from serve_lite.instruments import Family, Series
 from serve_lite.policy.autoscaling import (
     Bounds,
     Decision,
@@ -39,6 +40,12 @@ from serve_lite.wire.messages import DecideReply, DecideRequest, DeploymentLoad
 
 logger = logging.getLogger(__name__)
 
+_HELP = {
+    "target_replicas": "The number of replicas that autoscaling has chosen.",
+    "desired_replicas": "What the policy asks for, before delays and bounds.",
+    "total_requests": "Requests that run or wait, over the look-back period.",
+    "target_ongoing_requests": "Requests that each replica should have.",
+}
 _START_S = 5.0  #: a policy's process may take so long to come up before that is worth a line in the log
 _AFTER_FAULT_S = 1.0  #: wait after a decision that could not be stored
 
@@ -90,15 +97,13 @@ class Scaler:
 
     def take_load(self, load: DeploymentLoad) -> None:
         """A caller tells the load it makes."""
-        deployment = DeploymentId(load.deployment, load.app)
-        if deployment in self._states:  # else it has heard of a deployment that is gone
-            self._board.take(deployment, load, self._clock())
-            self._wake()
+        self._board.take(DeploymentId(load.deployment, load.app), load, self._clock())
+        self._wake()
 
     def forget_caller(self, deployment: DeploymentId, caller: str) -> None:
         """A caller has gone."""
+        self._board.forget_caller(deployment, caller)
         if deployment in self._states:
-            self._board.forget_caller(deployment, caller)
             self._wake()
 
     def take_stats(self, replica: ReplicaId, stats: dict[str, float]) -> None:
@@ -108,6 +113,26 @@ class Scaler:
     def load_by_replica(self) -> Mapping[ReplicaId, int]:
         """Return the requests that each replica has, as far as callers told."""
         return self._board.by_replica()
+
+    def families(self, goal: Goal) -> list[Family]:
+        """Return what the last decisions were made of, as gauges."""
+        rows: list[tuple[list[str], dict[str, float]]] = [
+            ([d.id.name, d.id.app_name], self._states[d.id].numbers(d.target, config))
+            for app in goal.apps.values()
+            for d in app.deployments
+            if (config := d.config.autoscaling_config) is not None and d.id in self._states
+        ]
+        return [
+            Family(
+                name=f"serve_autoscaling_{name}",
+                kind="gauge",
+                help=help,
+                label_names=["deployment", "application"],
+                series=[Series(labels, [numbers[name]]) for labels, numbers in rows],
+            )
+            for name, help in _HELP.items()
+            if rows
+        ]
 
     # --- deciding ---
 
@@ -125,7 +150,7 @@ class Scaler:
         }
         for gone in self._states.keys() - scaled.keys():
             self._states.pop(gone).close()
-            self._board.forget(gone)
+        self._board.keep_only(scaled.keys())
         scalings: list[Scaling] = []
         times: list[float] = []
         for app, deployment, config in scaled.values():
@@ -185,6 +210,7 @@ class Scaler:
             now=now,
             wish=state.wish,
         )
+        state.load, state.desired = load, decision.wish
         if decision.target < goal.target <= bounds.highest and now < state.knows_at:
             return None, state.knows_at  # callers may not have told yet what they have
         state.timer = decision.timer
@@ -308,6 +334,8 @@ class _State:
         self.timer = Timer()
         self.is_changing = False  #: another target is being stored
         self.rests_until = 0.0
+        self.load = Load()  #: of the last decision
+        self.desired = 0  #: what it asked for, before delays and bounds
         self.last_up: float | None = None
         self.last_down: float | None = None
         self.is_custom = False
@@ -318,6 +346,15 @@ class _State:
         self.ask_at = 0.0
         self.is_asked = False
         self.complaints: set[str] = set()  #: kinds of failures that are in the log
+
+    def numbers(self, target: int, config: AutoscalingConfig) -> dict[str, float]:
+        """Return what is shown of the last decision, by the names in `_HELP`."""
+        return {
+            "target_replicas": float(target),
+            "desired_replicas": float(self.desired),
+            "total_requests": self.load.total,
+            "target_ongoing_requests": config.target_ongoing_requests,
+        }
 
     def close(self) -> None:
         if self.policy is not None:

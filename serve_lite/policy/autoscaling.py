@@ -176,6 +176,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """How many replicas there should be from now on."""
 
     target: int
+    wish: int  #: before delay and bounds
     timer: Timer
     due: float | None = None  #: when the present wish will count if it lasts
     reason: str = ""  #: if the target changes
@@ -205,7 +206,8 @@ def decide(
         wish: what a custom policy says; None: what the load says.
     """
     if is_cold_start(load, running):
-        step, after, due = max(_ceil(config.get_upscaling_factor()), target), Timer(), None
+        asked = step = max(_ceil(config.get_upscaling_factor()), target)
+        after, due = Timer(), None
         why = "requests wait and no replica runs"
     else:
         why = (
@@ -216,7 +218,7 @@ def decide(
         )
         if wish is None:
             wish = wanted_by_load(load, config) if running else target
-        step = max(0, with_factors(wish, running, config))
+        asked = step = max(0, with_factors(wish, running, config))
         after, due = Timer(), None
         if running or not step:
             # Clipped before the delay too: a wish that the bounds forbid is none, and nothing need wait for it.
@@ -224,7 +226,7 @@ def decide(
     chosen = bounds.clip(step)
     if chosen != step:
         why += f"; the bounds are {bounds.lowest} and {bounds.highest}"
-    return Decision(target=chosen, timer=after, due=due, reason=why if chosen != target else "")
+    return Decision(target=chosen, wish=asked, timer=after, due=due, reason=why if chosen != target else "")
 
 
 def default_autoscaling_policy(context: Any) -> tuple[float, dict[str, Any]]:

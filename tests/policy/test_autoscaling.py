@@ -232,7 +232,7 @@ def test_two_changes_are_a_delay_apart_and_the_last_replica_goes_alone(
         after = clock.look(now, load).target
         if after != before:
             assert before == 0 or now - last >= (5 if after > before else 7) - 1e-5
-            assert after > 0 or (before == 1 and load == 0)
+            assert after > 0 or (before == 1 and load < 1e-6)  # no request is that short
             last = now
 
 

@@ -123,6 +123,8 @@ async def test_replicas_come_under_load_and_go_after_it(stage: Stage) -> None:
     async with stage.requests(12):
         await stage.becomes(3)
         assert (await stage.overview()).status_trigger is DeploymentStatusTrigger.UPSCALE_COMPLETED
+        shown = (await stage.daemon.admin.get("/metrics")).text
+        assert 'serve_autoscaling_target_replicas{application="default",deployment="Held"} 3' in shown
     assert len(stage.answers) == 12
     await stage.becomes(1)
     assert (await stage.overview()).status_trigger is DeploymentStatusTrigger.DOWNSCALE_COMPLETED
