@@ -523,8 +523,9 @@ class Controller:
         running = sum(
             r.is_running and r.version == view.version for r in self._observed.replicas_of(scaling.deployment)
         )
-        if view.status is DeploymentStatus.UPDATING and scaling.bounds.clip(running) != running:
-            return []  # the deploy itself is still under way
+        is_under_way = not running or scaling.bounds.clip(running) != running
+        if view.status is DeploymentStatus.UPDATING and is_under_way:
+            return []  # it is the deploy that is told of
         is_up = scaling.target > scaling.was
         return [
             ev.DeploymentMoved(

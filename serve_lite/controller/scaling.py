@@ -47,6 +47,7 @@ _HELP = {
     "target_ongoing_requests": "Requests that each replica should have.",
 }
 _START_S = 5.0  #: a policy's process may take so long to come up before that is worth a line in the log
+_RECONNECT_S = 1.0  #: by then callers have found a daemon that took the place of another
 _AFTER_FAULT_S = 1.0  #: wait after a decision that could not be stored
 
 
@@ -230,7 +231,7 @@ class Scaler:
         if state is None or state.key != key:
             if state is not None:
                 state.close()
-            state = self._states[goal.id] = _State(key, now + report_every_s(config))
+            state = self._states[goal.id] = _State(key, now + report_every_s(config) + _RECONNECT_S)
             state.is_custom = config.policy.policy_function != DEFAULT_POLICY
         return state
 
@@ -294,7 +295,7 @@ class Scaler:
                     deployment,
                     request.policy,
                     kind,
-                    error or "it did not answer in time",
+                    str(error) or "it did not answer in time",
                 )
         else:
             state.complaints.clear()

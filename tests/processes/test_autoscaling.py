@@ -173,7 +173,7 @@ async def test_a_replica_that_holds_a_handle_reports_its_calls(stage: Stage) -> 
 
 
 async def test_a_caller_that_dies_takes_its_load_with_it(stage: Stage) -> None:
-    await stage.deploy("behind", look_back_period_s=1, upscale_delay_s=0)
+    await stage.deploy("behind", metrics_interval_s=1000.0)  # so that silence alone is not taken for its end
     async with httpx.AsyncClient(base_url=stage.daemon.http_url, timeout=DEADLINE_S) as client:
         async with anyio.create_task_group() as group:
 
