@@ -1,7 +1,8 @@
-"""User code that the daemon asks for advice, in processes of its own: request routers.
+"""User code that the daemon asks for advice, in processes of its own: request routers and autoscaling policies.
 
-An adviser is started when the proxy first needs one of a code environment, and again when it died. While there
-is none the caller hears an error and falls back to the built-in choice, so that no request waits for a process.
+An adviser is started when something first needs one of a code environment, and again when it died. While there
+is none the caller hears an error and falls back: to the built-in choice of a replica, so that no request waits for
+a process, or to the present number of replicas.
 """
 
 from __future__ import annotations
@@ -23,11 +24,20 @@ from serve_lite.state.goal import CodeEnvironment
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.connection import Connection, connect
-from serve_lite.wire.messages import Membership, RankReply, RankRequest, RouterChoice, RouterNote
+from serve_lite.wire.messages import (
+    DecideReply,
+    DecideRequest,
+    Membership,
+    RankReply,
+    RankRequest,
+    RouterChoice,
+    RouterNote,
+)
 
 logger = logging.getLogger(__name__)
 
 _RANK_S = 5.0  #: a router that has not answered by then is passed over for this request
+_DECIDE_S = 30.0  #: an autoscaling policy that has not answered by then has failed
 _RESTART_S = 5.0  #: between starts of an adviser that keeps dying
 _MOST_NOTES = 1000  #: kept between two questions; older ones are dropped
 
@@ -57,6 +67,16 @@ class Advisers:
         if is_shipped(choice):
             return local_adviser(membership)
         target = DeploymentId(name=membership.deployment, app_name=membership.app)
+        process = self._use(target)
+        return RemoteAdviser(process, target, choice, self._let_go) if process is not None else None
+
+    def policy(self, target: DeploymentId) -> RemotePolicy | None:
+        """Return who asks the custom autoscaling policy of a deployment; None if there is no such deployment."""
+        process = self._use(target)
+        return RemotePolicy(process, self._let_go) if process is not None else None
+
+    def _use(self, target: DeploymentId) -> _Process | None:
+        """Return the adviser of a deployment's application, running or about to, with one user more."""
         environment = self._environment_of(target)
         if environment is None:
             return None
@@ -67,7 +87,7 @@ class Advisers:
             process = self._running[target.app_name] = _Process(target.app_name, environment)
             start_soon(self._group, self._run, process)
         process.users += 1
-        return RemoteAdviser(process, target, choice, self._let_go)
+        return process
 
     def _let_go(self, process: _Process) -> None:
         process.users -= 1
@@ -167,3 +187,35 @@ class RemoteAdviser:
         self._notes.append(note)
         if len(self._notes) > _MOST_NOTES:
             del self._notes[: _MOST_NOTES // 2]
+
+
+class RemotePolicy:
+    """Asks autoscaling policies in an adviser process."""
+
+    def __init__(self, process: _Process, let_go: Callable[[_Process], None]) -> None:
+        self._process, self._let_go = process, let_go
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a process to ask."""
+        return self._process.connection is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether another process has taken the place of this one's."""
+        return self._process.is_over
+
+    async def decide(self, request: DecideRequest) -> DecideReply:
+        """Ask the process.
+
+        Raises:
+            RayServeException: there is no process at the moment.
+            RemoteControlError, ConnectionLostError, TimeoutError: it did not answer with a decision.
+        """
+        connection = self._process.connection
+        if connection is None:
+            raise RayServeException(f"the adviser process of application {self._process.app!r} is not up")
+        return await connection.control("decide", request, DecideReply, timeout_s=_DECIDE_S)
+
+    def close(self) -> None:
+        self._let_go(self._process)

@@ -29,20 +29,28 @@ from serve_lite.controller.fleet import Fleet, StopOrder
 from serve_lite.controller.inbox import Inbox
 from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
+from serve_lite.controller.scaling import Policy, Scaler, Scaling
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
 from serve_lite.exceptions import RayServeException, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
 from serve_lite.policy.reconcile import reconcile
-from serve_lite.schema import ProxyStatus, ReplicaState, ServeStatus
+from serve_lite.schema import DeploymentStatus, ProxyStatus, ReplicaState, ServeStatus
 from serve_lite.state import events as ev
 from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
-from serve_lite.state.lifecycle import IllegalMoveError
+from serve_lite.state.lifecycle import DeploymentMove, IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
 from serve_lite.state.status import InstanceFacts, instance_details, instance_status, is_settled
-from serve_lite.wire.messages import DeployReply, DeployRequest, InitRequest, PlaceRequest, ReconfigureRequest
+from serve_lite.wire.messages import (
+    DeploymentLoad,
+    DeployReply,
+    DeployRequest,
+    InitRequest,
+    PlaceRequest,
+    ReconfigureRequest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +121,15 @@ class Controller:
         self._keeps_goal = False  #: everything stops, and is wanted again by the next daemon
         self._started_at = 0.0
         self._awaited: set[ReplicaId] = set()  #: were serving when the last daemon ended
+        self.policy_of: Callable[[DeploymentId], Policy | None] = lambda _: (
+            None
+        )  #: the daemon gives a better one
+        self._scaler = Scaler(
+            clock=clock,
+            wake=self._inbox.wake,
+            spawn=lambda work: self._group.start_soon(lambda: work),
+        )
+        publisher.on_load = self.take_load
         self._fleet: Fleet
         self._group: anyio.abc.TaskGroup
 
@@ -169,6 +186,7 @@ class Controller:
         replicas = tuple(self._observed.replicas.values())
         return [
             *lifecycle(self.status(), replicas),
+            *self._scaler.families(self._goal),
             *instruments.collect(),
             *self._fleet.pictures.families(),
         ]
@@ -177,6 +195,18 @@ class Controller:
         """Return the name of an application's ingress deployment; "" if there is no such application."""
         app = self._goal.apps.get(name)
         return app.ingress.id.name if app is not None and not app.is_deleting and app.ingress else ""
+
+    def ask_policies(self, policy_of: Callable[[DeploymentId], Policy | None]) -> None:
+        """Have custom autoscaling policies asked through this; before that, numbers stay as they are."""
+        self._scaler.policy_of = policy_of
+
+    def take_load(self, load: DeploymentLoad) -> None:
+        """A router tells its calls to a deployment whose number of replicas follows the load."""
+        self._scaler.take_load(load)
+
+    def forget_caller(self, deployment: DeploymentId, caller: str) -> None:
+        """The process of a router has gone, and its calls with it."""
+        self._scaler.forget_caller(deployment, caller)
 
     async def wait_apps(self, names: Iterable[str]) -> ServeStatus:
         """Return the status once none of these applications is being deployed or deleted. No deadline."""
@@ -239,6 +269,7 @@ class Controller:
             post=self._inbox.post,
             clock=self._clock,
             epoch=stored.epoch,
+            on_stats=self._scaler.take_stats,
         )
         self._observed = Observed(deployments=stored.deployments)
         self._set_goal(stored.goal)
@@ -271,7 +302,7 @@ class Controller:
         goal = self._goal
         if self._keeps_goal:
             goal = msgspec.structs.replace(goal, is_shutting_down=True)
-        plan = reconcile(goal, self._observed, now)
+        plan = reconcile(goal, self._observed, now, self._scaler.load_by_replica())
         self._fold(plan.findings)
         begun = [self._begin(action, now) for action in plan.actions]
         self._fold(event for event, _ in begun if event is not None)
@@ -284,7 +315,14 @@ class Controller:
         self._changed.set()
         self._changed = anyio.Event()
         is_still = all(event is None for event, _ in begun) and not plan.findings
-        return self._wake_at(plan.wake_at) if is_still else now
+        if not is_still:
+            return now
+        if not self._publisher.published.is_set():  # replicas that are still to answer would be missed
+            return self._wake_at(plan.wake_at)
+        scalings, scale_at = self._scaler.plan(goal, self._observed, now)
+        for scaling in scalings:
+            self._group.start_soon(self._scale, scaling)
+        return self._wake_at(min((t for t in (plan.wake_at, scale_at) if t is not None), default=None))
 
     def _fold(self, events: Iterable[ev.Event]) -> None:
         for event in events:
@@ -456,23 +494,76 @@ class Controller:
             del self._builds[app]
         self._inbox.post(ev.BuildEnded(app=app, revision=revision, at=self._clock()))
 
+    # --- scaling ---
+
+    async def _scale(self, scaling: Scaling) -> None:
+        """Make autoscaling's target the goal's."""
+        is_stored = False
+        try:
+            goal = await self._change_goal(
+                lambda goal: goals.accept_scaling(goal, scaling.deployment, scaling.target),
+                lambda _, goal: self._scaled_events(scaling, goal),
+            )
+            is_stored = True
+            now_wanted = {d.id: d.target for app in goal.apps.values() for d in app.deployments}
+            self._record(
+                str(scaling.deployment),
+                f"scaled from {scaling.was} to {now_wanted.get(scaling.deployment)} replicas: {scaling.reason}",
+            )
+        except ServeLiteError as error:
+            logger.error("%s was not scaled: %s", scaling.deployment, error)
+        finally:
+            self._scaler.done(scaling, is_stored=is_stored)
+
+    def _scaled_events(self, scaling: Scaling, goal: Goal) -> list[ev.Event]:
+        """Return what a decision means for the deployment's status."""
+        view = self._observed.deployments.get(scaling.deployment)
+        if view is None:
+            return []
+        running = sum(
+            r.is_running and r.version == view.version for r in self._observed.replicas_of(scaling.deployment)
+        )
+        is_under_way = not running or scaling.bounds.clip(running) != running
+        if view.status is DeploymentStatus.UPDATING and is_under_way:
+            return []  # it is the deploy that is told of
+        is_up = scaling.target > scaling.was
+        return [
+            ev.DeploymentMoved(
+                deployment=scaling.deployment,
+                move=DeploymentMove.AUTOSCALED_UP if is_up else DeploymentMove.AUTOSCALED_DOWN,
+                message=f"{'Up' if is_up else 'Down'}scaling from {scaling.was} to {scaling.target} replicas.",
+                at=self._clock(),
+            )
+        ]
+
     # --- the goal ---
 
-    async def _change_goal(self, change: Callable[[Goal], Goal]) -> Goal:
-        """Change the goal: stored first, then believed. What `change` raises leaves it as it was."""
+    async def _change_goal(
+        self,
+        change: Callable[[Goal], Goal],
+        events: Callable[[Goal, Goal], Sequence[ev.Event]] | None = None,
+    ) -> Goal:
+        """Change the goal: stored first, then believed. What `change` raises leaves it as it was.
+
+        Args:
+            events: returns what the step from one goal to the next means; None: what a deploy means.
+        """
         async with self._changing:
             goal = change(self._goal)
             if goal is not self._goal:
                 # A caller who goes away in the middle must not leave file and memory different.
                 with anyio.CancelScope(shield=True):
                     await self._store.save_goal(goal)
-                self._set_goal(goal)
+                self._set_goal(goal, events)
             return goal
 
-    def _set_goal(self, goal: Goal) -> None:
+    def _set_goal(self, goal: Goal, events: Callable[[Goal, Goal], Sequence[ev.Event]] | None = None) -> None:
         """Believe a goal and tell the view what it means, in one step: a status asked for now is true."""
         old, self._goal = self._goal, goal
-        self._fold(goals.configured_events(old, goal, self._observed, self._clock()))
+        if events is None:
+            self._fold(goals.configured_events(old, goal, self._observed, self._clock()))
+        else:
+            self._fold(events(old, goal))
         self._inbox.wake()
 
     def _start_forgetting(self, action: act.ForgetApp) -> None:

@@ -34,11 +34,14 @@ from serve_lite.wire.messages import (
     MetricsReply,
     PlaceRequest,
     ReconfigureRequest,
+    ReplicaFacts,
     ReplicaReport,
     StopRequest,
 )
 
 logger = logging.getLogger(__name__)
+
+_decode_facts = msgspec.msgpack.Decoder(ReplicaFacts).decode
 
 ADOPT_S = 30.0  #: a replica that has not answered a new daemon by then is given up
 ADOPT_UNREADY_S = 0.5  #: the same for one whose start the death of the last daemon has interrupted
@@ -75,9 +78,11 @@ class Fleet:
         post: Callable[[ev.Event], None],
         clock: Callable[[], float],
         epoch: int,
+        on_stats: Callable[[ReplicaId, dict[str, float]], None],
     ) -> None:
         self._group, self._spawner, self._store = group, spawner, store
         self._post, self._clock, self._epoch = post, clock, epoch
+        self._on_stats = on_stats  #: hears what a replica's `record_autoscaling_stats` returned
         self._live: dict[ReplicaId, _Supervised] = {}
         self.pictures = Pictures()  #: what replicas told of their metrics
 
@@ -194,6 +199,7 @@ class Fleet:
         """Have the new process build the user's object."""
         try:
             connection = replica.connection = await connect(self._spawner.socket_path(replica.id))
+            self._listen(replica, connection)
             report = await connection.control("init", request, ReplicaReport, timeout_s=None)
         except (ConnectionLostError, OSError) as error:
             # Almost always the process has ended, which is told with its exit status and ends this task.
@@ -233,9 +239,23 @@ class Fleet:
 
     async def _adopt(self, replica: _Supervised) -> ReplicaReport:
         connection = replica.connection = await connect(self._spawner.socket_path(replica.id))
+        self._listen(replica, connection)
         return await connection.control(
             "adopt", AdoptRequest(epoch=self._epoch), ReplicaReport, timeout_s=None
         )
+
+    def _listen(self, replica: _Supervised, connection: Connection) -> None:
+        """Hear what the replica tells of itself."""
+
+        def hear() -> None:
+            stats = (
+                _decode_facts(connection.table.facts).autoscaling_stats if connection.table.facts else None
+            )
+            if stats:
+                self._on_stats(replica.id, stats)
+
+        connection.table.on_facts = hear
+        hear()
 
     async def _stay_connected(self, replica: _Supervised) -> None:
         """Connect again whenever the connection breaks while the process lives; it counts on us being there."""

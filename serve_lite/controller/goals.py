@@ -16,13 +16,14 @@ import msgspec
 from serve_lite.config import DeploymentConfig
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.options import apply_overrides, route_prefix
-from serve_lite.policy.capacity import initial_target
+from serve_lite.policy.capacity import initial_target, scaling_bounds
 from serve_lite.policy.update import settings_of, status_move, version_of
 from serve_lite.state import events as ev
 from serve_lite.state.goal import (
     AppGoal,
     AppSubmission,
     BuildResult,
+    CapacityDirection,
     CodeEnvironment,
     DeploymentGoal,
     DeploymentSpec,
@@ -62,17 +63,14 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
                 apps[old.name] = _deleting(old)
     _check_prefixes(apps, request.apps)
     revision = goal.revision + 1
-    capacity = _target_capacity(goal, request)
+    goal = _with_capacity(goal, request)
     for submission in request.apps:
-        apps[submission.name] = _accept_app(
-            apps.get(submission.name), submission, revision, now, capacity, alive
-        )
+        apps[submission.name] = _accept_app(apps.get(submission.name), submission, revision, now, goal, alive)
     return msgspec.structs.replace(
         goal,
         revision=revision,
         apps=apps,
         document=request.document if request.replace_declarative else goal.document,
-        target_capacity=capacity,
     )
 
 
@@ -88,7 +86,7 @@ def accept_build(
     old = goal.apps.get(app)
     if old is None or not old.is_building or old.revision != revision:
         return goal
-    new = _with_deployments(old, result.deployments, old.submission, revision, goal.target_capacity, alive)
+    new = _with_deployments(old, result.deployments, old.submission, revision, goal, alive)
     return _with_app(goal, new)
 
 
@@ -112,6 +110,32 @@ def accept_shutdown(goal: Goal) -> Goal:
     """Return the goal of an instance that is to end."""
     gone = accept_delete(goal, list(goal.apps))
     return msgspec.structs.replace(gone, is_shutting_down=True, document=None)
+
+
+def accept_scaling(goal: Goal, deployment: DeploymentId, target: int) -> Goal:
+    """Return the goal with as many replicas of a deployment as autoscaling wants.
+
+    The same one if the deployment is not scaled any more. The bounds hold, whatever has changed them meanwhile.
+    """
+    app = goal.apps.get(deployment.app_name)
+    if app is None or app.is_deleting:
+        return goal
+    deployments = tuple(
+        _scaled(d, target, *goal.capacity_of(app.submission.source)) if d.id == deployment else d
+        for d in app.deployments
+    )
+    if deployments == app.deployments:
+        return goal
+    return _with_app(goal, msgspec.structs.replace(app, deployments=deployments))
+
+
+def _scaled(
+    goal: DeploymentGoal, target: int, capacity: float | None, direction: CapacityDirection
+) -> DeploymentGoal:
+    scaling = goal.config.autoscaling_config
+    if scaling is None:
+        return goal
+    return msgspec.structs.replace(goal, target=scaling_bounds(scaling, capacity, direction).clip(target))
 
 
 def forget_app(goal: Goal, name: str) -> Goal:
@@ -156,7 +180,7 @@ def _accept_app(
     submission: AppSubmission,
     revision: int,
     now: float,
-    capacity: float | None,
+    goal: Goal,
     alive: Collection[DeploymentId],
 ) -> AppGoal:
     before = old if old is not None and not old.is_deleting else None
@@ -173,11 +197,11 @@ def _accept_app(
     if submission.build is None:
         if not submission.deployments:
             raise InvalidConfigError(f"Application {submission.name!r} has no deployments.")
-        return _with_deployments(app, submission.deployments, submission, revision, capacity, alive)
+        return _with_deployments(app, submission.deployments, submission, revision, goal, alive)
     is_known = before is not None and before.deployments and submission.code_version
     if is_known and before is not None and before.code_version == submission.code_version:
         specs = tuple(d.spec for d in before.deployments)
-        return _with_deployments(app, specs, submission, revision, capacity, alive)
+        return _with_deployments(app, specs, submission, revision, goal, alive)
     return msgspec.structs.replace(app, is_building=True)
 
 
@@ -186,7 +210,7 @@ def _with_deployments(
     specs: Sequence[DeploymentSpec],
     submission: AppSubmission,
     revision: int,
-    capacity: float | None,
+    goal: Goal,
     alive: Collection[DeploymentId],
 ) -> AppGoal:
     """Return the application with `specs` as what should run."""
@@ -195,6 +219,7 @@ def _with_deployments(
     prefix = route_prefix(submission.route_prefix, "route_prefix")
     ingress = ([s.name for s in specs if s.is_ingress] or [specs[-1].name])[-1] if specs else None
     before = {d.id.name: d for d in app.deployments}
+    capacity, direction = goal.capacity_of(submission.source)
     deployments = tuple(
         _deployment_goal(
             DeploymentId(spec.name, app.name),
@@ -204,7 +229,8 @@ def _with_deployments(
             logging_config=submission.logging_config,
             code_version=code_version,
             prefix=prefix if spec.name == ingress else None,
-            capacity=capacity if submission.source == "declarative" else None,
+            capacity=capacity,
+            direction=direction,
             previous=before.get(spec.name),
         )
         for spec in specs
@@ -232,6 +258,7 @@ def _deployment_goal(
     code_version: str,
     prefix: str | None,
     capacity: float | None,
+    direction: CapacityDirection,
     previous: DeploymentGoal | None,
 ) -> DeploymentGoal:
     config = apply_overrides(spec.config, spec.configured_options, overrides)
@@ -244,7 +271,13 @@ def _deployment_goal(
         config=config,
         version=version_of(code_version, spec, config, environment),
         settings=settings_of(config, prefix),
-        target=initial_target(config, capacity, previous.target if previous else None),
+        target=initial_target(
+            config,
+            capacity,
+            previous.target if previous else None,
+            direction=direction,
+            is_changed=previous is None or previous.config.autoscaling_config != config.autoscaling_config,
+        ),
         environment=environment,
         route_prefix=prefix,
     )
@@ -326,8 +359,27 @@ def _check_prefixes(apps: Mapping[str, AppGoal], submissions: Sequence[AppSubmis
         owners[prefix] = submission.name
 
 
-def _target_capacity(goal: Goal, request: DeployRequest) -> float | None:
+def _with_capacity(goal: Goal, request: DeployRequest) -> Goal:
+    """Return the goal with the document's `target_capacity`, and in which direction that changes it."""
     if not request.replace_declarative or request.document is None:
-        return goal.target_capacity
-    capacity = request.document.get("target_capacity")
-    return None if capacity is None else float(capacity)
+        return goal
+    given = request.document.get("target_capacity")
+    capacity = None if given is None else float(given)
+    direction = _direction(goal, request.document, capacity)
+    return msgspec.structs.replace(goal, target_capacity=capacity, capacity_direction=direction)
+
+
+def _direction(goal: Goal, document: Mapping[str, Any], capacity: float | None) -> CapacityDirection:
+    """Return where the capacity goes, by Ray Serve's rules: None is as much as 100, and other apps begin at 0."""
+    if capacity is None:
+        return None
+    if goal.document is None or _names(goal.document) != _names(document):
+        return "UP"
+    before = goal.target_capacity
+    if before is None or capacity < before:
+        return "DOWN"
+    return "UP" if capacity > before else goal.capacity_direction
+
+
+def _names(document: Mapping[str, Any]) -> set[str]:
+    return {str(app.get("name", "default")) for app in document.get("applications", [document])}

@@ -11,12 +11,13 @@ from collections.abc import Callable
 import anyio
 
 from serve_lite.controller.routers import router_choice
+from serve_lite.policy.autoscaling import report_every_s
 from serve_lite.policy.reconcile import is_in_place
 from serve_lite.policy.restart import budget, has_given_up
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import DeploymentView, Observed
-from serve_lite.wire.messages import Membership, MemberState, ReplicaEndpoint, RouteTarget
+from serve_lite.wire.messages import DeploymentLoad, Membership, MemberState, ReplicaEndpoint, RouteTarget
 
 OnMembership = Callable[[Membership], None]
 OnRoutes = Callable[[tuple[RouteTarget, ...]], None]
@@ -33,6 +34,9 @@ class Publisher:
         self._route_watchers: list[OnRoutes] = []
         self._routes: tuple[RouteTarget, ...] = ()
         self.published = anyio.Event()  #: set by the first `publish`
+        self.on_load: Callable[[DeploymentLoad], None] | None = (
+            None  #: hears the load of this process's routers
+        )
 
     def publish(self, goal: Goal, observed: Observed) -> None:
         """Tell every watcher for whom something changed."""
@@ -67,6 +71,11 @@ class Publisher:
                 self._told.pop(key, None)
 
         return unwatch
+
+    def tell_load(self, load: DeploymentLoad) -> None:
+        """Hand on what a router of this process tells of its calls."""
+        if self.on_load is not None:
+            self.on_load(load)
 
     def watch_routes(self, on_change: OnRoutes) -> Callable[[], None]:
         """Call `on_change` with the present routes, once there are any, and with all later ones."""
@@ -116,6 +125,7 @@ def membership(
         backpressure_status=wanted.config.backpressure_status,
         retry_after_s=wanted.config.retry_after_s,
         router=router_choice(wanted.config.request_router_config),
+        load_every_s=report_every_s(scaling) if (scaling := wanted.config.autoscaling_config) else 0.0,
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from serve_lite.exceptions import InstanceError
-from serve_lite.state.goal import AppGoal, Goal
+from serve_lite.state.goal import AppGoal, CapacityDirection, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.observed import DeploymentView
 
@@ -88,6 +88,7 @@ class _GoalHead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     revision: int = 0
     document: dict[str, Any] | None = None
     target_capacity: float | None = None
+    capacity_direction: CapacityDirection = None
     is_shutting_down: bool = False
 
 
@@ -227,6 +228,7 @@ class Store:
             revision=goal.revision,
             document=goal.document,
             target_capacity=goal.target_capacity,
+            capacity_direction=goal.capacity_direction,
             is_shutting_down=goal.is_shutting_down,
         )
         gone = self._apps.keys() - goal.apps.keys()

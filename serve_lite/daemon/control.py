@@ -10,9 +10,11 @@ import anyio.abc
 import msgspec
 
 from serve_lite.schema import ServeStatus
+from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.control import ControlMethods, ItemSink
 from serve_lite.wire.messages import (
     DeleteRequest,
+    DeploymentLoad,
     DeployReply,
     DeployRequest,
     Empty,
@@ -33,6 +35,8 @@ class Controls(Protocol):
     async def wait_apps(self, names: list[str], /) -> ServeStatus: ...
     def status(self) -> ServeStatus: ...
     def ingress_of(self, name: str, /) -> str: ...
+    def take_load(self, load: DeploymentLoad, /) -> None: ...
+    def forget_caller(self, deployment: DeploymentId, caller: str, /) -> None: ...
 
 
 class Memberships(Protocol):
@@ -66,6 +70,7 @@ class ControlSocket:
         methods.method("delete", DeleteRequest, self._delete)
         methods.method("ingress", IngressRequest, self._ingress)
         methods.method("shutdown", Empty, self._shutdown)
+        methods.method("load", DeploymentLoad, self._load)
         methods.stream("watch", WatchRequest, self._watch)
 
     async def tell_left(self) -> None:
@@ -89,6 +94,10 @@ class ControlSocket:
 
     async def _ingress(self, request: IngressRequest) -> IngressReply:
         return IngressReply(deployment=self._controller.ingress_of(request.app))
+
+    async def _load(self, load: DeploymentLoad) -> Empty:
+        self._controller.take_load(load)
+        return Empty()
 
     async def _shutdown(self, _: Empty) -> Empty:
         self._leave()
@@ -116,3 +125,5 @@ class ControlSocket:
                 await sink.send(latest[0])
         finally:
             unwatch()
+            if request.caller:
+                self._controller.forget_caller(DeploymentId(request.deployment, request.app), request.caller)

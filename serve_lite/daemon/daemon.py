@@ -126,8 +126,9 @@ class Daemon:
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
             log_file=os.path.join(self._paths.logs, "daemon.log"),
         )
-        await group.start(controller.run)  # returns with the replicas of an earlier daemon adopted
         advisers = Advisers(group, spawner, controller.environment_of)
+        controller.ask_policies(advisers.policy)
+        await group.start(controller.run)  # returns with the replicas of an earlier daemon adopted
         routers = Routers(publisher, advisers.make)
         http = await self._open_http(group, routers, publisher)
         control = ControlSocket(group, controller, publisher, self._info(controller.epoch), self._shut_down)

@@ -20,7 +20,7 @@ from serve_lite.engines.loops import LoopThread
 from serve_lite.exceptions import InstanceError
 from serve_lite.routing.membership import OnChange
 from serve_lite.routing.runtime import Runtime
-from serve_lite.wire.messages import Membership, MemberState, ReplicaEndpoint, RouteTarget
+from serve_lite.wire.messages import DeploymentLoad, Membership, MemberState, ReplicaEndpoint, RouteTarget
 
 _PATIENCE_S = 30.0  #: for steps that only take time on a machine that hardly runs
 _LOOK_EVERY_S = 0.001
@@ -144,6 +144,9 @@ class _Members:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Membership] = {}
         self._watchers: dict[tuple[str, str], list[OnChange]] = {}
+
+    def tell_load(self, load: DeploymentLoad) -> None:
+        """Nobody asks: the number of replicas is fixed here."""
 
     def watch(self, app: str, deployment: str, on_change: OnChange) -> Callable[[], None]:
         """Tell of a deployment; one that was never published is missing."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from serve_lite.config import DeploymentConfig
+from serve_lite.config import AutoscalingConfig, DeploymentConfig
+from serve_lite.policy.autoscaling import Bounds
+from serve_lite.state.goal import CapacityDirection
 
 
 def adjusted(replicas: int, target_capacity: float | None) -> int:
@@ -16,21 +18,43 @@ def adjusted(replicas: int, target_capacity: float | None) -> int:
     return max(1, math.floor(replicas * target_capacity / 100 + 0.5))
 
 
-def initial_target(config: DeploymentConfig, target_capacity: float | None, previous: int | None) -> int:
+def scaling_bounds(
+    scaling: AutoscalingConfig, target_capacity: float | None = None, direction: CapacityDirection = None
+) -> Bounds:
+    """Return the fewest and the most replicas that autoscaling may choose.
+
+    Args:
+        direction: "UP" while `target_capacity` rises: then `initial_replicas`, if set, are the fewest.
+    """
+    fewest = scaling.min_replicas
+    if direction == "UP" and scaling.initial_replicas is not None:
+        fewest = scaling.initial_replicas
+    highest = adjusted(scaling.max_replicas, target_capacity)
+    return Bounds(min(adjusted(fewest, target_capacity), highest), highest)
+
+
+def initial_target(
+    config: DeploymentConfig,
+    target_capacity: float | None,
+    previous: int | None,
+    *,
+    direction: CapacityDirection = None,
+    is_changed: bool = True,
+) -> int:
     """Return the number of replicas that a deploy asks for.
 
-    With autoscaling: `initial_replicas`, else what the deployment has now, within the bounds.
+    With autoscaling: `initial_replicas` if they are given and new, else what the deployment has now; always
+    within the bounds.
 
     Args:
         previous: target that the deployment has now; None for a new one.
+        direction: of the last change of `target_capacity`.
+        is_changed: whether the autoscaling options differ from those that held till now.
     """
     scaling = config.autoscaling_config
     if scaling is None:
         return adjusted(config.num_replicas, target_capacity)
-    lowest = adjusted(scaling.min_replicas, target_capacity)
-    highest = adjusted(scaling.max_replicas, target_capacity)
-    wanted = scaling.initial_replicas
-    start = adjusted(wanted, target_capacity) if wanted is not None else previous
-    if start is None:
-        start = max(lowest, min(1, highest))  # one to begin with: nothing wakes a deployment from zero yet
-    return min(max(start, lowest), highest)
+    bounds = scaling_bounds(scaling, target_capacity, direction)
+    if scaling.initial_replicas is not None and (is_changed or previous is None):
+        return bounds.clip(adjusted(scaling.initial_replicas, target_capacity))
+    return bounds.clip(previous if previous is not None else bounds.lowest)

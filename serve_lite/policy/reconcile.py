@@ -7,7 +7,7 @@ at the same time plans nothing: that is what keeps the loop still.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from serve_lite.policy.actions import (
     Action,
@@ -21,11 +21,11 @@ from serve_lite.policy.actions import (
 from serve_lite.policy.health import is_unhealthy, next_check_at
 from serve_lite.policy.ranks import plan_ranks
 from serve_lite.policy.restart import StartGate, budget, plan_start
-from serve_lite.policy.rollout import is_current, places_at_once, plan_rollout
+from serve_lite.policy.rollout import NO_LOAD, is_current, places_at_once, plan_rollout
 from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 from serve_lite.state.events import DeploymentForgotten, DeploymentMoved, DeploymentNoted, Event
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
-from serve_lite.state.ids import DeploymentId
+from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import DeploymentMove
 from serve_lite.state.observed import HEALTH_MESSAGE, DeploymentView, Observed, ReplicaView
 
@@ -33,8 +33,12 @@ from serve_lite.state.observed import HEALTH_MESSAGE, DeploymentView, Observed, 
 SLOW_START_S = 30.0
 
 
-def reconcile(goal: Goal, observed: Observed, now: float) -> Plan:
-    """Return what brings `observed` towards `goal`, what was found out, and when to look again."""
+def reconcile(goal: Goal, observed: Observed, now: float, load: Mapping[ReplicaId, int] = NO_LOAD) -> Plan:
+    """Return what brings `observed` towards `goal`, what was found out, and when to look again.
+
+    Args:
+        load: requests that each replica has, as far as known.
+    """
     by_deployment = _group(observed)
     plans = [_plan_builds(goal, observed)]
     known: set[DeploymentId] = set()
@@ -45,7 +49,8 @@ def reconcile(goal: Goal, observed: Observed, now: float) -> Plan:
             known.add(deployment.id)
             view = observed.deployments.get(deployment.id)
             if view is not None:  # else its first event is still to be folded
-                plans.append(_plan_deployment(deployment, view, by_deployment.get(deployment.id, ()), now))
+                replicas = by_deployment.get(deployment.id, ())
+                plans.append(_plan_deployment(deployment, view, replicas, now, load))
         if not is_in_place(app, observed):
             # Callers of the version before may still need them.
             known.update(d.id for d in app.retired)
@@ -66,7 +71,11 @@ def _start_gate(
 
 
 def _plan_deployment(
-    goal: DeploymentGoal, view: DeploymentView, replicas: Sequence[ReplicaView], now: float
+    goal: DeploymentGoal,
+    view: DeploymentView,
+    replicas: Sequence[ReplicaView],
+    now: float,
+    load: Mapping[ReplicaId, int],
 ) -> Plan:
     alive = [r for r in replicas if r.is_alive]
     sick = [r for r in alive if r.is_running and is_unhealthy(r)]
@@ -80,7 +89,7 @@ def _plan_deployment(
         )
         for r in sick
     )
-    moves = plan_rollout(goal, well, gate)
+    moves = plan_rollout(goal, well, gate, load)
     leaving = {a.replica for a in moves if isinstance(a, StopReplica)}
     places = plan_ranks(goal, alive) if not removals and not moves else []
     checks, check_at = _plan_checks(goal, [r for r in well if r.is_running and r.id not in leaving], now)

@@ -12,33 +12,40 @@ A version that keeps failing is not pushed on (`StartGate`): nothing more is sta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from serve_lite.policy.actions import Action, ReconfigureReplica, StartReplica, StopReplica
 from serve_lite.policy.restart import StartGate
 from serve_lite.schema import ReplicaState
 from serve_lite.state.goal import DeploymentGoal
+from serve_lite.state.ids import ReplicaId
 from serve_lite.state.observed import ReplicaView
 
+NO_LOAD: Mapping[ReplicaId, int] = MappingProxyType({})
 _STARTING = ReplicaState.STARTING
 _RECOVERING = ReplicaState.RECOVERING
 
 
 def plan_rollout(
-    goal: DeploymentGoal, replicas: Sequence[ReplicaView], gate: StartGate
+    goal: DeploymentGoal,
+    replicas: Sequence[ReplicaView],
+    gate: StartGate,
+    load: Mapping[ReplicaId, int] = NO_LOAD,
 ) -> tuple[Action, ...]:
     """Return the next moves that bring `replicas` towards `goal`; empty once there, or while waiting.
 
     Args:
         replicas: those of the deployment that are alive, oldest first.
         gate: whether new ones may be started.
+        load: requests that each has, as far as known: of those that are too many the least loaded stop.
     """
     if goal.target == 0:
         return tuple(_stop(r, "no replica is wanted") for r in replicas)
     new = [r for r in replicas if is_usable(goal, r)]
     old = [r for r in replicas if not is_usable(goal, r)]
     plan_stops = _stops_first if stops_first(goal) else _stops_last
-    stops = plan_stops(goal, new, old, gate)
+    stops = plan_stops(goal, new, old, gate, load)
     leaving = {stop.replica for stop in stops}
     staying = [r for r in replicas if r.id not in leaving]
     starts = _starts(goal, staying, gate)
@@ -76,11 +83,15 @@ def batch_size(goal: DeploymentGoal) -> int:
 
 
 def _stops_last(
-    goal: DeploymentGoal, new: Sequence[ReplicaView], old: Sequence[ReplicaView], gate: StartGate
+    goal: DeploymentGoal,
+    new: Sequence[ReplicaView],
+    old: Sequence[ReplicaView],
+    gate: StartGate,
+    load: Mapping[ReplicaId, int],
 ) -> list[StopReplica]:
     """Stop what is not needed to keep `target` replicas ready."""
     stops = [_stop(r, "its version was replaced before it was ready") for r in old if r.state is _STARTING]
-    unready_surplus, surplus = _surplus(goal, new)
+    unready_surplus, surplus = _surplus(goal, new, load)
     stops += [_stop(r, f"only {goal.target} replicas are wanted") for r in unready_surplus]
 
     ready_old = [r for r in old if r.is_running]
@@ -100,11 +111,15 @@ def _stops_last(
 
 
 def _stops_first(
-    goal: DeploymentGoal, new: Sequence[ReplicaView], old: Sequence[ReplicaView], gate: StartGate
+    goal: DeploymentGoal,
+    new: Sequence[ReplicaView],
+    old: Sequence[ReplicaView],
+    gate: StartGate,
+    load: Mapping[ReplicaId, int],
 ) -> list[StopReplica]:
     """Stop the next fraction of old replicas as soon as the last fraction is replaced."""
     stops = [_stop(r, "its version was replaced before it was ready") for r in old if r.state is _STARTING]
-    unready_surplus, surplus = _surplus(goal, new)
+    unready_surplus, surplus = _surplus(goal, new, load)
     stops += [_stop(r, f"only {goal.target} replicas are wanted") for r in [*unready_surplus, *surplus]]
     staying = len(new) + len(old) - len(stops)
     too_many = max(0, staying - goal.target)
@@ -118,11 +133,14 @@ def _stops_first(
     return stops + [_stop(r, reason) for r in ready_old[: min(too_many + next_batch, spare)]]
 
 
-def _surplus(goal: DeploymentGoal, new: Sequence[ReplicaView]) -> tuple[list[ReplicaView], list[ReplicaView]]:
-    """Return the replicas above the target, newest first: those that do not serve yet, and those that do."""
+def _surplus(
+    goal: DeploymentGoal, new: Sequence[ReplicaView], load: Mapping[ReplicaId, int]
+) -> tuple[list[ReplicaView], list[ReplicaView]]:
+    """Return the replicas above the target: those that do not serve yet, newest first, and the idlest that do."""
     count = max(0, len(new) - goal.target)
     unready = _newest_first(r for r in new if r.state is _STARTING)[:count]
-    running = _newest_first(r for r in new if r.is_running)[: count - len(unready)]
+    idlest_first = sorted(_newest_first(r for r in new if r.is_running), key=lambda r: load.get(r.id, 0))
+    running = idlest_first[: count - len(unready)]
     return unready, running
 
 

@@ -61,6 +61,12 @@ def _context(request: DecideRequest) -> AutoscalingContext:
     fields = dict(request.context)
     config = fields.pop("config", None)
     names = fields.pop("running_replicas", ())
+    for metrics in ("aggregated_metrics", "raw_metrics"):
+        if metrics in fields:
+            fields[metrics] = {
+                metric: {ReplicaID(suffix_of(name), target): told for name, told in by_replica.items()}
+                for metric, by_replica in fields[metrics].items()
+            }
     return AutoscalingContext(
         deployment_id=target,
         deployment_name=target.name,

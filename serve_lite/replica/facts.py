@@ -10,10 +10,14 @@ from typing import Any
 
 import msgspec
 
+from serve_lite.replica.user_code import WrongStatsError
 from serve_lite.wire.listener import Listener
 from serve_lite.wire.messages import ReplicaFacts
 
 log = logging.getLogger("serve_lite.replica")
+
+_AUTOSCALING_PERIOD_S = 10.0  #: Ray Serve's
+_AUTOSCALING_TIMEOUT_S = 10.0
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -28,7 +32,7 @@ class Facts:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._facts = ReplicaFacts()
-        self._polling: asyncio.Task[None] | None = None
+        self._polling: list[asyncio.Task[None]] = []
 
     def follow(
         self,
@@ -52,15 +56,20 @@ class Facts:
             multiplex.on_models_changed(self._set_models)
             self._facts.model_ids = multiplex.loaded_model_ids()
         if routing_stats is not None:
-            self._polling = self._loop.create_task(self._poll(routing_stats, period_s, timeout_s))
+            self._polling.append(self._loop.create_task(self._poll(routing_stats, period_s, timeout_s)))
         if self._facts != ReplicaFacts():
             self._tell()
 
+    def follow_autoscaling(self, stats: Callable[[], Awaitable[dict[str, float] | None]]) -> None:
+        """Begin to tell what the user's `record_autoscaling_stats` returns, for autoscaling policies."""
+        self._polling.append(self._loop.create_task(self._poll_autoscaling(stats)))
+
     async def aclose(self) -> None:
         """Tell nothing more."""
-        if self._polling is not None:
-            self._polling.cancel()
-            await asyncio.wait([self._polling])
+        for polling in self._polling:
+            polling.cancel()
+        if self._polling:
+            await asyncio.wait(self._polling)
 
     def _set_models(self, model_ids: list[str]) -> None:
         if model_ids != self._facts.model_ids:
@@ -86,3 +95,19 @@ class Facts:
             except Exception:  # boundary: the user's hook; what it said last stays true as far as we know
                 log.exception("record_routing_stats failed")
             await asyncio.sleep(period_s)
+
+    async def _poll_autoscaling(self, ask: Callable[[], Awaitable[dict[str, float] | None]]) -> None:
+        """Ask until it returns something that is no stats: it will not be asked again then."""
+        while True:
+            try:
+                async with asyncio.timeout(_AUTOSCALING_TIMEOUT_S):
+                    stats = await ask() or {}
+                if stats != self._facts.autoscaling_stats:
+                    self._facts.autoscaling_stats = stats
+                    self._tell()
+            except WrongStatsError as error:
+                log.error("%s It is not asked again in this replica.", error)
+                return
+            except Exception:  # boundary: the user's hook; what it said last stays true as far as we know
+                log.exception("record_autoscaling_stats failed")
+            await asyncio.sleep(_AUTOSCALING_PERIOD_S)

@@ -317,6 +317,8 @@ class Replica:
                 timeout_s=router.request_routing_stats_timeout_s,
                 models=self.has_process,
             )
+            if user.has_autoscaling_stats:
+                self._facts.follow_autoscaling(user.autoscaling_stats)
 
     async def _start_app(self, user: UserCode) -> AsgiApp | None:
         instance: Any = user.instance

@@ -30,6 +30,10 @@ _HOOKS = (
 )  # fmt: skip
 
 
+class WrongStatsError(TypeError):
+    """A hook returned something else than it must."""
+
+
 class Method:
     """One method of the user's object, with what is known of it without calling it."""
 
@@ -213,17 +217,19 @@ class UserCode:
         """Return what the user's `record_autoscaling_stats` says now; None if there is no such method.
 
         Raises:
-            TypeError: it returned something else than a dict of names and numbers; or whatever it raises.
+            WrongStatsError: it returned something else than a dict of names and numbers; or whatever it raises.
         """
         hook = self._hooks.get("record_autoscaling_stats")
         if hook is None:
             return None
         stats = await _ask(hook)
         if not isinstance(stats, dict):
-            raise TypeError(_wrong_answer("record_autoscaling_stats", "a dict of names and numbers", stats))
+            raise WrongStatsError(
+                _wrong_answer("record_autoscaling_stats", "a dict of names and numbers", stats)
+            )
         for name, value in stats.items():
             if not isinstance(name, str) or not isinstance(value, numbers.Real):
-                raise TypeError(
+                raise WrongStatsError(
                     "`record_autoscaling_stats` must return a dict of names and numbers, but it holds "
                     f"{name!r}: {value!r}."
                 )

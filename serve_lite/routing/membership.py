@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from serve_lite.wire.calls import OutgoingCall
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
-from serve_lite.wire.messages import Membership, MemberState, WatchRequest
+from serve_lite.wire.frames import Kind
+from serve_lite.wire.messages import (
+    ControlHead,
+    DeploymentLoad,
+    Membership,
+    MemberState,
+    RejectReason,
+    WatchRequest,
+)
 
 OnChange = Callable[[Membership], None]
 
+_encode = msgspec.msgpack.Encoder().encode
+_LOAD = _encode(ControlHead("load"))
 _RETRY_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  #: waits between attempts to reach a daemon, last one repeated
 
 
@@ -20,6 +33,10 @@ class MembershipSource(Protocol):
 
     def watch(self, app: str, deployment: str, on_change: OnChange) -> Callable[[], None]:
         """Start telling; returns a function that stops it."""
+        ...
+
+    def tell_load(self, load: DeploymentLoad) -> None:
+        """Hand on the load of a watched deployment; only asked for by `Membership.load_every_s`."""
         ...
 
 
@@ -38,6 +55,7 @@ class RemoteMembership:
         self._last: dict[tuple[str, str], Membership] = {}
         self._streams: dict[tuple[str, str], OutgoingCall] = {}
         self._connection: Connection | None = None
+        self._caller = ""  #: names this process to the daemon, for the life of one connection
 
     def watch(self, app: str, deployment: str, on_change: OnChange) -> Callable[[], None]:
         key = (app, deployment)
@@ -59,6 +77,13 @@ class RemoteMembership:
 
         return unwatch
 
+    def tell_load(self, load: DeploymentLoad) -> None:
+        """Send it to the daemon; lost while that is away, and told anew once it is back."""
+        if self._connection is None or self._connection.closed:
+            return
+        load = msgspec.structs.replace(load, caller=self._caller)
+        self._connection.call(Kind.CALL_CONTROL, _LOAD, [_encode(load)], _NobodyListens())
+
     async def run(self) -> None:
         """Keep connected to the daemon until cancelled."""
         failures = 0
@@ -76,7 +101,7 @@ class RemoteMembership:
             failures += 1
 
     async def _serve(self, connection: Connection) -> None:
-        self._connection = connection
+        self._connection, self._caller = connection, os.urandom(8).hex()
         try:
             for key in list(self._watches):
                 self._open_stream(key)
@@ -92,7 +117,7 @@ class RemoteMembership:
         try:
             self._streams[key] = self._connection.watch(
                 "watch",
-                WatchRequest(app=app, deployment=deployment),
+                WatchRequest(app=app, deployment=deployment, caller=self._caller),
                 Membership,
                 lambda membership: self._tell(key, membership),
                 lambda _: None,  # the connection is closing; `run` opens the streams again
@@ -110,3 +135,28 @@ class RemoteMembership:
             missing = Membership(app=app, deployment=deployment, state=MemberState.MISSING)
             if self._last.get((app, deployment)) != missing:
                 self._tell((app, deployment), missing)
+
+
+class _NobodyListens:
+    """The receiver of a call whose answer says nothing, and which is made again soon if it is lost."""
+
+    def on_result(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        """It was heard."""
+
+    def on_item(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        """Never sent."""
+
+    def on_end(self, envelope: bytes) -> None:
+        """Never sent."""
+
+    def on_error(self, envelope: bytes, buffers: list[memoryview]) -> None:
+        """A daemon of another version that does not know the call."""
+
+    def on_rejected(self, reason: RejectReason, load: int) -> None:
+        """Never sent."""
+
+    def on_lost(self, accepted: bool) -> None:
+        """The connection has ended; the next one tells it anew."""
+
+    def on_writable(self) -> None:
+        """Nothing is streamed."""

@@ -149,6 +149,10 @@ class ReplicaSet:
         """Return the connected replica with this id."""
         return next((link for link in self.usable if link.endpoint.replica_id == replica_id), None)
 
+    def counts(self) -> dict[str, int]:
+        """Return our open calls by replica, without those that have none or are not members any more."""
+        return {replica_id: link.mine for replica_id, link in self._links.items() if link.mine}
+
     def close(self) -> None:
         """Close every connection; open calls hear that they are lost."""
         links, self._links = list(self._links.values()), {}

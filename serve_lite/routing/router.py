@@ -18,13 +18,14 @@ from serve_lite.exceptions import (
     ReplicaDiedError,
     ReplicaUnavailableError,
 )
+from serve_lite.routing.load import LoadTeller
 from serve_lite.routing.membership import MembershipSource
 from serve_lite.routing.ranked import MakeAdviser, RankedPlacing
 from serve_lite.routing.replica_set import Link, ReplicaSet
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.calls import OutgoingCall
 from serve_lite.wire.frames import Buffer
-from serve_lite.wire.messages import CallFacts, Membership, MemberState, RejectReason
+from serve_lite.wire.messages import CallFacts, DeploymentLoad, Membership, MemberState, RejectReason
 
 _MAX_RESENDS = 16  #: replicas that may die under one call before it is given up
 
@@ -96,6 +97,7 @@ class Router:
         self._membership: Membership | None = None
         self._when_settled: list[Callable[[], None]] = []
         self._replicas = ReplicaSet(spawn, self._on_room)
+        self._load = LoadTeller(self.load, source.tell_load)
         self._unwatch = source.watch(deployment.app_name, deployment.name, self._on_membership)
 
     @property
@@ -111,6 +113,15 @@ class Router:
     def num_replicas(self) -> int:
         """Replicas that are connected and may be sent calls."""
         return len(self._replicas.usable)
+
+    def load(self) -> DeploymentLoad:
+        """Return the calls that wait, and those that each replica has."""
+        return DeploymentLoad(
+            app=self.deployment.app_name,
+            deployment=self.deployment.name,
+            queued=len(self._queue),
+            running=self._replicas.counts(),
+        )
 
     @property
     def state(self) -> MemberState | None:
@@ -139,6 +150,8 @@ class Router:
             call.on_failed(error)
             return
         self._queue.append(call)
+        if not self._replicas.usable:
+            self._load.call_waits()
         if self._placing is not None:
             self._placing.wake()
 
@@ -163,6 +176,7 @@ class Router:
     def close(self) -> None:
         """Fail what waits and close the connections."""
         self._unwatch()
+        self._load.close()
         #: calls that their replicas turn out not to have accepted fail too
         self._membership = Membership(app=self.deployment.app_name, deployment=self.deployment.name)
         self._fail_queue(DeploymentNotFoundError(self.deployment))
@@ -271,6 +285,7 @@ class Router:
         else:
             self._fail_queue(DeploymentUnavailableError(self.deployment))
         self._tell_settled()
+        self._load.follow(membership.load_every_s)
 
     def _follow_choice(self, membership: Membership) -> None:
         """Begin or end asking a user's router, as the deployment says now."""

@@ -14,6 +14,7 @@ from serve_lite.config import DeploymentConfig
 from serve_lite.state.ids import DeploymentId
 
 Source = Literal["imperative", "declarative"]
+CapacityDirection = Literal["UP", "DOWN"] | None  #: where the last change of `target_capacity` went
 
 
 class CodeEnvironment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -123,4 +124,11 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     apps: dict[str, AppGoal] = {}
     document: dict[str, Any] | None = None  #: the last configuration document, as submitted
     target_capacity: float | None = None  #: percent
+    capacity_direction: CapacityDirection = None
     is_shutting_down: bool = False
+
+    def capacity_of(self, source: Source) -> tuple[float | None, CapacityDirection]:
+        """Return the percentage that holds for applications from this source, and where it goes."""
+        if source == "imperative":
+            return None, None
+        return self.target_capacity, self.capacity_direction

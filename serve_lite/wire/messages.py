@@ -131,6 +131,7 @@ class ReplicaFacts(msgspec.Struct, array_like=True, omit_defaults=True):
     model_ids: list[str] = []  #: loaded or being loaded, by `@serve.multiplexed`
     routing_stats: dict[str, Any] = {}  #: what the user's `record_routing_stats` returned last
     metadata: dict[str, Any] = {}  #: what the user's `record_replica_metadata` returned
+    autoscaling_stats: dict[str, float] = {}  #: what the user's `record_autoscaling_stats` returned last
 
 
 class ControlHead(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -278,6 +279,22 @@ class WatchRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     app: str
     deployment: str
+    caller: str = ""  #: names whose `load` of this deployment is forgotten when the stream ends
+
+
+class DeploymentLoad(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`load`: the calls that one caller has to one deployment, at one moment."""
+
+    app: str
+    deployment: str
+    caller: str = ""  #: as in `watch`
+    queued: int = 0  #: wait for a replica
+    running: dict[str, int] = {}  #: sent and not finished, by replica; those with none are left out
+
+    @property
+    def is_none(self) -> bool:
+        """Whether there are no calls at all."""
+        return not self.queued and not self.running
 
 
 class ReplicaEndpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -317,6 +334,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     backpressure_status: int = 503
     retry_after_s: float | None = None
     router: RouterChoice | None = None  #: None: the less loaded of two replicas drawn at random
+    load_every_s: float = 0.0  #: how often callers tell their load (`load`); 0: nobody wants to know
 
 
 # --- control calls: daemon -> adviser ------------------------------------------------------------

@@ -5,11 +5,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from serve_lite.config import DeploymentConfig
+from serve_lite.config import AutoscalingConfig, DeploymentConfig
 from serve_lite.controller.goals import (
     accept_build,
     accept_delete,
     accept_deploy,
+    accept_scaling,
     accept_shutdown,
     configured_events,
     forget_app,
@@ -184,3 +185,70 @@ def test_a_new_daemon_that_reads_what_it_knows_takes_nothing_for_news() -> None:
     [news] = configured_events(Goal(), goal, Observed(), 1.0)
     assert news.move is DeploymentMove.CONFIGURED
     assert configured_events(Goal(), goal, fold(Observed(), [news]), 2.0) == []
+
+
+# --- autoscaling --------------------------------------------------------------------------------
+
+MODEL = DeploymentId("Model", "shop")
+
+
+def scaled_goal(**options: Any) -> Goal:
+    config = AutoscalingConfig(**{"min_replicas": 1, "max_replicas": 8, **options})
+    return deploy(Goal(), driver_app("shop", spec(autoscaling_config=config)))
+
+
+def target_of(goal: Goal) -> int:
+    return goal.apps["shop"].deployments[0].target
+
+
+def test_a_scaling_decision_changes_the_target_within_the_bounds_and_nothing_else() -> None:
+    goal = scaled_goal()
+    more = accept_scaling(goal, MODEL, 5)
+    assert (target_of(goal), target_of(more), more.revision) == (1, 5, goal.revision)
+    assert target_of(accept_scaling(goal, MODEL, 99)) == 8
+    assert accept_scaling(more, MODEL, 5) is more
+
+
+def test_a_decision_that_comes_too_late_changes_nothing() -> None:
+    fixed = deploy(Goal(), driver_app("shop"))
+    gone = accept_delete(scaled_goal(), ["shop"])
+    for goal in (fixed, gone, Goal()):
+        assert accept_scaling(goal, MODEL, 5) is goal
+
+
+def test_a_redeploy_keeps_what_autoscaling_chose_unless_other_initial_replicas_are_given() -> None:
+    scaled = accept_scaling(scaled_goal(initial_replicas=2), MODEL, 5)
+
+    def again(**options: Any) -> int:
+        config = AutoscalingConfig(min_replicas=1, max_replicas=8, **options)
+        return target_of(deploy(scaled, driver_app("shop", spec(autoscaling_config=config))))
+
+    assert again(initial_replicas=2) == 5
+    assert again(initial_replicas=3) == 3
+    assert again() == 5
+    assert target_of(deploy(scaled, driver_app("shop", spec(num_replicas=4)))) == 4
+
+
+def test_the_direction_of_target_capacity_follows_from_the_document_before() -> None:
+    def put(goal: Goal, capacity: float | None, *names: str) -> Goal:
+        document = {"applications": [{"name": name} for name in names], "target_capacity": capacity}
+        apps = [config_app(name, route_prefix=f"/{name}") for name in names]
+        return deploy(goal, *apps, replace_declarative=True, document=document)
+
+    goal, directions = Goal(), []
+    for capacity, names in [
+        (40, "a"), (60, "a"), (60, "a"), (20, "a"), (None, "a"), (50, "a"), (10, "ab"), (None, "a"), (None, "b"),
+    ]:  # fmt: skip
+        goal = put(goal, capacity, *names)
+        directions.append(goal.capacity_direction)
+    assert directions == ["UP", "UP", "UP", "DOWN", None, "DOWN", "UP", None, None]
+
+
+def test_while_capacity_rises_initial_replicas_are_the_fewest() -> None:
+    config = AutoscalingConfig(min_replicas=1, initial_replicas=6, max_replicas=8)
+    document = {"applications": [{"name": "shop"}], "target_capacity": 50}
+    goal = deploy(Goal(), config_app(), replace_declarative=True, document=document)
+    goal = built(goal, "shop", spec(autoscaling_config=config))
+    assert target_of(goal) == 3
+    assert target_of(accept_scaling(goal, MODEL, 1)) == 3
+    assert target_of(accept_scaling(goal, MODEL, 8)) == 4

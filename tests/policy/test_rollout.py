@@ -30,6 +30,16 @@ def plan(goal, *groups, gate=OPEN):  # type: ignore[no-untyped-def]
     return brief(plan_rollout(goal, everyone, gate))
 
 
+def test_of_replicas_that_are_too_many_the_least_loaded_stop_and_the_newest_of_equals() -> None:
+    three = replicas("v2", 3)
+    load = {three[1].id: 1, three[2].id: 5, three[0].id: 2}
+    for options in ({}, {"max_surge_percent": 0}):
+        [stop] = plan_rollout(wanted("v2", target=2, **options), three, OPEN, load)
+        assert brief((stop,)) == ["stop v2-running-1"]
+        [stop] = plan_rollout(wanted("v2", target=2, **options), three, OPEN)
+        assert brief((stop,)) == ["stop v2-running-2"]
+
+
 def test_a_new_deployment_starts_all_its_replicas_at_once() -> None:
     assert plan(wanted(target=3)) == ["start 0", "start 1", "start 2"]
 

@@ -20,7 +20,14 @@ from serve_lite import shipping
 from serve_lite.config import DeploymentConfig
 from serve_lite.routing.router import Routers
 from serve_lite.wire.connection import Connection, connect
-from serve_lite.wire.messages import InitRequest, Membership, MemberState, ReplicaEndpoint, ReplicaReport
+from serve_lite.wire.messages import (
+    DeploymentLoad,
+    InitRequest,
+    Membership,
+    MemberState,
+    ReplicaEndpoint,
+    ReplicaReport,
+)
 
 _START = """
 import socket, sys
@@ -35,6 +42,10 @@ class StaticMembership:
     def __init__(self) -> None:
         self.current = Membership(app="app", deployment="D", state=MemberState.AVAILABLE)
         self._listeners: list[Callable[[Membership], None]] = []
+        self.loads: list[DeploymentLoad] = []  #: as the router told it
+
+    def tell_load(self, load: DeploymentLoad) -> None:
+        self.loads.append(load)
 
     def watch(self, app: str, deployment: str, on_change: Callable[[Membership], None]) -> Callable[[], None]:
         self._listeners.append(on_change)

@@ -244,6 +244,41 @@ async def test_max_ongoing_requests_is_strict_and_what_waits_goes_when_there_is_
     assert await ongoing(replica) == 0
 
 
+async def test_a_router_tells_its_load_while_there_is_some_and_once_that_it_is_over(
+    stage: Stage, tmp_path: Path
+) -> None:
+    replica = await stage.start(Worker, config=DeploymentConfig(max_ongoing_requests=1))
+    loads = stage.membership.loads
+    stage.route(replica, load_every_s=0.02)
+    gate = str(tmp_path / "gate")
+    calls = [Call("wait", str(tmp_path / f"in{i}"), gate) for i in range(3)]
+    for call in calls:
+        stage.router.submit(call)
+    await until(lambda: len(loads) >= 3 and loads[-1].running)
+    assert (loads[-1].queued, loads[-1].running) == (2, {replica.endpoint.replica_id: 1})
+    Path(gate).touch()
+    assert [await call for call in calls] == ["done"] * 3
+    await until(lambda: loads[-1].is_none)
+    told = len(loads)
+    await asyncio.sleep(0.2)
+    assert len(loads) == told
+
+
+async def test_a_call_that_finds_no_replica_is_told_at_once_and_others_are_not(stage: Stage) -> None:
+    loads = stage.membership.loads
+    stage.route()
+    calls = [Call("__call__", i) for i in range(3)]
+    stage.router.submit(calls[0])
+    assert loads == []  # nobody wants to know
+    stage.route(load_every_s=3600.0)
+    assert [load.queued for load in loads] == [1]  # what waited when somebody began to want it
+    stage.router.submit(calls[1])
+    stage.router.submit(calls[2])
+    assert [load.queued for load in loads] == [1, 2]
+    for call in calls:
+        stage.router.cancel(call)
+
+
 async def test_two_routers_share_one_slot_without_losing_a_call(stage: Stage) -> None:
     from serve_lite.routing.router import Routers
 
