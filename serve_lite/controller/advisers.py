@@ -48,16 +48,16 @@ class Advisers:
     Lifetime: each process has a task in `group`; when that ends, so do the processes.
 
     Args:
-        environment_of: the code environment of a deployment that exists, else None.
+        code_of: the code environment of a deployment that exists and the version of its code, else None.
     """
 
     def __init__(
         self,
         group: anyio.abc.TaskGroup,
         spawner: Spawner,
-        environment_of: Callable[[DeploymentId], CodeEnvironment | None],
+        code_of: Callable[[DeploymentId], tuple[CodeEnvironment, str] | None],
     ) -> None:
-        self._group, self._spawner, self._environment_of = group, spawner, environment_of
+        self._group, self._spawner, self._code_of = group, spawner, code_of
         self._running: dict[str, _Process] = {}  #: by application
 
     def make(self, membership: Membership) -> Adviser | None:
@@ -77,14 +77,12 @@ class Advisers:
 
     def _use(self, target: DeploymentId) -> _Process | None:
         """Return the adviser of a deployment's application, running or about to, with one user more."""
-        environment = self._environment_of(target)
-        if environment is None:
+        code = self._code_of(target)
+        if code is None:
             return None
         process = self._running.get(target.app_name)
-        if process is None or process.environment != environment:
-            if process is not None:
-                process.end()
-            process = self._running[target.app_name] = _Process(target.app_name, environment)
+        if process is None or process.code != code:  # one of older code ends with its last user
+            process = self._running[target.app_name] = _Process(target.app_name, code)
             start_soon(self._group, self._run, process)
         process.users += 1
         return process
@@ -108,7 +106,7 @@ class Advisers:
 
     async def _run_once(self, process: _Process) -> None:
         path = self._spawner.socket_path(f"{process.app}#adviser#{os.urandom(4).hex()}")
-        child = await self._spawner.spawn_adviser(process.app, process.environment, path)
+        child = await self._spawner.spawn_adviser(process.app, process.code[0], path)
         try:
             process.connection = await connect(path)
             exited = await child.wait()  # ends with the process
@@ -125,9 +123,9 @@ class Advisers:
 class _Process:
     """One adviser process, running or to be started again."""
 
-    def __init__(self, app: str, environment: CodeEnvironment) -> None:
+    def __init__(self, app: str, code: tuple[CodeEnvironment, str]) -> None:
         self.app = app
-        self.environment = environment
+        self.code = code
         self.connection: Connection | None = None  #: None while there is no process to ask
         self.users = 0
         self.is_over = False  #: nobody needs it any more

@@ -166,11 +166,11 @@ class Controller:
         for name in known:
             self._record(name, "deleted")
 
-    def environment_of(self, deployment: DeploymentId) -> CodeEnvironment | None:
-        """Return where the user code of a deployment runs; None if there is no such deployment."""
+    def code_of(self, deployment: DeploymentId) -> tuple[CodeEnvironment, str] | None:
+        """Return where the user code of a deployment runs, and which code it is; None if there is no such one."""
         app = self._goal.apps.get(deployment.app_name)
         found = [d for d in (*app.deployments, *app.retired) if d.id == deployment] if app else []
-        return found[0].environment if found else None
+        return (found[0].environment, app.code_version) if found and app else None
 
     def status(self) -> ServeStatus:
         """Return what `serve.status()` answers."""

@@ -124,7 +124,7 @@ def membership(
         max_queued=wanted.config.max_queued_requests,
         backpressure_status=wanted.config.backpressure_status,
         retry_after_s=wanted.config.retry_after_s,
-        router=router_choice(wanted.config.request_router_config),
+        router=router_choice(wanted.config.request_router_config, wanted.version),
         load_every_s=report_every_s(scaling) if (scaling := wanted.config.autoscaling_config) else 0.0,
     )
 

@@ -21,8 +21,12 @@ _RAYS: Mapping[str, str] = {
 }
 
 
-def router_choice(config: Mapping[str, Any] | None) -> RouterChoice | None:
-    """Return how callers are to choose, from a deployment's `request_router_config`; None: the built-in way."""
+def router_choice(config: Mapping[str, Any] | None, version: str) -> RouterChoice | None:
+    """Return how callers are to choose, from a deployment's `request_router_config`; None: the built-in way.
+
+    Args:
+        version: of the deployment; with another one a router of the user's is loaded anew.
+    """
     if config is None:
         return None
     path = str(config.get("request_router_class", DEFAULT_ROUTER))
@@ -33,6 +37,7 @@ def router_choice(config: Mapping[str, Any] | None) -> RouterChoice | None:
         return None
     return RouterChoice(
         path=path,
+        version="" if path.startswith(_OURS) else version,
         kwargs=config.get("request_router_kwargs", {}),
         initial_backoff_s=config.get("initial_backoff_s", 0.025),
         backoff_multiplier=config.get("backoff_multiplier", 2.0),

@@ -126,7 +126,7 @@ class Daemon:
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
             log_file=os.path.join(self._paths.logs, "daemon.log"),
         )
-        advisers = Advisers(group, spawner, controller.environment_of)
+        advisers = Advisers(group, spawner, controller.code_of)
         controller.ask_policies(advisers.policy)
         await group.start(controller.run)  # returns with the replicas of an earlier daemon adopted
         routers = Routers(publisher, advisers.make)

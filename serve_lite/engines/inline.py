@@ -375,7 +375,7 @@ def _membership(app: str, spec: DeploymentSpec, replica: InlineReplica | None) -
         max_queued=spec.config.max_queued_requests,
         backpressure_status=spec.config.backpressure_status,
         retry_after_s=spec.config.retry_after_s,
-        router=router_choice(spec.config.request_router_config),
+        router=router_choice(spec.config.request_router_config, ""),
     )
 
 

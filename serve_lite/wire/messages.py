@@ -317,6 +317,7 @@ class RouterChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """How callers choose a replica, where it is not the built-in way."""
 
     path: str  #: import path of the `RequestRouter` class
+    version: str = ""  #: of the code that it belongs to
     kwargs: dict[str, Any] = {}  #: for its `initialize_state`
     initial_backoff_s: float = 0.025  #: until it is asked again when no replica it named had room
     backoff_multiplier: float = 2.0

@@ -89,3 +89,15 @@ async def test_it_ends_with_its_application_and_with_the_daemon(daemon: Instance
     (new,) = daemon.pids("adviser default")
     await daemon.delete("default")
     await until(lambda: not is_running(new))
+
+
+async def test_another_version_brings_its_own_router(daemon: Instance, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    await deploy(daemon, notes)
+    await until_advised(daemon)
+    (old,) = daemon.pids("adviser default")
+    await deploy(daemon, notes)
+    await until(lambda: not is_running(old))
+    await until_advised(daemon)
+    (new,) = daemon.pids("adviser default")
+    assert noted(notes, "made") == [str(old), str(new)]
