@@ -3,7 +3,7 @@
 `canonical` checks what somebody gave (a decorator, `.options()`, an entry of a config file) and
 returns it under today's names. `apply_overrides` lays such options over a `DeploymentConfig`, one
 whole option at a time, and is the only way a `DeploymentConfig` comes to be. `config_to_dict` shows
-one as REST does.
+one as REST does, `config_to_document` as a config file has it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from serve_lite.checks import Check, invalid, wrong
 from serve_lite.config import (
     PLACES,
     AutoscalingConfig,
+    AutoscalingPolicy,
     BackpressureConfig,
     DeploymentConfig,
     LoggingConfig,
@@ -373,3 +374,25 @@ def config_to_dict(config: DeploymentConfig, name: str | None = None) -> dict[st
     if config.logging_config is not None:
         shown["logging_config"] = config.logging_config
     return shown | {k: v for k, v in config.accepted.items() if k != "route_prefix"}
+
+
+def config_to_document(config: DeploymentConfig, name: str) -> dict[str, Any]:
+    """Return the effective options as an entry of a document's `deployments`, under today's names.
+
+    An option is left out where it has no value of its own: what a document does not give stays as the code has it.
+    """
+    entry = config_to_dict(config, name)
+    for only_shown in ("max_concurrent_queries", "is_driver_deployment"):
+        if only_shown not in config.accepted:
+            del entry[only_shown]
+    for unset in ("max_surge_percent", "sync_threads"):
+        if entry[unset] is None:
+            del entry[unset]
+    if config.request_router_config is None:
+        del entry["request_router_config"]
+    if isinstance(config.user_config, bytes):  # no document can hold it
+        del entry["user_config"]
+    if config.autoscaling_config is not None and config.autoscaling_config.policy == AutoscalingPolicy():
+        del entry["autoscaling_config"]["policy"]
+    actor_options = {k: v for k, v in entry["ray_actor_options"].items() if k != "runtime_env" or v}
+    return entry | {"ray_actor_options": actor_options}
