@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from serve_lite import checks
-from serve_lite.checks import Check, invalid, wrong
+from serve_lite.checks import Check, described, invalid, or_null, wrong
 from serve_lite.config import (
     PLACES,
     AutoscalingConfig,
@@ -33,6 +33,7 @@ STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")  #: ways to plac
 # --- checks of single options --------------------------------------------------------------------
 
 
+@described({"anyOf": [{"type": "integer", "minimum": 1}, {"const": AUTO}, {"type": "null"}]})
 def _num_replicas(value: Any, where: str, lax: bool) -> int | str | None:
     if value is None or value == AUTO:
         return value  # type: ignore[no-any-return]  # None or "auto"
@@ -52,12 +53,14 @@ def _is_word(value: Any) -> bool:
     return isinstance(value, str) and not value.strip().lstrip("+-").replace(".", "", 1).isdigit()
 
 
+@described({"type": "integer", "minimum": 1})
 def _max_ongoing(value: Any, where: str, lax: bool) -> int:
     if value is None:
         raise invalid(where, f"{where} must be non-null: an integer larger than 0.")
     return checks.integer(at_least=1)(value, where, lax)  # type: ignore[no-any-return]  # checked
 
 
+@described({"anyOf": [{"type": "integer", "minimum": 1}, {"const": -1}]})
 def _max_queued(value: Any, where: str, lax: bool) -> int:
     number = checks.integer()(value, where, lax)
     if number != -1 and number < 1:
@@ -66,6 +69,7 @@ def _max_queued(value: Any, where: str, lax: bool) -> int:
 
 
 def _record(cls: type[Any], *, none: bool) -> Check:
+    @described(lambda: or_null(cls.json_schema(), none))
     def check(value: Any, where: str, lax: bool) -> Any:
         return None if none and value is None else cls.from_value(value, where, lax)
 
@@ -75,6 +79,7 @@ def _record(cls: type[Any], *, none: bool) -> Check:
 def _as_dict(cls: type[Any], *, none: bool) -> Check:
     """Like `_record`, returning plain data that travels."""
 
+    @described(lambda: or_null(cls.json_schema(), none))
     def check(value: Any, where: str, lax: bool) -> dict[str, Any] | None:
         return None if none and value is None else cls.from_value(value, where, lax).to_dict()
 
@@ -96,6 +101,7 @@ _ACTOR_OPTIONS: Mapping[str, Check] = MappingProxyType(
 )
 
 
+@described(lambda: or_null(checks.fields_schema(_ACTOR_OPTIONS)))
 def actor_options(value: Any, where: str, lax: bool) -> dict[str, Any]:
     """Check `ray_actor_options`; returns them as given."""
     if value is None:  # as Ray does
@@ -108,6 +114,7 @@ def actor_options(value: Any, where: str, lax: bool) -> dict[str, Any]:
     return {k: checks.plain(v) for k, v in given.items()}
 
 
+@described({"enum": [*STRATEGIES, None]})
 def _strategy(value: Any, where: str, lax: bool) -> str | None:
     name: str | None = checks.text(none=True)(value, where, lax)
     if name is not None and name not in STRATEGIES:
@@ -115,11 +122,13 @@ def _strategy(value: Any, where: str, lax: bool) -> str | None:
     return name
 
 
+@described({"type": "null"})
 def _only_none(value: Any, where: str, lax: bool) -> None:
     if value is not None:
         raise invalid(where, f"{where} needs a Ray cluster; leave it out here.")
 
 
+@described({"type": ["string", "null"], "pattern": "^/([^{}]*[^{}/])?$"})
 def route_prefix(value: Any, where: str, lax: bool = False) -> str | None:
     """Check a route prefix: None, or a path that starts with "/", does not end with one, has no braces."""
     if value is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from serve_lite.checks import invalid
 from serve_lite.config import DeploymentConfig
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.options import apply_overrides, route_prefix
@@ -51,16 +52,16 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
         raise RayServeException(
             "Serve is shutting down, so nothing can be deployed. Start it again afterwards."
         )
-    _check_names(request.apps)
-    for app in request.apps:
-        route_prefix(app.route_prefix, "route_prefix")
+    _check_names(request)
+    for i, app in enumerate(request.apps):
+        route_prefix(app.route_prefix, _place(request, i, "route_prefix"))
     apps = dict(goal.apps)
     if request.replace_declarative:
         listed = {app.name for app in request.apps}
         for old in goal.apps.values():
             if old.submission.source == "declarative" and old.name not in listed:
                 apps[old.name] = _deleting(old)
-    _check_prefixes(apps, request.apps)
+    _check_prefixes(apps, request)
     revision = goal.revision + 1
     capacity = _target_capacity(goal, request)
     for submission in request.apps:
@@ -281,19 +282,27 @@ def _with_app(goal: Goal, app: AppGoal) -> Goal:
 # --- checks -------------------------------------------------------------------------------------
 
 
-def _check_names(apps: Sequence[AppSubmission]) -> None:
+def _place(request: DeployRequest, index: int, field: str) -> str:
+    """Return where a field of an application stands in the document that the request came from."""
+    is_list = request.document is not None and "applications" in request.document
+    return f"applications[{index}].{field}" if is_list else field
+
+
+def _check_names(request: DeployRequest) -> None:
     seen: set[str] = set()
-    for app in apps:
+    for i, app in enumerate(request.apps):
+        where = _place(request, i, "name")
         if not app.name:
-            raise InvalidConfigError("An application's name may not be empty.")
+            raise invalid(where, "An application's name may not be empty.")
         for name, kind in [(app.name, "application"), *((d.name, "deployment") for d in app.deployments)]:
             if _BAD_IN_NAMES.search(name):
-                raise InvalidConfigError(
+                raise invalid(
+                    where,
                     f"{name!r} cannot be the name of {'an' if kind[0] == 'a' else 'a'} {kind}: "
-                    "'#', '/' and control characters are not allowed."
+                    "'#', '/' and control characters are not allowed.",
                 )
         if app.name in seen:
-            raise InvalidConfigError(f"Two applications are called {app.name!r}; names must be unique.")
+            raise invalid(where, f"Two applications are called {app.name!r}; names must be unique.")
         seen.add(app.name)
         names = [d.name for d in app.deployments]
         double = next((name for name in names if names.count(name) > 1), None)
@@ -303,10 +312,10 @@ def _check_names(apps: Sequence[AppSubmission]) -> None:
             )
 
 
-def _check_prefixes(apps: Mapping[str, AppGoal], submissions: Sequence[AppSubmission]) -> None:
+def _check_prefixes(apps: Mapping[str, AppGoal], request: DeployRequest) -> None:
     """Refuse a prefix that another application has, or is about to have."""
     owners: dict[str, str] = {}
-    submitted = {s.name for s in submissions}
+    submitted = {s.name for s in request.apps}
     for app in apps.values():
         if app.is_deleting or app.name in submitted:
             continue
@@ -314,15 +323,17 @@ def _check_prefixes(apps: Mapping[str, AppGoal], submissions: Sequence[AppSubmis
         for prefix in (app.route_prefix, wanted):
             if prefix is not None:
                 owners[prefix] = app.name
-    for submission in submissions:
+    for i, submission in enumerate(request.apps):
         prefix = submission.route_prefix
         if prefix is None:
             continue
         if prefix in owners:
-            raise RayServeException(
+            error = RayServeException(
                 f'Prefix {prefix} is being used by application "{owners[prefix]}". Failed to deploy application '
                 f'"{submission.name}". Give it another route_prefix, or delete "{owners[prefix]}" first.'
             )
+            error.path = _place(request, i, "route_prefix")
+            raise error
         owners[prefix] = submission.name
 
 
