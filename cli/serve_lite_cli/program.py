@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 #: Each is a module of this package that has a `command` function and, optionally, a `CONTEXT`.
-COMMANDS = ("start", "run", "deploy", "build", "validate", "schema", "status", "config", "delete", "shutdown")
+COMMANDS = (
+    "start",
+    "run",
+    "deploy",
+    "build",
+    "validate",
+    "schema",
+    "diff",
+    "status",
+    "config",
+    "delete",
+    "shutdown",
+)
 
 
 def run_program(words: list[str]) -> int:

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 from serve_lite.instruments import Family
+from serve_lite.policy.diff import AppPlan
 from serve_lite.schema import ServeStatus
 from serve_lite.wire.messages import DeployReply, DeployRequest
 
@@ -29,7 +30,9 @@ class Controls(Protocol):
     """The controller, as seen from the door for operators."""
 
     async def submit(self, request: DeployRequest, /) -> DeployReply: ...
+    async def plan(self, request: DeployRequest, removed: list[str], /) -> Mapping[str, AppPlan]: ...
     async def delete(self, names: list[str], /) -> object: ...
+    def tag(self) -> str: ...
     async def wait_apps(self, names: list[str], /) -> ServeStatus: ...
     def status(self) -> ServeStatus: ...
     def details(self) -> dict[str, Any]: ...
@@ -55,14 +58,14 @@ def refused_because(error: ServeLiteError) -> JSONResponse:
     return refused(str(error), path=getattr(error, "path", "") or "")
 
 
-def answer(value: object) -> Response:
+def answer(value: object, headers: Mapping[str, str] | None = None) -> Response:
     """Return `value` as JSON; it may hold structs and enumerations, and numbers that JSON has not (as null)."""
-    return Response(msgspec.json.encode(value), media_type="application/json")
+    return Response(msgspec.json.encode(value), media_type="application/json", headers=headers)
 
 
-def accepted() -> Response:
+def accepted(headers: Mapping[str, str] | None = None) -> Response:
     """Return what Ray answers to a PUT or DELETE that worked: 200 and no body."""
-    return Response(status_code=200)
+    return Response(status_code=200, headers=headers)
 
 
 async def read_document(request: Request) -> dict[str, Any]:

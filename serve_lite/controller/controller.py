@@ -31,9 +31,10 @@ from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
-from serve_lite.exceptions import RayServeException, ServeLiteError
+from serve_lite.exceptions import InstanceError, RayServeException, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
+from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.schema import ProxyStatus, ReplicaState, ServeStatus
 from serve_lite.state import events as ev
@@ -141,6 +142,41 @@ class Controller:
         for app in request.apps:
             self._record(app.name, f"deployed as revision {goal.revision}")
         return DeployReply(revision=goal.revision)
+
+    async def plan(self, request: DeployRequest, removed: Sequence[str] = ()) -> dict[str, AppPlan]:
+        """Return what a deploy would do, by application; nothing changes. Applications with new code are built.
+
+        Args:
+            removed: applications that would be deleted with it.
+
+        Raises:
+            InvalidConfigError, RayServeException: the deploy would be refused.
+            InstanceError: no importer could be started.
+        """
+        alive = {r.deployment for r in self._observed.replicas.values()}
+        before = self._goal
+        goal = goals.accept_deploy(before, request, now=time.time(), alive=alive)
+        goal = goals.accept_delete(goal, removed)
+        for app in request.apps:
+            if goal.apps[app.name].is_building:
+                goal = await self._built(goal, app.name)
+        return compare(before, goal)
+
+    async def _built(self, goal: Goal, name: str) -> Goal:
+        """Return the goal with an application built, or with why it was not."""
+        app = goal.apps[name]
+        assert app.submission.build is not None
+        try:
+            result = await self._builder.build(app.submission.build, app.submission.environment)
+            return goals.accept_build(goal, name, app.revision, result, ())
+        except InstanceError:
+            raise
+        except ServeLiteError as error:
+            return goals.reject_build(goal, name, app.revision, describe(error))
+
+    def tag(self) -> str:
+        """Return a text that changes with every change of what is wanted: the instance and its revision."""
+        return f"{self.node_id}-{self._goal.revision}"
 
     async def delete(self, names: Sequence[str]) -> None:
         """Take applications out of the goal; unknown names are passed over. `wait_apps` waits for their end."""

@@ -37,6 +37,10 @@ from serve_lite.wire.messages import DeployRequest
 _BAD_IN_NAMES = re.compile(r"[#/\x00-\x1f\x7f]")
 
 
+class StaleRevisionError(RayServeException):
+    """The goal has changed since the client looked at it. Look again, then decide."""
+
+
 def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Collection[DeploymentId]) -> Goal:
     """Return the goal after a deploy.
 
@@ -47,7 +51,13 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
     Raises:
         InvalidConfigError: a name, prefix or override is wrong.
         RayServeException: a route prefix is taken, or the instance is shutting down.
+        StaleRevisionError: the request asks for another revision than the present one.
     """
+    if request.if_revisions is not None and goal.revision not in request.if_revisions:
+        raise StaleRevisionError(
+            f"The configuration has changed meanwhile: it is at revision {goal.revision}. "
+            "Get it again, and repeat the change."
+        )
     if goal.is_shutting_down:
         raise RayServeException(
             "Serve is shutting down, so nothing can be deployed. Start it again afterwards."
@@ -72,7 +82,7 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
         goal,
         revision=revision,
         apps=apps,
-        document=request.document if request.replace_declarative else goal.document,
+        document=_document(goal, request),
         target_capacity=capacity,
     )
 
@@ -337,8 +347,27 @@ def _check_prefixes(apps: Mapping[str, AppGoal], request: DeployRequest) -> None
         owners[prefix] = submission.name
 
 
+def _document(goal: Goal, request: DeployRequest) -> dict[str, Any] | None:
+    """Return the document in force after the request."""
+    if request.merge and request.document is not None:
+        return merged(goal.document, request.document)
+    return request.document if request.replace_declarative else goal.document
+
+
+def merged(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document with what `new` gives, and the applications of `old` that it does not name."""
+    if old is None:
+        return dict(new)
+    if "applications" not in old:  # a single application, of the older kind
+        old = {"applications": [{k: v for k, v in old.items() if k not in ("host", "port")}]}
+    apps = {app.get("name", "default"): app for app in (*old["applications"], *new["applications"])}
+    return {**old, **new, "applications": list(apps.values())}
+
+
 def _target_capacity(goal: Goal, request: DeployRequest) -> float | None:
-    if not request.replace_declarative or request.document is None:
+    if not (request.replace_declarative or request.merge) or request.document is None:
+        return goal.target_capacity
+    if request.merge and "target_capacity" not in request.document:
         return goal.target_capacity
     capacity = request.document.get("target_capacity")
     return None if capacity is None else float(capacity)

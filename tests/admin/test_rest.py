@@ -11,6 +11,7 @@ import pytest
 
 from serve_lite.admin.app import build_app
 from serve_lite.exceptions import InvalidConfigError, RayServeException
+from serve_lite.policy.diff import AppPlan
 from serve_lite.schema import (
     ApplicationStatus,
     ApplicationStatusOverview,
@@ -47,6 +48,12 @@ class RememberingController:
             self.apps[app.name] = ApplicationStatusOverview(status=ApplicationStatus.RUNNING)
             self.configs[app.name] = app.document
         return DeployReply(revision=len(self.requests))
+
+    async def plan(self, request: DeployRequest, removed: list[str], /) -> dict[str, AppPlan]:
+        return {app.name: AppPlan(action="create") for app in request.apps}
+
+    def tag(self) -> str:
+        return f"node-{len(self.requests)}"
 
     async def delete(self, names: list[str], /) -> None:
         self.deleted += names
@@ -269,7 +276,7 @@ async def test_an_unknown_path_is_404_as_json(path: str, client: httpx.AsyncClie
     assert path in answer.json()["error"]
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "OPTIONS"])
 async def test_an_unknown_method_is_405_and_tells_the_right_ones(
     method: str, client: httpx.AsyncClient
 ) -> None:
