@@ -11,18 +11,9 @@ import typer
 
 #: Each is a module of this package that has a `command` function and, optionally, a `CONTEXT`.
 COMMANDS = (
-    "start",
-    "run",
-    "deploy",
-    "build",
-    "validate",
-    "schema",
-    "diff",
-    "status",
-    "config",
-    "delete",
-    "shutdown",
-)
+    "start", "run", "deploy", "build", "validate", "schema", "diff", "scale", "history", "rollback", "status", "logs",
+    "events", "config", "delete", "shutdown",
+)  # fmt: skip
 
 
 def run_program(words: list[str]) -> int:

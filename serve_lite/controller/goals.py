@@ -41,6 +41,14 @@ class StaleRevisionError(RayServeException):
     """The goal has changed since the client looked at it. Look again, then decide."""
 
 
+class UnknownNameError(RayServeException):
+    """There is no such application, deployment or revision."""
+
+
+class NotScalableError(RayServeException):
+    """The number of replicas is not for this caller to set, or not now."""
+
+
 def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Collection[DeploymentId]) -> Goal:
     """Return the goal after a deploy.
 
@@ -117,6 +125,74 @@ def accept_delete(goal: Goal, names: Iterable[str]) -> Goal:
     if not gone:
         return goal
     return msgspec.structs.replace(goal, revision=goal.revision + 1, apps={**goal.apps, **gone})
+
+
+def accept_scale(goal: Goal, deployment: DeploymentId, target: int, *, is_manual: bool) -> Goal:
+    """Return the goal with another number of replicas of one deployment, until the next deploy says otherwise.
+
+    Args:
+        is_manual: the user asks, not a scaler that the application has to allow (`external_scaler_enabled`).
+
+    Raises:
+        UnknownNameError: there is no such deployment.
+        NotScalableError: it is being deleted or built, scales by itself, or allows no scaler.
+    """
+    app = goal.apps.get(deployment.app_name)
+    old = next((d for d in app.deployments if d.id == deployment), None) if app is not None else None
+    if app is None or old is None:
+        raise UnknownNameError(f"There is no deployment {deployment.name!r} in {deployment.app_name!r}.")
+    if app.is_deleting:
+        raise NotScalableError("Deployment is deleted")
+    if app.is_building:
+        raise NotScalableError(f"Application {app.name!r} is just being built; scale it when that is done.")
+    if old.config.autoscaling_config is not None:
+        raise NotScalableError(
+            f"Deployment {deployment.name!r} has an autoscaling_config, which decides how many replicas it has. "
+            "Change its min_replicas and max_replicas, or give it num_replicas instead."
+        )
+    if not is_manual and not (app.submission.document or {}).get("external_scaler_enabled", False):
+        raise NotScalableError(
+            f"Application {app.name!r} takes no external scaler: set external_scaler_enabled in its config."
+        )
+    revision = goal.revision + 1
+    new = msgspec.structs.replace(old, target=target)
+    deployments = tuple(new if d is old else d for d in app.deployments)
+    scaled = msgspec.structs.replace(app, revision=revision, deployments=deployments)
+    return msgspec.structs.replace(_with_app(goal, scaled), revision=revision)
+
+
+def accept_rollback(goal: Goal, past: AppGoal, *, now: float, alive: Collection[DeploymentId]) -> Goal:
+    """Return the goal with an application as it was at an earlier revision, built parts included.
+
+    What it imports is imported as it is today: revisions keep configuration and arguments, not files.
+
+    Raises:
+        RayServeException: its route prefix is taken meanwhile, or the instance is shutting down.
+    """
+    if goal.is_shutting_down:
+        raise RayServeException("Serve is shutting down, so nothing can be rolled back.")
+    wanted = msgspec.structs.replace(past.submission, route_prefix=past.route_prefix)
+    _check_prefixes(goal.apps, DeployRequest(apps=[wanted]))
+    present = goal.apps.get(past.name)
+    running = (*present.retired, *present.deployments) if present is not None else ()
+    names = {d.id.name for d in past.deployments}
+    left_out = {d.id.name: d for d in running if d.id.name not in names and d.id in alive}
+    revision = goal.revision + 1
+    app = msgspec.structs.replace(
+        past,
+        revision=revision,
+        deployed_at=now,
+        retired=tuple(left_out.values()),
+        is_building=False,
+        build_error="",
+        is_deleting=False,
+    )
+    document = goal.document
+    if document is not None and past.submission.document is not None:
+        is_list = "applications" in document
+        part = past.submission.document
+        document = merged(document, {"applications": [part]}) if is_list else part
+    return msgspec.structs.replace(_with_app(goal, app), revision=revision, document=document)
 
 
 def accept_shutdown(goal: Goal) -> Goal:

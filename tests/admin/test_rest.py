@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from serve_lite.admin.app import build_app
+from serve_lite.controller.store import EventRow
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.policy.diff import AppPlan
 from serve_lite.schema import (
@@ -20,6 +21,7 @@ from serve_lite.schema import (
     DeploymentStatusTrigger,
     ServeStatus,
 )
+from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.messages import DeployReply, DeployRequest
 
 V1, V2 = "/api/serve/deployments/", "/api/serve/applications/"
@@ -51,6 +53,18 @@ class RememberingController:
 
     async def plan(self, request: DeployRequest, removed: list[str], /) -> dict[str, AppPlan]:
         return {app.name: AppPlan(action="create") for app in request.apps}
+
+    async def scale(self, deployment: DeploymentId, target: int, is_manual: bool, /) -> None:
+        raise AssertionError("asked of real instances only")
+
+    async def events(self, limit: int, /) -> list[EventRow]:
+        return []
+
+    async def history(self, name: str, /) -> list[dict[str, Any]]:
+        return []
+
+    async def rollback(self, name: str, revision: int | None, /) -> DeployReply:
+        raise AssertionError("asked of real instances only")
 
     def tag(self) -> str:
         return f"node-{len(self.requests)}"
