@@ -403,5 +403,5 @@ def config_to_document(config: DeploymentConfig, name: str) -> dict[str, Any]:
         del entry["user_config"]
     if config.autoscaling_config is not None and config.autoscaling_config.policy == AutoscalingPolicy():
         del entry["autoscaling_config"]["policy"]
-    actor_options = {k: v for k, v in entry["ray_actor_options"].items() if k != "runtime_env" or v}
-    return entry | {"ray_actor_options": actor_options}
+    # As given: with Ray's defaults filled in, replicas would count as other ones.
+    return entry | {"ray_actor_options": dict(config.ray_actor_options)}

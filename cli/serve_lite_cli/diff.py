@@ -64,6 +64,7 @@ def lines_of(plans: dict[str, Any]) -> list[str]:
 
 def _words(plan: dict[str, Any]) -> str:
     before, after = plan["replicas_before"], plan["replicas_after"]
-    number = f"{before} -> {after} replicas" if before != after else f"{after} replicas"
+    noun = "replica" if after == 1 else "replicas"
+    number = f"{before} -> {after} {noun}" if before != after else f"{after} {noun}"
     changed = f"; changed: {', '.join(plan['changed'])}" if plan["changed"] else ""
     return f"{plan['action']} ({MEANINGS[plan['action']]}); {number}{changed}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import os
+import re
 import select
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,10 @@ from serve_lite_cli.rest import APPLICATIONS
 
 #: How long to wait for new output where the system cannot tell (no inotify).
 LOOK_EVERY_S = 0.25
+
+
+#: When a line was written: near its beginning, as our own text and JSON formats have it, and most others.
+TIME = re.compile(r"^.{0,40}?(?P<day>\d{4}-\d\d-\d\d)[ T](?P<time>\d\d:\d\d:\d\d)")
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,9 +99,8 @@ def command(
     # Made before the past is read, so that no line is lost in between.
     follower = LogFollower(folder, apps, show) if follow else None
     try:
-        for source in sources:
-            for line in last_lines(source.path, lines):
-                show(source.label, line)
+        for label, line in merged(sources, lines):
+            show(label, line)
         if follower is not None:
             follow_until_interrupted(follower)
     finally:
@@ -115,6 +120,29 @@ def sources_in(details: dict[str, Any]) -> Iterator[Source]:
                         replica=replica["replica_id"],
                         path=replica["log_file_path"],
                     )
+
+
+def merged(sources: Sequence[Source], count: int) -> Iterator[tuple[str, str]]:
+    """Return the last lines of each replica with its label, in the order of their times.
+
+    A line without a time stays behind the one before it. Times are compared as they are written, so replicas that
+    write them in different zones are not in order.
+    """
+    streams = [
+        [(at, source.label, line) for at, line in timed(last_lines(source.path, count))] for source in sources
+    ]
+    for _, label, line in heapq.merge(*streams, key=lambda entry: entry[0]):
+        yield label, line
+
+
+def timed(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Return each line with its time, never earlier than that of the line before it; "" while there is none."""
+    latest = ""
+    for line in lines:
+        found = TIME.search(line)
+        if found:
+            latest = max(latest, f"{found['day']} {found['time']}")
+        yield latest, line
 
 
 def last_lines(path: str, count: int) -> list[str]:

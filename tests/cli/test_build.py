@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -101,6 +102,16 @@ async def test_what_is_built_deploys_as_it_is(graph: Cli) -> None:
     assert await graph.until_settled("app1") == "RUNNING"
     url = re.search(r"HTTP +(http\S+)", (await graph("start")).out)[1]  # type: ignore[index]
     assert await text_of(url) == "hello you"
+
+
+async def test_what_is_built_is_what_the_code_says_anyway(graph: Cli) -> None:
+    await graph.start()
+    document = read((await graph("build", "graph:app")).out)
+    del document["logging_config"]
+    bare = {**document, "applications": [{**document["applications"][0], "deployments": []}]}
+    assert (await graph("deploy", graph.write("bare.yaml", json.dumps(bare)), "--wait")).code == 0
+    plans = json.loads((await graph("diff", graph.write("full.yaml", json.dumps(document)), "--json")).out)
+    assert plans["app1"]["action"] == "nothing", plans
 
 
 async def test_the_folder_of_the_code_is_named_where_the_file_lies_elsewhere(graph: Cli) -> None:

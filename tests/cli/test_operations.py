@@ -6,11 +6,13 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 
+from serve_lite_cli.logs import Source, merged
 from tests.cli.commands import Cli, text_of
 from tests.cli.test_instance_commands import TWO_APPS
 from tests.instances import DEADLINE_S
@@ -162,6 +164,26 @@ async def test_logs_of_all_replicas_or_of_those_asked_for(cli: Cli) -> None:
     assert (await cli("logs", "--app", "one", "-n", "0")).out == ""
     for words in (["--app", "none"], ["--replica", "none"], ["--deployment", "none"]):
         assert (await cli("logs", *words)).code == 1
+
+
+def test_lines_of_several_replicas_are_merged_by_their_times(tmp_path: Path) -> None:
+    def source(name: str, *lines: str) -> Source:
+        path = tmp_path / name
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return Source(app="a", deployment="D", replica=name, path=str(path))
+
+    one = source(
+        "1", "starting", "INFO 2026-01-02 03:04:05,100 x", "  more", "INFO 2026-01-02 03:04:09,000 y"
+    )
+    two = source("2", '{"asctime": "2026-01-02T03:04:07.000Z"}', "plain", "2026-01-02 03:04:08 z")
+    lines = [(label[-1], line[:5]) for label, line in merged([one, two], 100)]
+    assert lines == [
+        ("1", "start"), ("1", "INFO "), ("1", "  mor"), ("2", '{"asc'), ("2", "plain"), ("2", "2026-"), ("1", "INFO "),
+    ]  # fmt: skip
+    assert [line for _, line in merged([one, two], 1)] == [
+        "2026-01-02 03:04:08 z",
+        "INFO 2026-01-02 03:04:09,000 y",
+    ]
 
 
 async def test_logs_are_followed_until_interrupted(cli: Cli) -> None:
