@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from types import FrameType
 from typing import Any, Protocol, TypeVar
@@ -22,11 +22,48 @@ from serve_lite.exceptions import InvalidConfigError
 
 E = TypeVar("E", bound=Enum)
 
+#: A JSON Schema, or how to make it where that is only worth it when somebody asks.
+Described = dict[str, Any] | Callable[[], dict[str, Any]]
+
 
 class Check(Protocol):
     """Returns the value, made clean, or raises `InvalidConfigError` that names `where`."""
 
     def __call__(self, value: Any, where: str, lax: bool) -> Any: ...
+
+
+C = TypeVar("C", bound=Check)
+
+
+def described(schema: Described) -> Callable[[C], C]:
+    """Mark a check with the JSON Schema of what it takes in documents. It may take more, and never less."""
+
+    def mark(check: C) -> C:
+        vars(check)["json_schema"] = schema
+        return check
+
+    return mark
+
+
+def schema_of(check: Check) -> dict[str, Any]:
+    """Return the JSON Schema of what a check takes; everything if it does not say."""
+    schema: Described = getattr(check, "json_schema", {})
+    return schema() if callable(schema) else schema
+
+
+def or_null(schema: dict[str, Any], none: bool = True) -> dict[str, Any]:
+    """Return the schema, or one that takes null too."""
+    return {"anyOf": [schema, {"type": "null"}]} if none else schema
+
+
+def fields_schema(fields: Mapping[str, Check], **more: Any) -> dict[str, Any]:
+    """Return the schema of a mapping with these keys and no others."""
+    return {
+        "type": "object",
+        "properties": {name: schema_of(check) for name, check in fields.items()},
+        "additionalProperties": False,
+        **more,
+    }
 
 
 class ConfigTypeError(InvalidConfigError, TypeError):
@@ -95,6 +132,7 @@ def integer(*, at_least: int | None = None, at_most: int | None = None, none: bo
     """Whole numbers in a range; 3.0 is 3, True is refused."""
     expected = _range("an integer", at_least=at_least, at_most=at_most, none=none)
 
+    @described(_number_schema("integer", none, minimum=at_least, maximum=at_most))
     def check(value: Any, where: str, lax: bool) -> int | None:
         if value is None and none:
             return None
@@ -119,6 +157,7 @@ def real(
     """Finite numbers in a range, as float."""
     expected = _range("a number", at_least=at_least, above=above, at_most=at_most, none=none)
 
+    @described(_number_schema("number", none, minimum=at_least, exclusiveMinimum=above, maximum=at_most))
     def check(value: Any, where: str, lax: bool) -> float | None:
         if value is None and none:
             return None
@@ -137,6 +176,7 @@ def text(*, none: bool = False, empty: bool = True) -> Check:
     """Strings."""
     expected = "a string" + ("" if empty else " that is not empty") + (" or null" if none else "")
 
+    @described({"type": ["string", "null"] if none else "string", **({} if empty else {"minLength": 1})})
     def check(value: Any, where: str, lax: bool) -> str | None:
         if value is None and none:
             return None
@@ -149,6 +189,7 @@ def text(*, none: bool = False, empty: bool = True) -> Check:
     return check
 
 
+@described({"type": "boolean"})
 def flag(value: Any, where: str, lax: bool) -> bool:
     """True or False; "true" and "false" where text is allowed."""
     if isinstance(value, bool):
@@ -162,6 +203,7 @@ def one_of(members: type[E]) -> Check:
     """A member of an enumeration, or its value as a string."""
     expected = "one of " + ", ".join(repr(m.value) for m in members)
 
+    @described({"enum": [m.value for m in members]})
     def check(value: Any, where: str, lax: bool) -> E:
         if isinstance(value, members):
             return value
@@ -178,6 +220,7 @@ def one_of(members: type[E]) -> Check:
 def list_of(item: Check, *, none: bool = False) -> Check:
     """Lists (or tuples) whose items pass `item`."""
 
+    @described(lambda: or_null({"type": "array", "items": schema_of(item)}, none))
     def check(value: Any, where: str, lax: bool) -> list[Any] | None:
         if value is None and none:
             return None
@@ -192,6 +235,7 @@ def either(*members: int) -> Check:
     """One of a few whole numbers."""
     expected = " or ".join(str(m) for m in members)
 
+    @described({"enum": list(members)})
     def check(value: Any, where: str, lax: bool) -> int:
         number = integer()(value, where, lax)
         if number not in members:
@@ -204,6 +248,11 @@ def either(*members: int) -> Check:
 def mapping_of(item: Check | None = None, *, none: bool = False) -> Check:
     """Dicts with string keys whose values pass `item`."""
 
+    @described(
+        lambda: or_null(
+            {"type": "object", **({} if item is None else {"additionalProperties": schema_of(item)})}, none
+        )
+    )
     def check(value: Any, where: str, lax: bool) -> dict[str, Any] | None:
         if value is None and none:
             return None
@@ -301,6 +350,11 @@ def _as_number(value: Any, lax: bool) -> float | int | None:
     return None
 
 
+def _number_schema(kind: str, none: bool, **bounds: float | None) -> dict[str, Any]:
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    return {"type": [kind, "null"] if none else kind, **given}
+
+
 def _range(
     kind: str,
     *,
@@ -322,6 +376,7 @@ def _range(
 # --- checks of names of code ---------------------------------------------------------------------
 
 
+@described({"type": "string", "pattern": r"^([^\s:]+:[^\s:]+|[^\s:]+\.[^\s:.]+)$"})
 def import_path(value: Any, where: str, lax: bool = False) -> str:
     """Check an import path: `module:attribute`, or `module.attribute`."""
     text()(value, where, lax)
@@ -335,6 +390,7 @@ def import_path(value: Any, where: str, lax: bool = False) -> str:
     return str(value)
 
 
+@described(lambda: schema_of(import_path))
 def importable(value: Any, where: str, lax: bool = False) -> str:
     """A class or function as its import path, or an import path as it is.
 

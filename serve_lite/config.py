@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import msgspec
 
 from serve_lite import checks
-from serve_lite.checks import Check, ConfigTypeError, invalid
+from serve_lite.checks import Check, ConfigTypeError, described, invalid, or_null
 from serve_lite.cluster_only import (
     DeploymentActorConfig,
     GangPlacementStrategy,
@@ -97,6 +97,17 @@ class Checked(msgspec.Struct, kw_only=True):
             made._advise()
         return made
 
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON Schema of a document's part that becomes such a record, defaults included."""
+        fields = {name: cls._checks.get(name, checks.anything) for name in cls.__struct_fields__}
+        schema = checks.fields_schema(fields, description=(cls.__doc__ or "").split("\n", maxsplit=1)[0])
+        for field in msgspec.structs.fields(cls):
+            if field.default is not msgspec.NODEFAULT:
+                default = msgspec.to_builtins(field.default)
+                schema["properties"][field.name] = schema["properties"][field.name] | {"default": default}
+        return schema
+
     def to_dict(self) -> dict[str, Any]:
         """Return every field as JSON-like data."""
         return {f: msgspec.to_builtins(getattr(self, f)) for f in self.__struct_fields__}
@@ -170,10 +181,12 @@ class DeploymentMode(enum.StrEnum):
     FixedNumber = "FixedNumber"
 
 
+@described({"enum": [*ProxyLocation, "NoServer", "FixedNumber", None]})
 def _location(value: Any, where: str, lax: bool) -> ProxyLocation | None:
     return None if value is None else ProxyLocation.from_value(value)
 
 
+@described({"type": "array", "maxItems": 0})
 def _no_middlewares(value: Any, where: str, lax: bool) -> list[Any]:
     if checks.list_of(checks.anything)(value, where, lax):
         raise invalid(where, f"{where} is not supported; add the middleware to your ASGI app.")
@@ -265,11 +278,21 @@ class gRPCOptions(Checked, kw_only=True):  # noqa: N801  (Ray Serve's name)
         return found
 
 
+@described({"type": "object", "propertyNames": {"minLength": 1}, "additionalProperties": {"type": "string"}})
 def _variables(value: Any, where: str, lax: bool) -> dict[str, str]:
     variables: dict[str, str] = checks.mapping_of(checks.text())(value, where, lax)
     if "" in variables:
         raise invalid(where, f"{where} has a variable without a name; give each one a name.")
     return variables
+
+
+@described(lambda: or_null(checks.fields_schema({"env_vars": _variables})))
+def _controller_env(value: Any, where: str, lax: bool) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    return checks.check_fields(
+        value, {"env_vars": _variables}, where, lax, thing="the controller's runtime_env"
+    )
 
 
 class ControllerOptions(Checked, kw_only=True):
@@ -278,15 +301,7 @@ class ControllerOptions(Checked, kw_only=True):
     runtime_env: dict[str, Any] | None = None
 
     _thing: ClassVar[str] = "controller options"
-    _checks: ClassVar[Mapping[str, Check]] = {
-        "runtime_env": lambda value, where, lax: (
-            None
-            if value is None
-            else checks.check_fields(
-                value, {"env_vars": _variables}, where, lax, thing="the controller's runtime_env"
-            )
-        )
-    }
+    _checks: ClassVar[Mapping[str, Check]] = {"runtime_env": _controller_env}
 
 
 # --- logs and traces -----------------------------------------------------------------------------
@@ -316,6 +331,8 @@ _RECORD_ATTRIBUTES = frozenset(
 )
 
 
+# The second alternative takes other spellings, and lets an editor offer the first.
+@described({"anyOf": [{"enum": list(_LEVELS)}, {"type": ["string", "integer"]}]})
 def _level(value: Any, where: str, lax: bool) -> str:
     if isinstance(value, str) and value.upper() in _LEVELS:
         return value.upper()
@@ -326,6 +343,7 @@ def _level(value: Any, where: str, lax: bool) -> str:
     raise checks.wrong(value, where, "a level that the logging module knows, such as 'INFO'")
 
 
+@described({"type": "array", "items": {"enum": sorted(_RECORD_ATTRIBUTES)}})
 def _record_attributes(value: Any, where: str, lax: bool) -> list[str]:
     names = checks.list_of(checks.text(empty=False))(value, where, lax)
     for name in names:
@@ -353,6 +371,11 @@ class LoggingConfig(Checked, kw_only=True):
     }
 
 
+@described({"type": "string"})
+def _exporter(value: Any, where: str, lax: bool) -> str:
+    return "" if value == "" else checks.import_path(value, where, lax)
+
+
 class TracingConfig(Checked, kw_only=True):
     """How spans are exported."""
 
@@ -363,9 +386,7 @@ class TracingConfig(Checked, kw_only=True):
     _thing: ClassVar[str] = "a tracing config"
     _checks: ClassVar[Mapping[str, Check]] = {
         "enabled": checks.flag,
-        "exporter_import_path": lambda value, where, lax: (
-            value if value == "" else checks.import_path(value, where, lax)
-        ),
+        "exporter_import_path": _exporter,
         "sampling_ratio": checks.real(at_least=0, at_most=1),
     }
 
@@ -381,16 +402,32 @@ class AggregationFunction(enum.StrEnum):
     MIN = "min"
 
 
+@described({"anyOf": [{"enum": list(AggregationFunction)}, {"type": "string"}]})
 def _aggregation(value: Any, where: str, lax: bool) -> AggregationFunction:
     folded = value.lower() if isinstance(value, str) else value
     return checks.one_of(AggregationFunction)(folded, where, lax)  # type: ignore[no-any-return]  # checked
 
 
+@described(lambda: checks.schema_of(checks.import_path))
 def _policy_function(value: Any, where: str, lax: bool) -> str:
     path = checks.importable(value, where, lax)
     return DEFAULT_POLICY if path == RAYS_DEFAULT_POLICY else path
 
 
+@described({"type": "object"})
+def _arguments(value: Any, where: str, lax: bool) -> Any:
+    return checks.json_value(checks.mapping_of()(value, where, lax), where, lax)
+
+
+@described(
+    lambda: {
+        "anyOf": [
+            AutoscalingPolicy.json_schema(),
+            checks.schema_of(checks.import_path),
+            {"type": "null"},
+        ]
+    }
+)
 def _policy(value: Any, where: str, lax: bool) -> AutoscalingPolicy:
     if value is None:
         return AutoscalingPolicy()
@@ -413,9 +450,7 @@ class AutoscalingPolicy(  # type: ignore[misc]  # a frozen struct may extend one
     _thing: ClassVar[str] = "an autoscaling policy"
     _checks: ClassVar[Mapping[str, Check]] = {
         "policy_function": _policy_function,
-        "policy_kwargs": lambda value, where, lax: checks.json_value(
-            checks.mapping_of()(value, where, lax), where, lax
-        ),
+        "policy_kwargs": _arguments,
     }
 
 
@@ -543,6 +578,7 @@ _OLD_SCALING: Mapping[str, str] = {
 }
 
 
+@described(lambda: checks.schema_of(checks.import_path))
 def _router_class(value: Any, where: str, lax: bool) -> str:
     path = checks.importable(value, where, lax)
     if not isinstance(value, str) and not (isinstance(value, type) and hasattr(value, "choose_replicas")):
@@ -566,9 +602,7 @@ class RequestRouterConfig(Checked, kw_only=True):
     _thing: ClassVar[str] = "a request router config"
     _checks: ClassVar[Mapping[str, Check]] = {
         "request_router_class": _router_class,
-        "request_router_kwargs": lambda value, where, lax: checks.json_value(
-            checks.mapping_of()(value, where, lax), where, lax
-        ),
+        "request_router_kwargs": _arguments,
         "request_routing_stats_period_s": checks.real(above=0),
         "request_routing_stats_timeout_s": checks.real(above=0),
         "initial_backoff_s": checks.real(at_least=0),

@@ -50,6 +50,8 @@ class ServeLiteError(Exception):
 class RayServeException(ServeLiteError):
     """A Serve call was used in a wrong place or way. The message says which, and what to do instead."""
 
+    path: str = ""  #: where in the configuration document, if it is about one
+
 
 ServeException = RayServeException
 

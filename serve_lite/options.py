@@ -3,7 +3,7 @@
 `canonical` checks what somebody gave (a decorator, `.options()`, an entry of a config file) and
 returns it under today's names. `apply_overrides` lays such options over a `DeploymentConfig`, one
 whole option at a time, and is the only way a `DeploymentConfig` comes to be. `config_to_dict` shows
-one as REST does.
+one as REST does, `config_to_document` as a config file has it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from serve_lite import checks
-from serve_lite.checks import Check, invalid, wrong
+from serve_lite.checks import Check, described, invalid, or_null, wrong
 from serve_lite.config import (
     PLACES,
     AutoscalingConfig,
+    AutoscalingPolicy,
     BackpressureConfig,
     DeploymentConfig,
     LoggingConfig,
@@ -32,6 +33,7 @@ STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")  #: ways to plac
 # --- checks of single options --------------------------------------------------------------------
 
 
+@described({"anyOf": [{"type": "integer", "minimum": 1}, {"const": AUTO}, {"type": "null"}]})
 def _num_replicas(value: Any, where: str, lax: bool) -> int | str | None:
     if value is None or value == AUTO:
         return value  # type: ignore[no-any-return]  # None or "auto"
@@ -51,12 +53,14 @@ def _is_word(value: Any) -> bool:
     return isinstance(value, str) and not value.strip().lstrip("+-").replace(".", "", 1).isdigit()
 
 
+@described({"type": "integer", "minimum": 1})
 def _max_ongoing(value: Any, where: str, lax: bool) -> int:
     if value is None:
         raise invalid(where, f"{where} must be non-null: an integer larger than 0.")
     return checks.integer(at_least=1)(value, where, lax)  # type: ignore[no-any-return]  # checked
 
 
+@described({"anyOf": [{"type": "integer", "minimum": 1}, {"const": -1}]})
 def _max_queued(value: Any, where: str, lax: bool) -> int:
     number = checks.integer()(value, where, lax)
     if number != -1 and number < 1:
@@ -65,6 +69,7 @@ def _max_queued(value: Any, where: str, lax: bool) -> int:
 
 
 def _record(cls: type[Any], *, none: bool) -> Check:
+    @described(lambda: or_null(cls.json_schema(), none))
     def check(value: Any, where: str, lax: bool) -> Any:
         return None if none and value is None else cls.from_value(value, where, lax)
 
@@ -74,6 +79,7 @@ def _record(cls: type[Any], *, none: bool) -> Check:
 def _as_dict(cls: type[Any], *, none: bool) -> Check:
     """Like `_record`, returning plain data that travels."""
 
+    @described(lambda: or_null(cls.json_schema(), none))
     def check(value: Any, where: str, lax: bool) -> dict[str, Any] | None:
         return None if none and value is None else cls.from_value(value, where, lax).to_dict()
 
@@ -95,6 +101,7 @@ _ACTOR_OPTIONS: Mapping[str, Check] = MappingProxyType(
 )
 
 
+@described(lambda: or_null(checks.fields_schema(_ACTOR_OPTIONS)))
 def actor_options(value: Any, where: str, lax: bool) -> dict[str, Any]:
     """Check `ray_actor_options`; returns them as given."""
     if value is None:  # as Ray does
@@ -107,6 +114,7 @@ def actor_options(value: Any, where: str, lax: bool) -> dict[str, Any]:
     return {k: checks.plain(v) for k, v in given.items()}
 
 
+@described({"enum": [*STRATEGIES, None]})
 def _strategy(value: Any, where: str, lax: bool) -> str | None:
     name: str | None = checks.text(none=True)(value, where, lax)
     if name is not None and name not in STRATEGIES:
@@ -114,11 +122,13 @@ def _strategy(value: Any, where: str, lax: bool) -> str | None:
     return name
 
 
+@described({"type": "null"})
 def _only_none(value: Any, where: str, lax: bool) -> None:
     if value is not None:
         raise invalid(where, f"{where} needs a Ray cluster; leave it out here.")
 
 
+@described({"type": ["string", "null"], "pattern": "^/([^{}]*[^{}/])?$"})
 def route_prefix(value: Any, where: str, lax: bool = False) -> str | None:
     """Check a route prefix: None, or a path that starts with "/", does not end with one, has no braces."""
     if value is None:
@@ -373,3 +383,25 @@ def config_to_dict(config: DeploymentConfig, name: str | None = None) -> dict[st
     if config.logging_config is not None:
         shown["logging_config"] = config.logging_config
     return shown | {k: v for k, v in config.accepted.items() if k != "route_prefix"}
+
+
+def config_to_document(config: DeploymentConfig, name: str) -> dict[str, Any]:
+    """Return the effective options as an entry of a document's `deployments`, under today's names.
+
+    An option is left out where it has no value of its own: what a document does not give stays as the code has it.
+    """
+    entry = config_to_dict(config, name)
+    for only_shown in ("max_concurrent_queries", "is_driver_deployment"):
+        if only_shown not in config.accepted:
+            del entry[only_shown]
+    for unset in ("max_surge_percent", "sync_threads"):
+        if entry[unset] is None:
+            del entry[unset]
+    if config.request_router_config is None:
+        del entry["request_router_config"]
+    if isinstance(config.user_config, bytes):  # no document can hold it
+        del entry["user_config"]
+    if config.autoscaling_config is not None and config.autoscaling_config.policy == AutoscalingPolicy():
+        del entry["autoscaling_config"]["policy"]
+    # As given: with Ray's defaults filled in, replicas would count as other ones.
+    return entry | {"ray_actor_options": dict(config.ray_actor_options)}

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from serve_lite import checks
-from serve_lite.checks import Check, invalid, wrong
+from serve_lite.checks import Check, described, invalid, or_null, wrong
 from serve_lite.config import (
     PLACES,
     AutoscalingPolicy,
@@ -453,25 +453,29 @@ def _checked(parse: Callable[[Any], T], document: Any) -> T:
 
 
 def _struct(cls: type[Checked], *, none: bool = False) -> Check:
+    @described(lambda: or_null(cls.json_schema(), none))
     def check(value: Any, where: str, lax: bool) -> Any:
         return None if none and value is None else cls.from_value(value, where, lax=False)
 
     return check
 
 
+@described({"enum": [*ProxyLocation, "NoServer", "FixedNumber"]})
 def _location(value: Any, where: str, lax: bool) -> ProxyLocation:
     if not isinstance(value, str):
         raise wrong(value, where, "a string")
     return ProxyLocation.from_value(value)
 
 
+@described({"type": "array", "items": {"$ref": "#/$defs/application"}})
 def _applications(value: Any, where: str, lax: bool) -> tuple[ServeApplicationSchema, ...]:
     if not isinstance(value, list):
         raise wrong(value, where, "a list of applications")
     return tuple(_application(entry, f"{where}[{i}]", single=False) for i, entry in enumerate(value))
 
 
-_DEPLOY_FIELDS: Mapping[str, Check] = {
+#: What a document may hold at its top.
+DEPLOY_FIELDS: Mapping[str, Check] = {
     "proxy_location": _location,
     "http_options": _struct(HTTPOptionsSchema),
     "grpc_options": _struct(gRPCOptionsSchema),
@@ -491,7 +495,7 @@ def _deploy_schema(document: Any) -> ServeDeploySchema:
         )
     fields = checks.check_fields(
         document,
-        _DEPLOY_FIELDS,
+        DEPLOY_FIELDS,
         "",
         False,
         thing="the document",
@@ -524,12 +528,14 @@ def _refuse_duplicates(applications: Collection[ServeApplicationSchema]) -> None
 # --- one application -----------------------------------------------------------------------------
 
 
+@described({"type": "string", "minLength": 1})
 def _app_name(value: Any, where: str, lax: bool) -> str:
     if value == "":
         raise invalid(where, f"{where} is empty; application names must be nonempty.")
     return checks.text()(value, where, lax)  # type: ignore[no-any-return]  # checked
 
 
+@described({"type": "array", "items": {"$ref": "#/$defs/deployment"}})
 def _deployments(value: Any, where: str, lax: bool) -> tuple[DeploymentSchema, ...]:
     if not isinstance(value, list):
         raise wrong(value, where, "a list of deployments")
@@ -553,7 +559,13 @@ def _deployment(entry: Any, where: str) -> DeploymentSchema:
     return DeploymentSchema(name=name, configured=options, submitted=dict(entry))
 
 
-_APPLICATION_FIELDS: Mapping[str, Check] = {
+@described(lambda: or_null(AutoscalingPolicy.json_schema()))
+def _app_policy(value: Any, where: str, lax: bool) -> dict[str, Any] | None:
+    return None if value is None else AutoscalingPolicy.from_value(value, where, lax).to_dict()
+
+
+#: What an application of a document may hold; `host` and `port` only where it is the whole document.
+APPLICATION_FIELDS: Mapping[str, Check] = {
     "name": _app_name,
     "route_prefix": route_prefix,
     "import_path": checks.import_path,
@@ -563,9 +575,7 @@ _APPLICATION_FIELDS: Mapping[str, Check] = {
     "deployments": _deployments,
     "args": checks.mapping_of(),
     "logging_config": _struct(LoggingConfig, none=True),
-    "autoscaling_policy": lambda value, where, lax: (
-        None if value is None else AutoscalingPolicy.from_value(value, where, lax).to_dict()
-    ),
+    "autoscaling_policy": _app_policy,
     "external_scaler_enabled": checks.flag,
 }
 
@@ -573,7 +583,7 @@ _APPLICATION_FIELDS: Mapping[str, Check] = {
 def _application(document: Any, where: str, *, single: bool) -> ServeApplicationSchema:
     fields = checks.check_fields(
         document,
-        _APPLICATION_FIELDS,
+        APPLICATION_FIELDS,
         where,
         False,
         thing="an application",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
 from serve_lite_cli.address import control_plane
-from serve_lite_cli.flags import AddressOption
+from serve_lite_cli.flags import AddressOption, JsonOption
 from serve_lite_cli.rest import APPLICATIONS
 from serve_lite_cli.yaml_text import to_yaml
 
@@ -17,11 +18,14 @@ def command(
     name: Annotated[
         str, typer.Option("--name", "-n", help="Print only the configuration of this application.")
     ] = "",
+    as_json: JsonOption = False,
 ) -> None:
-    """Print the current configuration of the applications as YAML."""
+    """Print the current configuration of the applications as YAML, or as JSON by application."""
     apps = control_plane(address).get(APPLICATIONS)["applications"]
     configs = {app: details.get("deployed_app_config") for app, details in apps.items()}
-    if not name:
+    if as_json:
+        print(json.dumps({app: config for app, config in configs.items() if name in ("", app)}, indent=2))
+    elif not name:
         found = [to_yaml(config) for config in configs.values() if config]
         print("\n---\n\n".join(found) or "No configuration was found.\n", end="")
     elif configs.get(name):

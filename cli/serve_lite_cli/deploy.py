@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Annotated
 
 import typer
 
-from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request, is_single_app, single_app_request
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite_cli.address import control_plane
-from serve_lite_cli.files import absolute_paths, read_config
-from serve_lite_cli.flags import AddressOption
+from serve_lite_cli.flags import AddressOption, JsonOption
+from serve_lite_cli.progress import follow_deploy
 from serve_lite_cli.rest import APPLICATIONS, DEPLOYMENTS
+from serve_lite_cli.submission import read_submission
 
 SENT = """
 Sent deploy request successfully.
@@ -24,21 +26,42 @@ def command(
         str, typer.Argument(help="YAML file with `applications:`, or with one `import_path:`.")
     ],
     address: AddressOption = "",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show how it goes, until it is done; end with 1 if it fails.")
+    ] = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout-s", min=0, help="With --wait: seconds after which to give up.")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Leave applications alone that the file does not name.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Deploy the applications that a config file describes.
 
     The call is asynchronous: success means that the file is valid and stored. Applications deployed by an
     earlier file and missing in this one are removed. Deployments without changes are left alone.
     """
-    print(f"Deploying from config file: '{config_file_name}'.")
-    config = read_config(config_file_name)
-    document = absolute_paths(config.document, config.folder)
-    is_single = is_single_app(document)
-    path = DEPLOYMENTS if is_single else APPLICATIONS
+    out = sys.stderr if as_json else sys.stdout
+    print(f"Deploying from config file: '{config_file_name}'.", file=out, flush=True)
+    given = read_submission(config_file_name)
+    if merge and given.is_single:
+        raise InvalidConfigError(
+            "--merge needs a file with `applications:`; this one is a single application."
+        )
+    path = DEPLOYMENTS if given.is_single else APPLICATIONS + ("?merge=true" if merge else "")
+    client = control_plane(address)
     try:
-        # The instance checks it too; done here first, a mistake is told even if none is running.
-        (single_app_request if is_single else deploy_request)(document, base_dir=config.folder)
-        control_plane(address).put(path, document, {BASE_DIR_HEADER: config.folder})
+        client.put(path, given.document, given.headers)
     except InvalidConfigError as error:
-        raise config.explain(error) from error
-    print(SENT)
+        raise given.config.explain(error) from error
+    states = dict.fromkeys(given.names, "DEPLOYING")
+    if wait:
+        apps = follow_deploy(
+            client, given.names, lambda line: print(line, file=out, flush=True), timeout_s=timeout_s
+        )
+        states = {name: app["status"] for name, app in apps.items()}
+    elif not as_json:
+        print(SENT)
+    if as_json:
+        print(json.dumps({"applications": states}, indent=2))

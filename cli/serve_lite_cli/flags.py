@@ -26,3 +26,5 @@ AdminPortOption = Annotated[
         "[default: SERVE_LITE_ADMIN_PORT, else 52365]",
     ),
 ]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -65,20 +65,13 @@ def plan_config_file(name: str) -> Plan:
     Raises:
         InvalidConfigError: the file or what is in it is wrong; says where.
     """
-    from serve_lite.admin.documents import deploy_request, is_single_app, single_app_request
-    from serve_lite_cli.files import absolute_paths, read_config  # loads a YAML reader
+    from serve_lite_cli.submission import read_submission  # loads a YAML reader
 
-    config = read_config(name)
-    document = absolute_paths(config.document, config.folder)
-    is_single = is_single_app(document)
-    make_request = single_app_request if is_single else deploy_request
-    try:
-        request = make_request(document, base_dir=config.folder)
-    except InvalidConfigError as error:
-        raise config.explain(error) from error
-    http_options: dict[str, Any] = document if is_single else document.get("http_options") or {}
+    given = read_submission(name)
+    document = given.document
+    http_options: dict[str, Any] = document if given.is_single else document.get("http_options") or {}
     return Plan(
-        request=msgspec.structs.replace(request, replace_declarative=False), http_options=http_options
+        request=msgspec.structs.replace(given.request, replace_declarative=False), http_options=http_options
     )
 
 

@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 
 #: Each is a module of this package that has a `command` function and, optionally, a `CONTEXT`.
-COMMANDS = ("start", "run", "deploy", "status", "config", "delete", "shutdown")
+COMMANDS = (
+    "start", "run", "deploy", "build", "validate", "schema", "diff", "scale", "history", "rollback", "status", "logs",
+    "events", "config", "delete", "shutdown",
+)  # fmt: skip
 
 
 def run_program(words: list[str]) -> int:

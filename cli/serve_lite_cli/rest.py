@@ -41,12 +41,32 @@ class RestClient(msgspec.Struct, frozen=True):
         body = msgspec.json.encode(document)
         self._request("PUT", path, body, {"content-type": "application/json", **(headers or {})})
 
+    def post(
+        self,
+        path: str,
+        document: dict[str, Any],
+        headers: dict[str, str] | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> dict[str, Any]:
+        """Return the JSON object that answers `document`."""
+        body = msgspec.json.encode(document)
+        headers = {"content-type": "application/json", **(headers or {})}
+        answer: dict[str, Any] = json.loads(self._request("POST", path, body, headers, timeout_s=timeout_s))
+        return answer
+
     def delete(self, path: str) -> None:
         """Delete what `path` stands for."""
         self._request("DELETE", path)
 
     def _request(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
     ) -> bytes:
         """Return the body of a 200.
 
@@ -56,7 +76,7 @@ class RestClient(msgspec.Struct, frozen=True):
         """
         base = urlsplit(self.url)
         kind = http.client.HTTPSConnection if base.scheme == "https" else http.client.HTTPConnection
-        connection = kind(base.hostname or "", base.port, timeout=TIMEOUT_S)
+        connection = kind(base.hostname or "", base.port, timeout=timeout_s)
         try:
             connection.request(method, base.path.rstrip("/") + path, body, headers or {})
             response = connection.getresponse()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from serve_lite.exceptions import RayServeException
 from serve_lite_cli.address import control_plane
-from serve_lite_cli.flags import AddressOption
+from serve_lite_cli.flags import AddressOption, JsonOption
 from serve_lite_cli.rest import APPLICATIONS
 from serve_lite_cli.yaml_text import readable, to_yaml
 
@@ -17,20 +18,36 @@ from serve_lite_cli.yaml_text import readable, to_yaml
 def command(
     address: AddressOption = "",
     name: Annotated[str, typer.Option("--name", "-n", help="Show only the status of this application.")] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Print the status of all applications as YAML.
 
     An application is NOT_STARTED, DEPLOYING, RUNNING, DEPLOY_FAILED, UNHEALTHY or DELETING. A deployment is
-    UPDATING, HEALTHY, UNHEALTHY, DEPLOY_FAILED, UPSCALING or DOWNSCALING.
+    UPDATING, HEALTHY, UNHEALTHY, DEPLOY_FAILED, UPSCALING or DOWNSCALING. With --json
+    every replica is shown too, as REST has it.
     """
-    status = readable(status_of(control_plane(address).get(APPLICATIONS)))
+    details = control_plane(address).get(APPLICATIONS)
+    if as_json:
+        print(json.dumps(only(details, name), indent=2))
+        return
+    status = readable(status_of(details))
     if not name:
         # A blank line between the parts, as Ray prints it.
         print("\n".join(to_yaml({key: part}) for key, part in status.items()), end="")
-    elif name in status["applications"]:
-        print(to_yaml(status["applications"][name]), end="")
     else:
+        print(to_yaml(only(status, name)), end="")
+
+
+def only(status: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return one application's part, or all of it without a name.
+
+    Raises:
+        RayServeException: there is no such application.
+    """
+    if name and name not in status["applications"]:
         raise RayServeException(f'Application "{name}" does not exist.')
+    part: dict[str, Any] = status["applications"][name] if name else status
+    return part
 
 
 def status_of(details: dict[str, Any]) -> dict[str, Any]:

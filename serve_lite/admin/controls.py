@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import anyio
@@ -16,7 +16,9 @@ from starlette.routing import BaseRoute, Route
 
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 from serve_lite.instruments import Family
+from serve_lite.policy.diff import AppPlan
 from serve_lite.schema import ServeStatus
+from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.messages import DeployReply, DeployRequest
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  #: far above any document; payloads do not come this way
@@ -29,7 +31,13 @@ class Controls(Protocol):
     """The controller, as seen from the door for operators."""
 
     async def submit(self, request: DeployRequest, /) -> DeployReply: ...
+    async def plan(self, request: DeployRequest, removed: list[str], /) -> Mapping[str, AppPlan]: ...
     async def delete(self, names: list[str], /) -> object: ...
+    def tag(self) -> str: ...
+    async def scale(self, deployment: DeploymentId, target: int, is_manual: bool, /) -> None: ...
+    async def events(self, limit: int, /) -> Sequence[msgspec.Struct]: ...
+    async def history(self, name: str, /) -> list[dict[str, Any]]: ...
+    async def rollback(self, name: str, revision: int | None, /) -> DeployReply: ...
     async def wait_apps(self, names: list[str], /) -> ServeStatus: ...
     def status(self) -> ServeStatus: ...
     def details(self) -> dict[str, Any]: ...
@@ -55,14 +63,14 @@ def refused_because(error: ServeLiteError) -> JSONResponse:
     return refused(str(error), path=getattr(error, "path", "") or "")
 
 
-def answer(value: object) -> Response:
+def answer(value: object, headers: Mapping[str, str] | None = None) -> Response:
     """Return `value` as JSON; it may hold structs and enumerations, and numbers that JSON has not (as null)."""
-    return Response(msgspec.json.encode(value), media_type="application/json")
+    return Response(msgspec.json.encode(value), media_type="application/json", headers=headers)
 
 
-def accepted() -> Response:
+def accepted(headers: Mapping[str, str] | None = None) -> Response:
     """Return what Ray answers to a PUT or DELETE that worked: 200 and no body."""
-    return Response(status_code=200)
+    return Response(status_code=200, headers=headers)
 
 
 async def read_document(request: Request) -> dict[str, Any]:

@@ -27,8 +27,10 @@ def is_single_app(document: Mapping[str, Any]) -> bool:
     return "import_path" in document and "applications" not in document
 
 
-def deploy_request(document: dict[str, Any], *, base_dir: str | None = None) -> DeployRequest:
-    """Return the request that makes a multi-application document the goal.
+def deploy_request(
+    document: dict[str, Any], *, base_dir: str | None = None, merge: bool = False
+) -> DeployRequest:
+    """Return the request that makes a multi-application document the goal, or with `merge` a part of it.
 
     Raises:
         InvalidConfigError: something in it is wrong; its `path` says what.
@@ -38,7 +40,7 @@ def deploy_request(document: dict[str, Any], *, base_dir: str | None = None) -> 
         _submission(app, f"applications[{i}].", base_dir, parsed.logging_config)
         for i, app in enumerate(parsed.applications)
     ]
-    return DeployRequest(apps=apps, replace_declarative=True, document=document)
+    return DeployRequest(apps=apps, replace_declarative=not merge, document=document, merge=merge)
 
 
 def single_app_request(document: dict[str, Any], *, base_dir: str | None = None) -> DeployRequest:

@@ -32,9 +32,10 @@ from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.scaling import Policy, Scaler, Scaling
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
-from serve_lite.exceptions import RayServeException, ServeLiteError
+from serve_lite.exceptions import InstanceError, RayServeException, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
+from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.schema import DeploymentStatus, ProxyStatus, ReplicaState, ServeStatus
 from serve_lite.state import events as ev
@@ -42,7 +43,13 @@ from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment, De
 from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
 from serve_lite.state.lifecycle import DeploymentMove, IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
-from serve_lite.state.status import InstanceFacts, instance_details, instance_status, is_settled
+from serve_lite.state.status import (
+    InstanceFacts,
+    instance_details,
+    instance_status,
+    is_settled,
+    revision_summary,
+)
 from serve_lite.wire.messages import (
     DeploymentLoad,
     DeployReply,
@@ -158,6 +165,88 @@ class Controller:
         for app in request.apps:
             self._record(app.name, f"deployed as revision {goal.revision}")
         return DeployReply(revision=goal.revision)
+
+    async def plan(self, request: DeployRequest, removed: Sequence[str] = ()) -> dict[str, AppPlan]:
+        """Return what a deploy would do, by application; nothing changes. Applications with new code are built.
+
+        Args:
+            removed: applications that would be deleted with it.
+
+        Raises:
+            InvalidConfigError, RayServeException: the deploy would be refused.
+            InstanceError: no importer could be started.
+        """
+        alive = {r.deployment for r in self._observed.replicas.values()}
+        before = self._goal
+        goal = goals.accept_deploy(before, request, now=time.time(), alive=alive)
+        goal = goals.accept_delete(goal, removed)
+        for app in request.apps:
+            if goal.apps[app.name].is_building:
+                goal = await self._built(goal, app.name)
+        return compare(before, goal)
+
+    async def _built(self, goal: Goal, name: str) -> Goal:
+        """Return the goal with an application built, or with why it was not."""
+        app = goal.apps[name]
+        assert app.submission.build is not None
+        try:
+            result = await self._builder.build(app.submission.build, app.submission.environment)
+            return goals.accept_build(goal, name, app.revision, result, ())
+        except InstanceError:
+            raise
+        except ServeLiteError as error:
+            return goals.reject_build(goal, name, app.revision, describe(error))
+
+    async def scale(self, deployment: DeploymentId, target: int, is_manual: bool) -> None:
+        """Set how many replicas a deployment has, until the next deploy.
+
+        Raises:
+            UnknownNameError, NotScalableError: there is none, or it is not to be scaled so.
+            InstanceError: it could not be stored.
+        """
+        await self._change_goal(
+            lambda goal: goals.accept_scale(goal, deployment, target, is_manual=is_manual)
+        )
+        self._record(str(deployment), f"scaled to {target} replicas")
+
+    async def events(self, limit: int) -> list[EventRow]:
+        """Return the last lines of history, newest first."""
+        return await self._store.recent_events(limit)
+
+    async def history(self, name: str) -> list[dict[str, Any]]:
+        """Return the revisions of an application that can be gone back to, newest first."""
+        app = self._goal.apps.get(name)
+        return [revision_summary(past, app) for past in await self._store.revisions(name)]
+
+    async def rollback(self, name: str, revision: int | None) -> DeployReply:
+        """Make an earlier revision of an application the goal again; None means the one before the present.
+
+        Raises:
+            UnknownNameError: there is no such application or revision.
+            RayServeException: it does not fit what else is deployed.
+            InstanceError: it could not be stored.
+        """
+        app = self._goal.apps.get(name)
+        if app is None or app.is_deleting:
+            raise goals.UnknownNameError(f"There is no application {name!r}.")
+        known = await self._store.revisions(name)
+        wanted = [
+            p for p in known if (p.revision < app.revision if revision is None else p.revision == revision)
+        ]
+        if not wanted:
+            what = "no earlier revision" if revision is None else f"no revision {revision}"
+            kept = ", ".join(str(p.revision) for p in known)
+            raise goals.UnknownNameError(f"{what.capitalize()} of {name!r} is kept; there are: {kept}.")
+        alive = {r.deployment for r in self._observed.replicas.values()}
+        goal = await self._change_goal(
+            lambda goal: goals.accept_rollback(goal, wanted[0], now=time.time(), alive=alive)
+        )
+        self._record(name, f"rolled back to revision {wanted[0].revision} as revision {goal.revision}")
+        return DeployReply(revision=goal.revision)
+
+    def tag(self) -> str:
+        """Return a text that changes with every change of what is wanted: the instance and its revision."""
+        return f"{self.node_id}-{self._goal.revision}"
 
     async def delete(self, names: Sequence[str]) -> None:
         """Take applications out of the goal; unknown names are passed over. `wait_apps` waits for their end."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from serve_lite.checks import invalid
 from serve_lite.config import DeploymentConfig
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.options import apply_overrides, route_prefix
@@ -37,6 +38,18 @@ from serve_lite.wire.messages import DeployRequest
 _BAD_IN_NAMES = re.compile(r"[#/\x00-\x1f\x7f]")
 
 
+class StaleRevisionError(RayServeException):
+    """The goal has changed since the client looked at it. Look again, then decide."""
+
+
+class UnknownNameError(RayServeException):
+    """There is no such application, deployment or revision."""
+
+
+class NotScalableError(RayServeException):
+    """The number of replicas is not for this caller to set, or not now."""
+
+
 def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Collection[DeploymentId]) -> Goal:
     """Return the goal after a deploy.
 
@@ -47,21 +60,27 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
     Raises:
         InvalidConfigError: a name, prefix or override is wrong.
         RayServeException: a route prefix is taken, or the instance is shutting down.
+        StaleRevisionError: the request asks for another revision than the present one.
     """
+    if request.if_revisions is not None and goal.revision not in request.if_revisions:
+        raise StaleRevisionError(
+            f"The configuration has changed meanwhile: it is at revision {goal.revision}. "
+            "Get it again, and repeat the change."
+        )
     if goal.is_shutting_down:
         raise RayServeException(
             "Serve is shutting down, so nothing can be deployed. Start it again afterwards."
         )
-    _check_names(request.apps)
-    for app in request.apps:
-        route_prefix(app.route_prefix, "route_prefix")
+    _check_names(request)
+    for i, app in enumerate(request.apps):
+        route_prefix(app.route_prefix, _place(request, i, "route_prefix"))
     apps = dict(goal.apps)
     if request.replace_declarative:
         listed = {app.name for app in request.apps}
         for old in goal.apps.values():
             if old.submission.source == "declarative" and old.name not in listed:
                 apps[old.name] = _deleting(old)
-    _check_prefixes(apps, request.apps)
+    _check_prefixes(apps, request)
     revision = goal.revision + 1
     goal = _with_capacity(goal, request)
     for submission in request.apps:
@@ -70,7 +89,7 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
         goal,
         revision=revision,
         apps=apps,
-        document=request.document if request.replace_declarative else goal.document,
+        document=_document(goal, request),
     )
 
 
@@ -104,6 +123,74 @@ def accept_delete(goal: Goal, names: Iterable[str]) -> Goal:
     if not gone:
         return goal
     return msgspec.structs.replace(goal, revision=goal.revision + 1, apps={**goal.apps, **gone})
+
+
+def accept_scale(goal: Goal, deployment: DeploymentId, target: int, *, is_manual: bool) -> Goal:
+    """Return the goal with another number of replicas of one deployment, until the next deploy says otherwise.
+
+    Args:
+        is_manual: the user asks, not a scaler that the application has to allow (`external_scaler_enabled`).
+
+    Raises:
+        UnknownNameError: there is no such deployment.
+        NotScalableError: it is being deleted or built, scales by itself, or allows no scaler.
+    """
+    app = goal.apps.get(deployment.app_name)
+    old = next((d for d in app.deployments if d.id == deployment), None) if app is not None else None
+    if app is None or old is None:
+        raise UnknownNameError(f"There is no deployment {deployment.name!r} in {deployment.app_name!r}.")
+    if app.is_deleting:
+        raise NotScalableError("Deployment is deleted")
+    if app.is_building:
+        raise NotScalableError(f"Application {app.name!r} is just being built; scale it when that is done.")
+    if old.config.autoscaling_config is not None:
+        raise NotScalableError(
+            f"Deployment {deployment.name!r} has an autoscaling_config, which decides how many replicas it has. "
+            "Change its min_replicas and max_replicas, or give it num_replicas instead."
+        )
+    if not is_manual and not (app.submission.document or {}).get("external_scaler_enabled", False):
+        raise NotScalableError(
+            f"Application {app.name!r} takes no external scaler: set external_scaler_enabled in its config."
+        )
+    revision = goal.revision + 1
+    new = msgspec.structs.replace(old, target=target)
+    deployments = tuple(new if d is old else d for d in app.deployments)
+    scaled = msgspec.structs.replace(app, revision=revision, deployments=deployments)
+    return msgspec.structs.replace(_with_app(goal, scaled), revision=revision)
+
+
+def accept_rollback(goal: Goal, past: AppGoal, *, now: float, alive: Collection[DeploymentId]) -> Goal:
+    """Return the goal with an application as it was at an earlier revision, built parts included.
+
+    What it imports is imported as it is today: revisions keep configuration and arguments, not files.
+
+    Raises:
+        RayServeException: its route prefix is taken meanwhile, or the instance is shutting down.
+    """
+    if goal.is_shutting_down:
+        raise RayServeException("Serve is shutting down, so nothing can be rolled back.")
+    wanted = msgspec.structs.replace(past.submission, route_prefix=past.route_prefix)
+    _check_prefixes(goal.apps, DeployRequest(apps=[wanted]))
+    present = goal.apps.get(past.name)
+    running = (*present.retired, *present.deployments) if present is not None else ()
+    names = {d.id.name for d in past.deployments}
+    left_out = {d.id.name: d for d in running if d.id.name not in names and d.id in alive}
+    revision = goal.revision + 1
+    app = msgspec.structs.replace(
+        past,
+        revision=revision,
+        deployed_at=now,
+        retired=tuple(left_out.values()),
+        is_building=False,
+        build_error="",
+        is_deleting=False,
+    )
+    document = goal.document
+    if document is not None and past.submission.document is not None:
+        is_list = "applications" in document
+        part = past.submission.document
+        document = merged(document, {"applications": [part]}) if is_list else part
+    return msgspec.structs.replace(_with_app(goal, app), revision=revision, document=document)
 
 
 def accept_shutdown(goal: Goal) -> Goal:
@@ -314,19 +401,27 @@ def _with_app(goal: Goal, app: AppGoal) -> Goal:
 # --- checks -------------------------------------------------------------------------------------
 
 
-def _check_names(apps: Sequence[AppSubmission]) -> None:
+def _place(request: DeployRequest, index: int, field: str) -> str:
+    """Return where a field of an application stands in the document that the request came from."""
+    is_list = request.document is not None and "applications" in request.document
+    return f"applications[{index}].{field}" if is_list else field
+
+
+def _check_names(request: DeployRequest) -> None:
     seen: set[str] = set()
-    for app in apps:
+    for i, app in enumerate(request.apps):
+        where = _place(request, i, "name")
         if not app.name:
-            raise InvalidConfigError("An application's name may not be empty.")
+            raise invalid(where, "An application's name may not be empty.")
         for name, kind in [(app.name, "application"), *((d.name, "deployment") for d in app.deployments)]:
             if _BAD_IN_NAMES.search(name):
-                raise InvalidConfigError(
+                raise invalid(
+                    where,
                     f"{name!r} cannot be the name of {'an' if kind[0] == 'a' else 'a'} {kind}: "
-                    "'#', '/' and control characters are not allowed."
+                    "'#', '/' and control characters are not allowed.",
                 )
         if app.name in seen:
-            raise InvalidConfigError(f"Two applications are called {app.name!r}; names must be unique.")
+            raise invalid(where, f"Two applications are called {app.name!r}; names must be unique.")
         seen.add(app.name)
         names = [d.name for d in app.deployments]
         double = next((name for name in names if names.count(name) > 1), None)
@@ -336,10 +431,10 @@ def _check_names(apps: Sequence[AppSubmission]) -> None:
             )
 
 
-def _check_prefixes(apps: Mapping[str, AppGoal], submissions: Sequence[AppSubmission]) -> None:
+def _check_prefixes(apps: Mapping[str, AppGoal], request: DeployRequest) -> None:
     """Refuse a prefix that another application has, or is about to have."""
     owners: dict[str, str] = {}
-    submitted = {s.name for s in submissions}
+    submitted = {s.name for s in request.apps}
     for app in apps.values():
         if app.is_deleting or app.name in submitted:
             continue
@@ -347,25 +442,29 @@ def _check_prefixes(apps: Mapping[str, AppGoal], submissions: Sequence[AppSubmis
         for prefix in (app.route_prefix, wanted):
             if prefix is not None:
                 owners[prefix] = app.name
-    for submission in submissions:
+    for i, submission in enumerate(request.apps):
         prefix = submission.route_prefix
         if prefix is None:
             continue
         if prefix in owners:
-            raise RayServeException(
+            error = RayServeException(
                 f'Prefix {prefix} is being used by application "{owners[prefix]}". Failed to deploy application '
                 f'"{submission.name}". Give it another route_prefix, or delete "{owners[prefix]}" first.'
             )
+            error.path = _place(request, i, "route_prefix")
+            raise error
         owners[prefix] = submission.name
 
 
 def _with_capacity(goal: Goal, request: DeployRequest) -> Goal:
     """Return the goal with the document's `target_capacity`, and in which direction that changes it."""
-    if not request.replace_declarative or request.document is None:
+    if not (request.replace_declarative or request.merge) or request.document is None:
+        return goal
+    if request.merge and "target_capacity" not in request.document:
         return goal
     given = request.document.get("target_capacity")
     capacity = None if given is None else float(given)
-    direction = _direction(goal, request.document, capacity)
+    direction = _direction(goal, _document(goal, request) or {}, capacity)
     return msgspec.structs.replace(goal, target_capacity=capacity, capacity_direction=direction)
 
 
@@ -383,3 +482,20 @@ def _direction(goal: Goal, document: Mapping[str, Any], capacity: float | None) 
 
 def _names(document: Mapping[str, Any]) -> set[str]:
     return {str(app.get("name", "default")) for app in document.get("applications", [document])}
+
+
+def _document(goal: Goal, request: DeployRequest) -> dict[str, Any] | None:
+    """Return the document in force after the request."""
+    if request.merge and request.document is not None:
+        return merged(goal.document, request.document)
+    return request.document if request.replace_declarative else goal.document
+
+
+def merged(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document with what `new` gives, and the applications of `old` that it does not name."""
+    if old is None:
+        return dict(new)
+    if "applications" not in old:  # a single application, of the older kind
+        old = {"applications": [{k: v for k, v in old.items() if k not in ("host", "port")}]}
+    apps = {app.get("name", "default"): app for app in (*old["applications"], *new["applications"])}
+    return {**old, **new, "applications": list(apps.values())}

@@ -46,6 +46,14 @@ CREATE TABLE IF NOT EXISTS events (
 );
 """
 
+#: In front of the numbered schema: older releases do not look at it, so it needs no number.
+_REVISIONS = """
+CREATE TABLE IF NOT EXISTS revisions (
+    app TEXT NOT NULL, revision INTEGER NOT NULL, goal BLOB NOT NULL, PRIMARY KEY (app, revision)
+);
+"""
+KEPT_REVISIONS = 10  #: of each application
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -167,6 +175,12 @@ class Store:
         """Return the last lines of history, newest first."""
         return await self._ask(lambda: self._recent_events(limit))
 
+    async def revisions(self, app: str) -> list[AppGoal]:
+        """Return what an application was built as and deployed, newest first; as far back as is kept."""
+        sql = "SELECT goal FROM revisions WHERE app = ? ORDER BY revision DESC"
+        rows = await self._ask(lambda: self._db.execute(sql, (app,)).fetchall())
+        return [msgspec.msgpack.decode(blob, type=AppGoal) for (blob,) in rows]
+
     async def flush(self) -> None:
         """Return when everything queued so far is written."""
         await self._ask(lambda: None)
@@ -199,6 +213,7 @@ class Store:
             )
         if found < SCHEMA_VERSION:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        self._db.executescript(_REVISIONS)
 
     def _read(self) -> Stored:
         epoch = int(self._meta("epoch", b"0")) + 1
@@ -239,18 +254,33 @@ class Store:
                 self._set_meta("goal", _encode(head))
                 for name in gone:
                     self._run("DELETE FROM apps WHERE name = ?", name)
+                    self._run("DELETE FROM revisions WHERE app = ?", name)
                 for name, app in changed.items():
+                    blob = _encode(app)
                     # An update in place keeps the order in which applications came.
                     self._run(
                         "INSERT INTO apps VALUES (?1, ?2, ?3) "
                         "ON CONFLICT (name) DO UPDATE SET revision = ?2, goal = ?3",
                         name,
                         app.revision,
-                        _encode(app),
+                        blob,
                     )
+                    self._keep_revision(app, blob)
         finally:
             self._db.execute("PRAGMA synchronous=NORMAL")
         self._apps = dict(goal.apps)
+
+    def _keep_revision(self, app: AppGoal, blob: bytes) -> None:
+        """Keep what can be gone back to: an application that was built."""
+        if app.is_building or app.build_error or app.is_deleting or not app.deployments:
+            return
+        self._run("INSERT OR REPLACE INTO revisions VALUES (?, ?, ?)", app.name, app.revision, blob)
+        self._run(
+            "DELETE FROM revisions WHERE app = ?1 AND revision NOT IN "
+            "(SELECT revision FROM revisions WHERE app = ?1 ORDER BY revision DESC LIMIT ?2)",
+            app.name,
+            KEPT_REVISIONS,
+        )
 
     def _put_replica(self, row: ReplicaRow) -> None:
         self._run("INSERT OR REPLACE INTO replicas VALUES (?, ?)", row.id, _encode(row))

@@ -136,6 +136,21 @@ def instance_details(goal: Goal, observed: Observed, facts: InstanceFacts) -> di
     return plain
 
 
+def revision_summary(past: AppGoal, present: AppGoal | None) -> dict[str, Any]:
+    """Return one revision of an application as its history shows it."""
+    build = past.submission.build
+    return {
+        "revision": past.revision,
+        "is_current": present is not None and present.revision == past.revision,
+        "deployed_at_s": past.deployed_at,
+        "source": past.submission.source,
+        "import_path": build.import_path if build is not None else None,
+        "route_prefix": past.route_prefix,
+        "replicas": {d.id.name: d.target for d in past.deployments},
+        "config": redacted(past.submission.document),
+    }
+
+
 def deploy_mode(goal: Goal) -> str:
     """Return Ray Serve 2.7's word for the kind of document that is in force."""
     if goal.document is None:

@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from serve_lite.admin.app import build_app
+from serve_lite.controller.store import EventRow
 from serve_lite.exceptions import InvalidConfigError, RayServeException
+from serve_lite.policy.diff import AppPlan
 from serve_lite.schema import (
     ApplicationStatus,
     ApplicationStatusOverview,
@@ -19,6 +21,7 @@ from serve_lite.schema import (
     DeploymentStatusTrigger,
     ServeStatus,
 )
+from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.messages import DeployReply, DeployRequest
 
 V1, V2 = "/api/serve/deployments/", "/api/serve/applications/"
@@ -47,6 +50,24 @@ class RememberingController:
             self.apps[app.name] = ApplicationStatusOverview(status=ApplicationStatus.RUNNING)
             self.configs[app.name] = app.document
         return DeployReply(revision=len(self.requests))
+
+    async def plan(self, request: DeployRequest, removed: list[str], /) -> dict[str, AppPlan]:
+        return {app.name: AppPlan(action="create") for app in request.apps}
+
+    async def scale(self, deployment: DeploymentId, target: int, is_manual: bool, /) -> None:
+        raise AssertionError("asked of real instances only")
+
+    async def events(self, limit: int, /) -> list[EventRow]:
+        return []
+
+    async def history(self, name: str, /) -> list[dict[str, Any]]:
+        return []
+
+    async def rollback(self, name: str, revision: int | None, /) -> DeployReply:
+        raise AssertionError("asked of real instances only")
+
+    def tag(self) -> str:
+        return f"node-{len(self.requests)}"
 
     async def delete(self, names: list[str], /) -> None:
         self.deleted += names
@@ -269,7 +290,7 @@ async def test_an_unknown_path_is_404_as_json(path: str, client: httpx.AsyncClie
     assert path in answer.json()["error"]
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "OPTIONS"])
 async def test_an_unknown_method_is_405_and_tells_the_right_ones(
     method: str, client: httpx.AsyncClient
 ) -> None:

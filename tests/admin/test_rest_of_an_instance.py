@@ -217,3 +217,78 @@ async def test_two_clients_at_once_both_get_their_answer(daemon: Instance, app: 
         for name in "abcd":
             group.start_soon(put, name)
     assert [answer.status_code for answer in answers] == [200] * 4
+
+
+# --- ours: tags, and documents that hold a part --------------------------------------------------
+
+
+async def test_a_document_made_from_an_older_state_is_refused(daemon: Instance, app: dict[str, Any]) -> None:
+    one = {"applications": [{"name": "one", "route_prefix": "/one", **app}]}
+    seen = (await daemon.admin.get(V2)).headers["etag"]
+
+    first = await daemon.admin.put(V2, json=one, headers={"if-match": seen})
+    assert first.status_code == 200
+    stale = await daemon.admin.put(V2, json={"applications": []}, headers={"if-match": seen})
+    assert stale.status_code == 412
+    assert set(stale.json()) == {"error", "path"}
+    assert (await settled(daemon, "one"))["status"] == "RUNNING"
+
+    now = (await daemon.admin.get(V2)).headers["etag"]
+    assert now == first.headers["etag"] != seen
+    for condition in ("{}", '"other", {}', "*"):
+        answer = await daemon.admin.put(V2, json=one, headers={"if-match": condition.format(now)})
+        assert answer.status_code == 200
+        now = answer.headers["etag"]
+
+
+@pytest.mark.parametrize("tag", ['"other-0"', '"nonsense"', 'W/"x-1"', ""])
+async def test_a_tag_of_another_instance_matches_nothing(daemon: Instance, tag: str) -> None:
+    answer = await daemon.admin.put(V2, json={"applications": []}, headers={"if-match": tag})
+    assert answer.status_code == 412
+
+
+async def test_of_many_who_change_the_same_state_one_succeeds(daemon: Instance) -> None:
+    headers = {"if-match": (await daemon.admin.get(V2)).headers["etag"]}
+    codes: list[int] = []
+
+    async def put() -> None:
+        answer = await daemon.admin.put(V2, json={"applications": []}, headers=headers)
+        codes.append(answer.status_code)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(8):
+            group.start_soon(put)
+    assert sorted(codes) == [200, *[412] * 7]
+
+
+@pytest.mark.parametrize(("method", "query"), [("PATCH", ""), ("PUT", "?merge=true")])
+async def test_a_part_is_put_beside_what_is_there(
+    daemon: Instance, app: dict[str, Any], method: str, query: str
+) -> None:
+    both = [{"name": name, "route_prefix": f"/{name}", **app} for name in ("one", "two")]
+    assert (await daemon.admin.put(V2, json={"applications": both})).status_code == 200
+    (kept,) = (await settled(daemon, "one"))["deployments"]["Hello"]["replicas"]
+
+    changed = {**both[1], "deployments": [{"name": "Hello", "user_config": {"who": "you"}}]}
+    answer = await daemon.admin.request(method, f"{V2}{query}", json={"applications": [changed]})
+    assert answer.status_code == 200
+    await settled(daemon, "two")
+    assert (await daemon.http.get("/two")).text == "hello you"
+    assert (await settled(daemon, "one"))["deployments"]["Hello"]["replicas"] == [kept]
+
+    # A whole document afterwards still removes both.
+    assert (await daemon.admin.put(V2, json={"applications": []})).status_code == 200
+    with anyio.fail_after(30):
+        while (await daemon.admin.get(V2)).json()["applications"]:
+            pass
+
+
+async def test_a_part_that_does_not_fit_is_refused_with_its_place(
+    daemon: Instance, app: dict[str, Any]
+) -> None:
+    one = {"applications": [{"name": "one", **app}]}
+    assert (await daemon.admin.put(V2, json=one)).status_code == 200
+    answer = await daemon.admin.patch(V2, json={"applications": [{"name": "two", **app}]})
+    assert (answer.status_code, answer.json()["path"]) == (400, "applications[0].route_prefix")
+    answer = await daemon.admin.put(f"{V2}?merge=perhaps", json=one)
+    assert (answer.status_code, answer.json()["path"]) == (400, "merge")

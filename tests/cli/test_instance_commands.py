@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from serve_lite_cli.program import COMMANDS
 from tests.cli.commands import Cli, is_refused, text_of
 
 TWO_APPS = """\
@@ -250,7 +251,7 @@ async def test_without_an_instance_commands_say_how_to_start_one(cli: Cli) -> No
         assert "serve start" in done.err
 
 
-@pytest.mark.parametrize("command", ["", "start", "run", "deploy", "status", "config", "delete", "shutdown"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 async def test_every_command_has_help(cli: Cli, command: str) -> None:
     words = [command] if command else []
     done = await cli(*words, "--help")

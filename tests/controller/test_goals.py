@@ -7,9 +7,13 @@ import pytest
 
 from serve_lite.config import AutoscalingConfig, DeploymentConfig
 from serve_lite.controller.goals import (
+    NotScalableError,
+    StaleRevisionError,
     accept_build,
     accept_delete,
     accept_deploy,
+    accept_rollback,
+    accept_scale,
     accept_scaling,
     accept_shutdown,
     configured_events,
@@ -252,3 +256,58 @@ def test_while_capacity_rises_initial_replicas_are_the_fewest() -> None:
     assert target_of(goal) == 3
     assert target_of(accept_scaling(goal, MODEL, 1)) == 3
     assert target_of(accept_scaling(goal, MODEL, 8)) == 4
+
+
+# --- between deploys ----------------------------------------------------------------------------
+
+
+def test_a_rollback_is_a_new_revision_of_the_old_deployments_and_retires_those_of_now() -> None:
+    first = deploy(Goal(), driver_app("shop", spec("Old"), spec()))
+    second = deploy(first, driver_app("shop", spec("New"), spec()))
+    alive = {DeploymentId("New", "shop"), DeploymentId("Model", "shop")}
+    back = accept_rollback(second, first.apps["shop"], now=9.0, alive=alive)
+    app = back.apps["shop"]
+    assert (back.revision, app.revision, app.deployed_at) == (3, 3, 9.0)
+    assert app.deployments == first.apps["shop"].deployments
+    assert [d.id.name for d in app.retired] == ["New"]
+
+
+def test_a_rollback_to_a_prefix_that_is_taken_is_refused() -> None:
+    first = deploy(Goal(), driver_app("shop", route_prefix="/a"))
+    moved = deploy(first, driver_app("shop", route_prefix="/b"))
+    taken = deploy(moved, driver_app("other", route_prefix="/a"))
+    with pytest.raises(RayServeException, match="being used by application"):
+        accept_rollback(taken, first.apps["shop"], now=9.0, alive=())
+
+
+def test_scaling_while_building_is_refused_because_the_build_would_be_lost() -> None:
+    running = built(deploy(Goal(), config_app()), "shop")
+    building = deploy(running, config_app(code_version="c2"))
+    with pytest.raises(NotScalableError, match="being built"):
+        accept_scale(building, DeploymentId("Model", "shop"), 2, is_manual=True)
+
+
+def test_a_request_for_another_revision_is_refused() -> None:
+    goal = deploy(Goal(), driver_app())
+    assert deploy(goal, driver_app(), if_revisions=[7, 1]).revision == 2
+    for stale in ([], [0], [2]):
+        with pytest.raises(StaleRevisionError, match="revision 1"):
+            deploy(goal, driver_app(), if_revisions=stale)
+
+
+def test_a_part_is_merged_into_the_document_in_force() -> None:
+    one, two = ({"name": name, "import_path": f"{name}:app"} for name in ("one", "two"))
+    whole = {"applications": [one], "target_capacity": 50}
+    goal = deploy(Goal(), config_app("one"), replace_declarative=True, document=whole)
+    goal = deploy(goal, config_app("two", route_prefix="/two"), merge=True, document={"applications": [two]})
+    assert goal.document == {"applications": [one, two], "target_capacity": 50}
+    assert goal.target_capacity == 50
+    assert not any(app.is_deleting for app in goal.apps.values())
+
+
+def test_a_part_beside_a_single_application_makes_a_document_with_both() -> None:
+    single = {"import_path": "one:app", "port": 8000}
+    two = {"name": "two", "import_path": "two:app"}
+    goal = deploy(Goal(), config_app("default"), replace_declarative=True, document=single)
+    goal = deploy(goal, config_app("two", route_prefix="/two"), merge=True, document={"applications": [two]})
+    assert goal.document == {"applications": [{"import_path": "one:app"}, two]}

@@ -4,9 +4,10 @@ import sqlite3
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from serve_lite.controller.store import EventRow, ReplicaRow, Store
+from serve_lite.controller.store import KEPT_REVISIONS, EventRow, ReplicaRow, Store
 from serve_lite.exceptions import InstanceError
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import DeploymentView, StartRecord
@@ -101,3 +102,17 @@ async def test_history_is_kept_newest_first(path: Path) -> None:
     async with Store(path) as store:
         store.add_events([EventRow(at=float(n), subject="shop", text=f"event {n}") for n in range(3)])
         assert [row.text for row in await store.recent_events(2)] == ["event 2", "event 1"]
+
+
+async def test_only_the_last_revisions_of_an_application_are_kept_and_none_of_a_removed_one(
+    path: Path,
+) -> None:
+    async with Store(path) as store:
+        for revision in range(1, KEPT_REVISIONS + 4):
+            app = msgspec.structs.replace(application(wanted()), revision=revision)
+            await store.save_goal(goal_of(app))
+    async with Store(path) as store:
+        kept = [past.revision for past in await store.revisions("shop")]
+        assert kept == list(range(KEPT_REVISIONS + 3, 3, -1))
+        await store.save_goal(goal_of())
+        assert await store.revisions("shop") == []

@@ -1,0 +1,168 @@
+"""`serve logs`: what replicas print, of all of them in one."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+import select
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from serve_lite.exceptions import InstanceError, RayServeException
+from serve_lite_cli.address import control_plane
+from serve_lite_cli.flags import AddressOption
+from serve_lite_cli.follow import LogFollower
+from serve_lite_cli.rest import APPLICATIONS
+
+#: How long to wait for new output where the system cannot tell (no inotify).
+LOOK_EVERY_S = 0.25
+
+
+#: When a line was written: near its beginning, as our own text and JSON formats have it, and most others.
+TIME = re.compile(r"^.{0,40}?(?P<day>\d{4}-\d\d-\d\d)[ T](?P<time>\d\d:\d\d:\d\d)")
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica and the file with its output."""
+
+    app: str
+    deployment: str
+    replica: str
+    path: str
+
+    @property
+    def label(self) -> str:
+        """How its lines are marked, as `serve run` marks them."""
+        return f"{self.app}/{self.deployment} {self.replica}"
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose output is wanted; "" means everyone's."""
+
+    app: str = ""
+    deployment: str = ""
+    replica: str = ""
+
+    def takes(self, app: str, deployment: str, replica: str) -> bool:
+        """Whether a replica's output is wanted."""
+        pairs = ((self.app, app), (self.deployment, deployment), (self.replica, replica))
+        return all(wanted in ("", given) for wanted, given in pairs)
+
+    def takes_label(self, label: str) -> bool:
+        """The same, by the mark of a line."""
+        where, _, replica = label.rpartition(" ")
+        app, _, deployment = where.partition("/")
+        return self.takes(app, deployment, replica)
+
+
+def command(
+    address: AddressOption = "",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is printed from now on.")
+    ] = False,
+    app: Annotated[str, typer.Option("--app", help="Only of this application.")] = "",
+    deployment: Annotated[str, typer.Option("--deployment", help="Only of this deployment.")] = "",
+    replica: Annotated[
+        str, typer.Option("--replica", help="Only of this replica: the id in `status --json`.")
+    ] = "",
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Last lines of each replica.")] = 100,
+) -> None:
+    """Print what replicas have printed, those that died lately too. Each line says whose it is.
+
+    Logs are files of the machine that the instance runs on; elsewhere there is nothing to read.
+    """
+    wanted = Filter(app=app, deployment=deployment, replica=replica)
+    details = control_plane(address).get(APPLICATIONS)
+    apps = [name for name in details["applications"] if app in ("", name)]
+    if app and not apps:
+        raise RayServeException(f'Application "{app}" does not exist.')
+    sources = [s for s in sources_in(details) if wanted.takes(s.app, s.deployment, s.replica)]
+    if not sources and (deployment or replica):
+        raise RayServeException("No replica fits what was asked for; `serve status --json` lists them.")
+    folder = os.path.dirname(details["controller_info"]["log_file_path"] or "")
+    if not os.path.isdir(folder):
+        raise InstanceError(
+            f"The logs are in {folder!r} on the machine of the instance, which is another one."
+        )
+
+    def show(label: str, line: str) -> None:
+        if wanted.takes_label(label):
+            print(f"({label}) {line}", flush=True)
+
+    # Made before the past is read, so that no line is lost in between.
+    follower = LogFollower(folder, apps, show) if follow else None
+    try:
+        for label, line in merged(sources, lines):
+            show(label, line)
+        if follower is not None:
+            follow_until_interrupted(follower)
+    finally:
+        if follower is not None:
+            follower.close()
+
+
+def sources_in(details: dict[str, Any]) -> Iterator[Source]:
+    """Return the replicas that the instance tells of, the dead ones of each deployment first."""
+    for name, app in details["applications"].items():
+        for deployment, one in app["deployments"].items():
+            for replica in (*one["recent_dead_replicas"], *one["replicas"]):
+                if replica["log_file_path"]:
+                    yield Source(
+                        app=name,
+                        deployment=deployment,
+                        replica=replica["replica_id"],
+                        path=replica["log_file_path"],
+                    )
+
+
+def merged(sources: Sequence[Source], count: int) -> Iterator[tuple[str, str]]:
+    """Return the last lines of each replica with its label, in the order of their times.
+
+    A line without a time stays behind the one before it. Times are compared as they are written, so replicas that
+    write them in different zones are not in order.
+    """
+    streams = [
+        [(at, source.label, line) for at, line in timed(last_lines(source.path, count))] for source in sources
+    ]
+    for _, label, line in heapq.merge(*streams, key=lambda entry: entry[0]):
+        yield label, line
+
+
+def timed(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Return each line with its time, never earlier than that of the line before it; "" while there is none."""
+    latest = ""
+    for line in lines:
+        found = TIME.search(line)
+        if found:
+            latest = max(latest, f"{found['day']} {found['time']}")
+        yield latest, line
+
+
+def last_lines(path: str, count: int) -> list[str]:
+    """Return the last lines of a file; none if it is gone."""
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as log:
+            return [line.rstrip("\n") for line in deque(log, count)]
+    except FileNotFoundError:
+        return []
+
+
+def follow_until_interrupted(follower: LogFollower) -> None:
+    """Show new lines as they come. Ends with Ctrl-C."""
+    watched = follower.fileno()
+    try:
+        while True:
+            if watched >= 0:
+                select.select([watched], [], [])
+            else:
+                select.select([], [], [], LOOK_EVERY_S)
+            follower.read_new()
+    except KeyboardInterrupt:
+        sys.stdout.flush()

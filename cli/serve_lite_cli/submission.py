@@ -1,0 +1,51 @@
+"""A config file as the request that it becomes: read, its paths made absolute, and checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request, is_single_app, single_app_request
+from serve_lite.exceptions import InvalidConfigError
+from serve_lite.wire.messages import DeployRequest
+from serve_lite_cli.files import ConfigFile, absolute_paths, read_config
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """What a config file asks for."""
+
+    config: ConfigFile
+    document: dict[str, Any]  #: with absolute paths
+    request: DeployRequest
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the file is of the older kind, with a single application."""
+        return is_single_app(self.document)
+
+    @property
+    def names(self) -> list[str]:
+        """The applications, in the order of the file."""
+        return [app.name for app in self.request.apps]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the control plane has to know beside the document."""
+        return {BASE_DIR_HEADER: self.config.folder}
+
+
+def read_submission(name: str) -> Submission:
+    """Return what the file `name` asks for. An instance checks it too; here a mistake is told even if none is up.
+
+    Raises:
+        InvalidConfigError: the file or what is in it is wrong; says where.
+    """
+    config = read_config(name)
+    document = absolute_paths(config.document, config.folder)
+    make_request = single_app_request if is_single_app(document) else deploy_request
+    try:
+        request = make_request(document, base_dir=config.folder)
+    except InvalidConfigError as error:
+        raise config.explain(error) from error
+    return Submission(config=config, document=document, request=request)

@@ -1,0 +1,119 @@
+"""`serve diff`: says what a deploy would do, and does nothing. Each plan is then held against the deploy itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cli.commands import Cli
+from tests.cli.test_instance_commands import ONE_APP, TWO_APPS
+
+
+async def plans(cli: Cli, text: str) -> dict[str, Any]:
+    done = await cli("diff", cli.write("next.yaml", text), "--json")
+    assert done.code == 0, done
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+async def replicas(cli: Cli) -> dict[str, set[str]]:
+    """Return the replicas that run, by application."""
+    apps = json.loads((await cli("status", "--json")).out)["applications"]
+    return {
+        name: {replica["replica_id"] for d in app["deployments"].values() for replica in d["replicas"]}
+        for name, app in apps.items()
+    }
+
+
+async def test_on_an_empty_instance_all_is_new_and_nothing_is_deployed(cli: Cli) -> None:
+    await cli.start()
+    found = await plans(cli, TWO_APPS)
+    assert {name: app["action"] for name, app in found.items()} == {"one": "create", "two": "create"}
+    assert found["two"]["deployments"]["Hello"] == {
+        "action": "create", "changed": [], "replicas_before": 0, "replicas_after": 2,
+    }  # fmt: skip
+    assert (await cli.status())["applications"] == {}
+
+
+CHANGES = {
+    "nothing": (TWO_APPS, "nothing", []),
+    "update": (TWO_APPS + "    max_queued_requests: 5\n", "update", ["max_queued_requests"]),
+    "scale": (TWO_APPS.replace("num_replicas: 2", "num_replicas: 3"), "scale", ["num_replicas"]),
+    "reconfigure": (TWO_APPS + "    max_ongoing_requests: 5\n", "reconfigure", ["max_ongoing_requests"]),
+    "restart for an option": (
+        TWO_APPS + "    ray_actor_options:\n      num_cpus: 0.5\n",
+        "restart",
+        ["ray_actor_options"],
+    ),
+    "restart for arguments": (TWO_APPS.replace("who: you", "who: me"), "restart", ["code"]),
+    "restart for a variable": (
+        TWO_APPS + "  runtime_env:\n    env_vars:\n      A: b\n",
+        "restart",
+        ["code", "runtime_env"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+async def test_a_change_is_told_before_it_is_made(cli: Cli, case: str) -> None:
+    text, action, changed = CHANGES[case]
+    await cli.start()
+    await cli("deploy", cli.write("serve.yaml", TWO_APPS), "--wait")
+    before = await replicas(cli)
+
+    found = await plans(cli, text)
+    assert found["one"]["action"] == "nothing"
+    plan = found["two"]["deployments"]["Hello"]
+    assert (plan["action"], plan["changed"]) == (action, changed)
+    assert await replicas(cli) == before
+    shown = (await cli("diff", "next.yaml")).out
+    assert f"  Hello: {action} (" in shown
+
+    assert (await cli("deploy", "next.yaml", "--wait")).code == 0
+    after = await replicas(cli)
+    assert after["one"] == before["one"]
+    if action == "restart":
+        assert not after["two"] & before["two"]
+    else:
+        assert after["two"] >= before["two"]
+    assert len(after["two"]) == plan["replicas_after"]
+
+
+async def test_what_a_file_leaves_out_is_told_as_removed(cli: Cli) -> None:
+    await cli.start()
+    await cli("deploy", cli.write("serve.yaml", TWO_APPS), "--wait")
+    found = await plans(cli, TWO_APPS[: TWO_APPS.index("- name: two")])
+    assert found["two"]["action"] == "remove"
+    assert found["two"]["deployments"]["Hello"]["action"] == "remove"
+
+
+async def test_other_code_is_told_by_its_deployments(cli: Cli) -> None:
+    await cli.start()
+    await cli("deploy", cli.write("app.yaml", ONE_APP), "--wait")
+    found = await plans(cli, "import_path: shop:held\n")
+    assert found["default"]["action"] == "update"
+    assert {n: d["action"] for n, d in found["default"]["deployments"].items()} == {
+        "Held": "create",
+        "Hello": "remove",
+    }
+
+
+async def test_code_that_cannot_be_built_is_told_and_what_runs_goes_on(cli: Cli) -> None:
+    await cli.start()
+    await cli("deploy", cli.write("app.yaml", ONE_APP), "--wait")
+    done = await cli("diff", cli.write("next.yaml", "import_path: shop:nope\n"))
+    assert done.code == 1
+    assert "default: fail" in done.out
+    assert "There is no 'nope'" in done.err
+    assert (await cli.status("-n", "default"))["status"] == "RUNNING"
+
+
+async def test_a_file_that_would_be_refused_is_refused_with_its_place(cli: Cli) -> None:
+    await cli.start()
+    assert (await cli("run", "shop:app", "--non-blocking")).code == 0
+    text = "applications:\n- name: other\n  import_path: shop:app\n  route_prefix: /\n"
+    done = await cli("diff", cli.write("next.yaml", text))
+    assert done.code == 1
+    assert "Error: next.yaml:4:3: Prefix / is being used" in done.err
