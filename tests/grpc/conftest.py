@@ -31,6 +31,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         f"--python_out={folder}",
         f"--grpc_python_out={folder}",
         f"{NAME}.proto",
+        "ray_serve.proto",
     ]
     assert protoc.main(arguments) == 0
     sys.path.insert(0, str(folder))

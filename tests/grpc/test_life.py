@@ -14,7 +14,7 @@ import pytest
 
 import serve_lite as serve
 from serve_lite.exceptions import InstanceError
-from tests.grpc.conftest import SERVICERS
+from tests.grpc.conftest import HERE, SERVICERS
 from tests.grpc.test_calls import WAIT, failed
 from tests.instances import Instance, Instances, until
 
@@ -161,6 +161,33 @@ async def test_a_servicer_function_that_is_none_ends_the_start_with_the_reason(
     with pytest.raises(InstanceError) as caught:
         await instances.start(given(grpc_servicer_functions=(function,)))
     assert told in str(caught.value)
+
+
+async def test_a_service_class_of_grpclib_will_do(
+    instances: Instances, given: Any, deploy: Any, client: Any, pb: Any, generated: Path
+) -> None:
+    paths = (str(HERE), str(generated))
+    door = await instances.start(
+        given(grpc_servicer_functions=("grpclib_services:EchoBase",), grpc_sys_path=paths)
+    )
+    await deploy(door)
+    echo = client(door).echo
+    assert (await echo.Say(pb.Said(text="x"), **WAIT)).text == "x"
+    talked = [said.text async for said in echo.Converse(iter([pb.Said(text="a"), pb.Said(text="b")]), **WAIT)]
+    assert talked == ["A", "B"]
+    assert (await failed(echo.Gather(iter([]), **WAIT))).code().name == "UNIMPLEMENTED"
+
+
+async def test_a_missing_grpcio_is_told_with_what_to_install(
+    instances: Instances, given: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "needs_it.py").write_text("import grpc_not_there\n")
+    (tmp_path / "grpc_blocked.py").write_text("raise ModuleNotFoundError('no grpc', name='grpc')\n")
+    for module, told in (("grpc_blocked", "pip install 'serve-lite[grpc]'"), ("needs_it", "grpc_not_there")):
+        options = given(grpc_servicer_functions=(f"{module}:add",), grpc_sys_path=(str(tmp_path),))
+        with pytest.raises(InstanceError) as caught:
+            await instances.start(options)
+        assert told in str(caught.value)
 
 
 async def test_there_is_no_door_without_servicer_functions(daemon: Instance) -> None:
