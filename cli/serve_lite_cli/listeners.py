@@ -40,11 +40,13 @@ def instance_options(
     http_options: Mapping[str, Any],
     admin_port: int | None,
     grpc_options: Mapping[str, Any] | None = None,
+    *,
+    folder: str = "",
 ) -> InstanceOptions:
     """Return the options of an instance in `home`; what is not given keeps its default.
 
     gRPC is served on the host that HTTP has, and not at all where HTTP is off. Its servicer functions are looked for
-    in the current directory first.
+    in `folder` and the current directory first.
 
     The port of the REST API may also come from the environment, as SERVE_LITE_ADMIN_PORT.
 
@@ -56,7 +58,7 @@ def instance_options(
         given |= {
             GRPC_FIELDS[key]: value for key, value in (grpc_options or {}).items() if key in GRPC_FIELDS
         }
-        given["grpc_sys_path"] = (os.getcwd(),)
+        given["grpc_sys_path"] = tuple(dict.fromkeys(os.path.abspath(each) for each in (folder, os.getcwd())))
         if http_options.get("host"):
             given["grpc_host"] = http_options["host"]
     named = os.environ.get("SERVE_LITE_ADMIN_PORT", "")

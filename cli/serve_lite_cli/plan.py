@@ -22,6 +22,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     request: DeployRequest
     http_options: dict[str, Any] = {}
+    grpc_options: dict[str, Any] = {}
+    folder: str = ""  #: of the config file, where servicer functions are looked for too
 
     @property
     def names(self) -> list[str]:
@@ -78,7 +80,10 @@ def plan_config_file(name: str) -> Plan:
         raise config.explain(error) from error
     http_options: dict[str, Any] = document if is_single else document.get("http_options") or {}
     return Plan(
-        request=msgspec.structs.replace(request, replace_declarative=False), http_options=http_options
+        request=msgspec.structs.replace(request, replace_declarative=False),
+        http_options=http_options,
+        grpc_options={} if is_single else document.get("grpc_options") or {},
+        folder=str(config.folder),
     )
 
 

@@ -30,6 +30,7 @@ class Waiter:
 class Echo:
     def __init__(self, waiter: DeploymentHandle | None = None) -> None:
         self._waiter = waiter
+        self._inside = self._most = 0
 
     async def Say(self, said):
         return pb.Said(text=said.text, data=said.data)
@@ -94,14 +95,20 @@ class Echo:
         raise ValueError("broken by itself")
 
     async def Hold(self, said):
-        """Wait until a file `go` appears, or for ever in a child of this call if `text` names a folder alone."""
+        """Wait until a file `go` appears in the folder `text`, and before that for a child of this call, if any.
+
+        Answers how many calls were in here at once at most.
+        """
+        self._inside += 1
+        self._most = max(self._most, self._inside)
         folder = Path(said.text)
         (folder / f"entered-{said.count}").touch()
         if self._waiter is not None:
             await self._waiter.remote(said.text)
         while not (folder / "go").exists():
             await asyncio.sleep(0.01)
-        return pb.Said(text="held")
+        self._inside -= 1
+        return pb.Said(text="held", count=self._most)
 
     async def HoldStream(self, said):
         yield pb.Said(text="first")
