@@ -44,7 +44,10 @@ _HOMES = {
     "status": "api",
 }
 _MODULES = frozenset(
-    "api batching config context exceptions handle metrics multiplex request_router schema testing tracing".split()
+    (
+        "api batching config context exceptions grpc_util handle metrics multiplex request_router schema testing "
+        "tracing"
+    ).split()
 )
 
 __all__ = [
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
     from serve_lite import config as config
     from serve_lite import context as context
     from serve_lite import exceptions as exceptions
+    from serve_lite import grpc_util as grpc_util
     from serve_lite import handle as handle
     from serve_lite import metrics as metrics
     from serve_lite import multiplex as multiplex

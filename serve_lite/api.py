@@ -90,6 +90,8 @@ def start(
     Args:
         proxy_location: "Disabled" for no HTTP; the other places are all this machine.
         http_options: where and how HTTP is served.
+        grpc_options: port and servicer functions of gRPC, on the host that HTTP has. The functions are imported here
+            too, so that what is wrong with one is told at once.
         logging_config: how replicas of applications that this process runs write their logs, where neither the
             deployment nor `serve.run` says.
         detached, dedicated_cpu: accepted from older code; a script's instance ends with the script, use
@@ -98,6 +100,7 @@ def start(
     Raises:
         ValueError: an option belongs into `http_options`.
         PortInUseError: a listening address is taken.
+        ModuleNotFoundError, AttributeError: a servicer function of `grpc_options` is not there.
     """
     global _started_with_logging
     for name in ("http_host", "http_port", "http_middlewares"):
@@ -112,7 +115,7 @@ def start(
     _check_record("tracing_config", tracing_config, TracingConfig)
     _check_record("controller_options", controller_options, ControllerOptions)
     _started_with_logging = logging_config
-    options = _instance_options(proxy_location, http_options)
+    options = _instance_options(proxy_location, http_options, grpc_options)
     if not inline.is_forced():
         driver.open_instance(options, is_explicit=http_options is not None)
 
@@ -399,7 +402,9 @@ def _tell_where(runtime: Runtime, apps: Sequence[AppSubmission]) -> None:
 
 
 def _instance_options(
-    proxy_location: ProxyLocation | str | None, http_options: HTTPOptions | Mapping[str, Any] | None
+    proxy_location: ProxyLocation | str | None,
+    http_options: HTTPOptions | Mapping[str, Any] | None,
+    grpc_options: gRPCOptions | Mapping[str, Any] | None = None,
 ) -> InstanceOptions:
     location = ProxyLocation.from_value(proxy_location)
     http = HTTPOptions.from_value({} if http_options is None else http_options, "http_options")
@@ -412,8 +417,20 @@ def _instance_options(
     chosen = {name: getattr(http, name) for name in names}
     # Where these two are not given, the environment's count.
     chosen |= {f"http_{name}": getattr(http, name) for name in ("host", "port") if name in given}
+    grpc = gRPCOptions.from_value({} if grpc_options is None else grpc_options, "grpc_options")
     if disabled:
         chosen["http_host"] = None
+    elif grpc.grpc_servicer_functions:
+        _ = grpc.grpc_servicer_func_callable  # raises what is wrong with one
+        chosen |= {
+            "grpc_port": grpc.port,
+            "grpc_servicer_functions": tuple(grpc.grpc_servicer_functions),
+            "grpc_sys_path": _sys_path(),
+            "grpc_request_timeout_s": grpc.request_timeout_s,
+            "grpc_enable_reflection": grpc.enable_reflection,
+        }
+        if chosen.get("http_host"):
+            chosen["grpc_host"] = chosen["http_host"]
     return InstanceOptions(**chosen)
 
 

@@ -113,6 +113,8 @@ class Foreground:
         self._may_remove = names
         for app in self._plan.request.apps:
             say(self._ready_line(app.name, app.route_prefix))
+        if self._info.grpc_host is not None:
+            say(f"gRPC is served at {self._info.grpc_host}:{self._info.grpc_port}")
         if self._blocking:
             await self._is_gone.wait()
             raise InstanceError("The instance has ended, and the applications with it.")

@@ -26,8 +26,27 @@ FIELDS = {
 }
 
 
-def instance_options(home: str, http_options: Mapping[str, Any], admin_port: int | None) -> InstanceOptions:
+#: The same for `grpc_options`.
+GRPC_FIELDS = {
+    "port": "grpc_port",
+    "grpc_servicer_functions": "grpc_servicer_functions",
+    "request_timeout_s": "grpc_request_timeout_s",
+    "enable_reflection": "grpc_enable_reflection",
+}
+
+
+def instance_options(
+    home: str,
+    http_options: Mapping[str, Any],
+    admin_port: int | None,
+    grpc_options: Mapping[str, Any] | None = None,
+    *,
+    folder: str = "",
+) -> InstanceOptions:
     """Return the options of an instance in `home`; what is not given keeps its default.
+
+    gRPC is served on the host that HTTP has, and not at all where HTTP is off. Its servicer functions are looked for
+    in `folder` and the current directory first.
 
     The port of the REST API may also come from the environment, as SERVE_LITE_ADMIN_PORT.
 
@@ -35,13 +54,20 @@ def instance_options(home: str, http_options: Mapping[str, Any], admin_port: int
         InvalidConfigError: a value has the wrong type.
     """
     given = {FIELDS[key]: value for key, value in http_options.items() if key in FIELDS}
+    if http_options.get("host", "") is not None and (grpc_options or {}).get("grpc_servicer_functions"):
+        given |= {
+            GRPC_FIELDS[key]: value for key, value in (grpc_options or {}).items() if key in GRPC_FIELDS
+        }
+        given["grpc_sys_path"] = tuple(dict.fromkeys(os.path.abspath(each) for each in (folder, os.getcwd())))
+        if http_options.get("host"):
+            given["grpc_host"] = http_options["host"]
     named = os.environ.get("SERVE_LITE_ADMIN_PORT", "")
     if admin_port is not None or named:
         given["admin_port"] = _port(named) if admin_port is None else admin_port
     try:
         return msgspec.convert({"home": home, **given}, InstanceOptions)
     except msgspec.ValidationError as error:
-        raise InvalidConfigError(f"The HTTP options are wrong: {error}.") from error
+        raise InvalidConfigError(f"The HTTP or gRPC options are wrong: {error}.") from error
 
 
 @contextlib.contextmanager
@@ -55,6 +81,8 @@ def explain_port_in_use(options: InstanceOptions) -> Iterator[None]:
         yield
     except PortInUseError as error:
         flag = "--admin-port" if error.port == options.admin_port else "the option for the HTTP port"
+        if options.grpc_servicer_functions and error.port == options.grpc_port:
+            flag = "--grpc-port, or grpc_options.port of a config"
         if error.port == options.http_port:
             flag = "--port (`serve start`: --http-port)"
         raise InstanceError(f"{error} The port is chosen by {flag}; 0 takes any free one.") from error

@@ -22,6 +22,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     request: DeployRequest
     http_options: dict[str, Any] = {}
+    grpc_options: dict[str, Any] = {}
+    folder: str = ""  #: of the config file, where servicer functions are looked for too
 
     @property
     def names(self) -> list[str]:
@@ -71,7 +73,10 @@ def plan_config_file(name: str) -> Plan:
     document = given.document
     http_options: dict[str, Any] = document if given.is_single else document.get("http_options") or {}
     return Plan(
-        request=msgspec.structs.replace(given.request, replace_declarative=False), http_options=http_options
+        request=msgspec.structs.replace(given.request, replace_declarative=False),
+        http_options=http_options,
+        grpc_options={} if given.is_single else document.get("grpc_options") or {},
+        folder=given.config.folder,
     )
 
 

@@ -36,7 +36,7 @@ def run(asked: RunOptions) -> int:
     plan = plan_from(asked)
     listen = {"host": asked.host, "port": asked.port}
     http_options = plan.http_options | {key: value for key, value in listen.items() if value is not None}
-    options = instance_options(home, http_options, asked.admin_port)
+    options = instance_options(home, http_options, asked.admin_port, plan.grpc_options, folder=plan.folder)
     info, started = start_or_join(options, owner_pid=os.getpid() if asked.blocking else None)
     if not started:
         say_what_is_not_applied(http_options, info)

@@ -56,7 +56,7 @@ def command(
         Location, typer.Option("--proxy-location", help="Disabled: no HTTP, only handles.")
     ] = Location.EveryNode,
     grpc_port: Annotated[
-        int, typer.Option("--grpc-port", min=0, max=65535, help="Port for gRPC. Not available yet.")
+        int, typer.Option("--grpc-port", min=0, max=65535, help="Port for gRPC; 0 takes any free one.")
     ] = 9000,
     grpc_servicer_functions: Annotated[
         list[str] | None,
@@ -75,13 +75,16 @@ def command(
     if http_location is not OldLocation.HeadOnly:
         warn("--http-location is deprecated, use --proxy-location.")
         proxy_location = location_of(http_location)
-    if grpc_servicer_functions:
-        warn("gRPC is not available yet; --grpc-servicer-functions has no effect.")
     http_options: dict[str, object] = {"host": http_host, "port": http_port}
     http_options = {key: value for key, value in http_options.items() if value is not None}
     if proxy_location is Location.Disabled:
         http_options["host"] = None
-    options = instance_options(local_home(address), http_options, admin_port)
+    grpc_options = {
+        "port": grpc_port,
+        "grpc_servicer_functions": grpc_servicer_functions or [],
+        "enable_reflection": grpc_enable_reflection,
+    }
+    options = instance_options(local_home(address), http_options, admin_port, grpc_options)
     try:
         with explain_port_in_use(options):
             info = start_instance(options)
@@ -129,8 +132,9 @@ def warn_of_differences(asked: dict[str, object], running: InstanceInfo) -> None
 def where(info: InstanceInfo) -> str:
     """Return where an instance is, for people."""
     http = "off" if info.http_host is None else url(info.http_host, info.http_port)
+    grpc = "" if info.grpc_host is None else f"  gRPC   {info.grpc_host}:{info.grpc_port}\n"
     return (
-        f"  HTTP   {http}\n  REST   {url(info.admin_host, info.admin_port)}\n  State  {info.home}\n"
+        f"  HTTP   {http}\n{grpc}  REST   {url(info.admin_host, info.admin_port)}\n  State  {info.home}\n"
         "Stop it with `serve shutdown`."
     )
 

@@ -1,18 +1,29 @@
-"""Building an application without running its code here: an importer child does it and answers with data."""
+"""What takes user code without running it here: an importer child imports it and answers with data."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import anyio
 import msgspec
 
-from serve_lite.controller.child import ExitInfo
+from serve_lite.controller.child import Child, ExitInfo
 from serve_lite.controller.spawner import Spawner
-from serve_lite.exceptions import RayServeException
+from serve_lite.exceptions import InstanceError, RayServeException
 from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment
-from serve_lite.wire.spawning import LENGTH_BYTES, BuildFailure, BuildReply
+from serve_lite.wire.spawning import (
+    LENGTH_BYTES,
+    BuildFailure,
+    BuildReply,
+    GrpcServices,
+    ServicersReply,
+    ServicersRequest,
+)
+
+R = TypeVar("R")
 
 _LAST_WORDS = 10  #: lines of output that are told with an importer's death
 
@@ -38,7 +49,7 @@ class BuildError(RayServeException):
 
 
 class Importer:
-    """Builds applications, each in a child of its own."""
+    """Builds applications and reads gRPC services, each time in a child of its own."""
 
     def __init__(self, spawner: Spawner) -> None:
         self._spawner = spawner
@@ -52,37 +63,71 @@ class Importer:
             BuildError: there is no such application, its code raised, or the importer died.
             InstanceError: no process could be started.
         """
-        ours, theirs = socket.socketpair()
         log_path = self._spawner.log_path("importer", request.app_name)
-        try:
-            with theirs:
-                child = await self._spawner.spawn_importer(request.app_name, environment, theirs, log_path)
-        except BaseException:
-            ours.close()
-            raise
-        try:
-            reply = await _ask(ours, request)
-            if reply is None:
-                raise _death(await child.wait(), child.tail(_LAST_WORDS))
-        finally:
-            child.kill()  # it has answered, or nobody waits for its answer
-            with anyio.move_on_after(2.0, shield=True):
-                await child.wait()
+        reply = await _ask_child(
+            lambda work: self._spawner.spawn_importer(request.app_name, environment, work, log_path),
+            request,
+            BuildReply,
+            "the process that imported the application",
+        )
         if reply.failure is not None:
             raise _build_error(reply.failure)
         if reply.result is None:
             raise BuildError("ImporterError", "the importer answered with neither a result nor a failure")
         return reply.result
 
+    async def read_servicers(self, paths: tuple[str, ...], environment: CodeEnvironment) -> GrpcServices:
+        """Return what gRPC servicer functions offer. No deadline; on cancel the child is killed.
 
-async def _ask(sock: socket.socket, request: BuildRequest) -> BuildReply | None:
+        Raises:
+            InstanceError: one of them cannot be imported or is none.
+        """
+        log_path = self._spawner.log_path("importer", "grpc")
+        try:
+            reply = await _ask_child(
+                lambda work: self._spawner.spawn_servicers(environment, work, log_path),
+                ServicersRequest(paths=paths),
+                ServicersReply,
+                "the process that imported the gRPC servicer functions",
+            )
+        except BuildError as error:
+            raise InstanceError(str(error)) from error
+        if reply.failure is not None or reply.services is None:
+            why = _build_error(reply.failure) if reply.failure is not None else "nothing was answered"
+            raise InstanceError(f"gRPC cannot be served: {why}")
+        return reply.services
+
+
+async def _ask_child(
+    spawn: Callable[[socket.socket], Awaitable[Child]], request: msgspec.Struct, reply_type: type[R], who: str
+) -> R:
+    """Start a child, ask it one thing, and end it."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            child = await spawn(theirs)
+    except BaseException:
+        ours.close()
+        raise
+    try:
+        reply = await _ask(ours, request, reply_type)
+        if reply is None:
+            raise _death(who, await child.wait(), child.tail(_LAST_WORDS))
+        return reply
+    finally:
+        child.kill()  # it has answered, or nobody waits for its answer
+        with anyio.move_on_after(2.0, shield=True):
+            await child.wait()
+
+
+async def _ask(sock: socket.socket, request: msgspec.Struct, reply_type: type[R]) -> R | None:
     """Send the request and return the reply, None if the importer ended without one. Closes `sock`."""
     reader, writer = await asyncio.open_connection(sock=sock)
     try:
         body = msgspec.msgpack.encode(request)
         writer.write(len(body).to_bytes(LENGTH_BYTES, "big") + body)
         size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
-        return msgspec.msgpack.decode(await reader.readexactly(size), type=BuildReply)
+        return msgspec.msgpack.decode(await reader.readexactly(size), type=reply_type)
     except (ConnectionError, asyncio.IncompleteReadError):
         return None
     finally:
@@ -93,6 +138,6 @@ def _build_error(failure: BuildFailure) -> BuildError:
     return BuildError(failure.type_name, failure.text, failure.traceback, failure.where)
 
 
-def _death(exited: ExitInfo, last_lines: list[str]) -> BuildError:
+def _death(who: str, exited: ExitInfo, last_lines: list[str]) -> BuildError:
     said = "; the last lines it printed:\n" + "\n".join(last_lines) if last_lines else ""
-    return BuildError("ImporterDied", f"the process that imported the application {exited}{said}")
+    return BuildError("ImporterDied", f"{who} {exited}{said}")

@@ -140,6 +140,17 @@ class Spawner:
         """
         return await self._spawn("importer", app, f"serve-lite: importer {app}", environment, work, log_path)
 
+    async def spawn_servicers(
+        self, environment: CodeEnvironment, work: socket.socket, log_path: str
+    ) -> Child:
+        """Start a child that reads gRPC servicer functions; `work` as for an importer.
+
+        Raises:
+            InstanceError: no process could be started.
+        """
+        title = "serve-lite: importer of gRPC services"
+        return await self._spawn("servicers", "grpc", title, environment, work, log_path)
+
     async def spawn_adviser(self, app: str, environment: CodeEnvironment, path: str) -> Child:
         """Start an adviser that listens at `path` and runs user code which the daemon asks for advice.
 
@@ -201,7 +212,7 @@ class Spawner:
 
     async def _spawn(
         self,
-        kind: Literal["replica", "importer", "adviser"],
+        kind: Literal["replica", "importer", "adviser", "servicers"],
         name: str,
         title: str,
         environment: CodeEnvironment,

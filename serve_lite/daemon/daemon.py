@@ -14,7 +14,8 @@ import os
 import signal
 import socket
 import sys
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -30,6 +31,7 @@ from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import Store
 from serve_lite.controller.warm import Template
 from serve_lite.daemon.control import ControlSocket
+from serve_lite.daemon.grpc_memory import GrpcMemory
 from serve_lite.daemon.home import Paths
 from serve_lite.daemon.keeper import EXIT_HOPELESS
 from serve_lite.daemon.lazy_admin import serve_admin
@@ -41,8 +43,12 @@ from serve_lite.proxy.options import ProxyOptions
 from serve_lite.proxy.server import HttpServer, serve_http
 from serve_lite.routing.router import Routers
 from serve_lite.schema import ProxyStatus
+from serve_lite.state.goal import CodeEnvironment
 from serve_lite.wire.listener import listen
 from serve_lite.wire.messages import InstanceInfo
+
+if TYPE_CHECKING:
+    from serve_lite.proxy import grpc
 
 logger = logging.getLogger("serve_lite.daemon")
 
@@ -86,7 +92,7 @@ class Daemon:
         self._options, self._paths, self._template = options, where, template
         self._sockets = {
             name: socket.socket(fileno=inherited[name])
-            for name in ("http", "admin", "control")
+            for name in ("http", "grpc", "admin", "control")
             if name in inherited
         }
         self._keeper_pid = os.getppid()
@@ -115,14 +121,16 @@ class Daemon:
         if self._keeper is not None:
             self._watch_keeper(self._keeper, spawner)
         publisher = Publisher(spawner.socket_path)
+        importer = Importer(spawner)
         controller = Controller(
             store,
             spawner,
-            Importer(spawner),
+            importer,
             publisher,
             control_socket=self._paths.control,
             orphan_grace_s=self._options.orphan_grace_s,
             http_options=self._http_options(),
+            grpc_options=self._grpc_options(),
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
             log_file=os.path.join(self._paths.logs, "daemon.log"),
         )
@@ -131,6 +139,8 @@ class Daemon:
         await group.start(controller.run)  # returns with the replicas of an earlier daemon adopted
         routers = Routers(publisher, advisers.make)
         http = await self._open_http(group, routers, publisher)
+        # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
+        grpc = await self._open_grpc(group, routers, publisher, importer)
         control = ControlSocket(group, controller, publisher, self._info(controller.epoch), self._shut_down)
         listener = await listen(self._sockets["control"], control.methods.handle_call)
         if "admin" in self._sockets:
@@ -139,7 +149,7 @@ class Daemon:
         self._tell_ready()
         await self._leaving.wait()  # ends with a signal, a client's `shutdown`, or the keeper
         controller.proxy_status = ProxyStatus.DRAINING
-        await self._drain(http, controller)
+        await self._drain([door.drain for door in (http, grpc) if door is not None], controller)
         await control.tell_left()
         await listener.aclose()
         await routers.aclose()
@@ -149,16 +159,20 @@ class Daemon:
         self._forgets_goal = True
         self._leaving.set()
 
-    async def _drain(self, http: HttpServer | None, controller: Controller) -> None:
+    async def _drain(
+        self, doors: Sequence[Callable[[], Coroutine[Any, Any, object]]], controller: Controller
+    ) -> None:
         """Let requests finish, then end every replica; requests that take longer end with theirs."""
         async with anyio.create_task_group() as group:
-            if http is not None:
-                drained = anyio.Event()
+            drained = anyio.Event()
 
-                async def drain() -> None:
-                    await http.drain(float("inf"))
-                    drained.set()
+            async def drain() -> None:
+                async with anyio.create_task_group() as draining:
+                    for door in doors:
+                        draining.start_soon(door)
+                drained.set()
 
+            if doors:
                 group.start_soon(drain)
                 with anyio.move_on_after(_DRAIN_FIRST_S):
                     await drained.wait()
@@ -175,6 +189,43 @@ class Daemon:
         server: HttpServer = await group.start(serve_http, self._sockets["http"], handler)
         return server
 
+    async def _open_grpc(
+        self, group: anyio.abc.TaskGroup, routers: Routers, publisher: Publisher, importer: Importer
+    ) -> grpc.GrpcDoor | None:
+        if "grpc" not in self._sockets:
+            return None
+        from serve_lite.proxy import grpc  # brings another HTTP/2 stack, which few instances need
+
+        options = self._options
+        environment = CodeEnvironment(sys_path=options.grpc_sys_path)
+        memory = GrpcMemory(self._paths.home, self._keeper_pid if self._keeper is not None else 0)
+        services = memory.recall()
+        if services is None:
+            services = await importer.read_servicers(options.grpc_servicer_functions, environment)
+            memory.keep(services)
+        door = grpc.GrpcDoor(
+            routers,
+            services,
+            grpc.GrpcOptions(
+                request_timeout_s=options.grpc_request_timeout_s,
+                enable_reflection=options.grpc_enable_reflection,
+                backlog=options.backlog,
+            ),
+        )
+        publisher.watch_routes(door.set_routes)
+        await group.start(grpc.serve_grpc, self._sockets["grpc"], door)
+        return door
+
+    def _grpc_options(self) -> dict[str, Any]:
+        """Return the options as REST shows them, with the port that was really bound."""
+        sock, options = self._sockets.get("grpc"), self._options
+        return {
+            "port": sock.getsockname()[1] if sock else options.grpc_port,
+            "grpc_servicer_functions": list(options.grpc_servicer_functions),
+            "request_timeout_s": options.grpc_request_timeout_s,
+            "enable_reflection": options.grpc_enable_reflection,
+        }
+
     def _http_options(self) -> dict[str, Any]:
         """Return the options as REST shows them, with the port that was really bound."""
         http, options = self._sockets.get("http"), self._options
@@ -187,7 +238,7 @@ class Daemon:
         }
 
     def _info(self, epoch: int) -> InstanceInfo:
-        http, admin = self._sockets.get("http"), self._sockets.get("admin")
+        http, admin, grpc = (self._sockets.get(name) for name in ("http", "admin", "grpc"))
         return InstanceInfo(
             pid=os.getpid(),
             keeper_pid=os.getppid() if self._keeper is not None else 0,
@@ -198,6 +249,8 @@ class Daemon:
             http_port=http.getsockname()[1] if http else 0,
             admin_host=self._options.admin_host,
             admin_port=admin.getsockname()[1] if admin else 0,
+            grpc_host=self._options.grpc_host if grpc else None,
+            grpc_port=grpc.getsockname()[1] if grpc else 0,
         )
 
     def _tell_ready(self) -> None:

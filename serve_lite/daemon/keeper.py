@@ -246,10 +246,17 @@ def main() -> int:
     return keeper.run()
 
 
+#: Options that are read here.
+_COMPLETE: Final = {
+    "home", "http_host", "http_port", "grpc_servicer_functions", "grpc_host", "grpc_port", "admin_host", "admin_port",
+    "backlog",
+}  # fmt: skip
+
+
 def _options() -> str:
     """Return JSON of `InstanceOptions`, complete. A launcher gives it so; whoever starts us by hand need not."""
     given = os.environ.pop("SERVE_LITE_INSTANCE", "{}")
-    if json.loads(given).keys() >= {"home", "http_host", "http_port", "admin_host", "admin_port", "backlog"}:
+    if json.loads(given).keys() >= _COMPLETE:
         return given
     import msgspec  # 30 ms
 
@@ -292,6 +299,8 @@ def _bind(settings: dict[str, Any], where: Paths) -> dict[str, socket.socket]:
     sockets = {}
     if settings["http_host"] is not None:
         sockets["http"] = _listen(settings["http_host"], settings["http_port"], settings["backlog"])
+    if settings["grpc_servicer_functions"]:
+        sockets["grpc"] = _listen(settings["grpc_host"], settings["grpc_port"], settings["backlog"])
     sockets["admin"] = admin = _listen(settings["admin_host"], settings["admin_port"], 128)
     if not admin.getsockname()[0].startswith(("127.", "::1")):
         raise StartError(
@@ -367,6 +376,8 @@ def _info(settings: dict[str, Any], sockets: dict[str, socket.socket]) -> dict[s
         "home": settings["home"],
         "http_host": settings["http_host"],
         "http_port": sockets["http"].getsockname()[1] if "http" in sockets else 0,
+        "grpc_host": settings["grpc_host"] if "grpc" in sockets else None,
+        "grpc_port": sockets["grpc"].getsockname()[1] if "grpc" in sockets else 0,
         "admin_host": settings["admin_host"],
         "admin_port": sockets["admin"].getsockname()[1],
     }

@@ -50,6 +50,13 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     admin_host: str = "127.0.0.1"
     #: `$SERVE_LITE_ADMIN_PORT`, or 52365; 0: the kernel chooses
     admin_port: int = msgspec.field(default_factory=_default_admin_port)
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = 9000  #: 0: the kernel chooses, `info` tells
+    #: import paths of generated `add_..._to_server` functions; without any there is no gRPC
+    grpc_servicer_functions: tuple[str, ...] = ()
+    grpc_sys_path: tuple[str, ...] = ()  #: where they are looked for first
+    grpc_request_timeout_s: float | None = None  #: None: no limit but the clients' own
+    grpc_enable_reflection: bool = True
     request_timeout_s: float | None = None  #: None: no limit
     keep_alive_timeout_s: float = 90.0
     root_path: str = ""

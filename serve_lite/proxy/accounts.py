@@ -39,11 +39,11 @@ class RouteAccount:
 
     def __init__(self, accounts: Accounts, route: str, app: str, deployment: str) -> None:
         self.route, self.app, self.deployment = route, app, deployment
-        self.cells: dict[tuple[str, int], Cell] = {}
+        self.cells: dict[tuple[str, int | str], Cell] = {}
         self._accounts = accounts
 
-    def note(self, method: str, status: int, latency_s: float, request_id: bytes) -> None:
-        """Count one answered (or abandoned) request."""
+    def note(self, method: str, status: int | str, latency_s: float, request_id: bytes) -> None:
+        """Count one answered (or abandoned) request. `status` is HTTP's number, or gRPC's name."""
         try:
             cell = self.cells[method, status]
         except KeyError:
@@ -69,7 +69,7 @@ class Accounts:
         self.ongoing = 0  #: requests being worked on
         self._routes: dict[tuple[str, str, str], RouteAccount] = {}
         self._write = write or _write_to_log
-        self._lines: list[tuple[bytes, str, str, int, float]] = []
+        self._lines: list[tuple[bytes, str, str, int | str, float]] = []
 
     def route(self, route: str, app: str, deployment: str) -> RouteAccount:
         """Return the account of one route; the empty route is that of requests that match none."""
@@ -81,7 +81,7 @@ class Accounts:
     def __iter__(self) -> Iterator[RouteAccount]:
         return iter(tuple(self._routes.values()))
 
-    def log(self, method: str, route: str, status: int, latency_ms: float, request_id: bytes) -> None:
+    def log(self, method: str, route: str, status: int | str, latency_ms: float, request_id: bytes) -> None:
         """Note one line of the access log; it is written within a fifth of a second."""
         if not self._lines:
             asyncio.get_running_loop().call_later(_LOG_EVERY_S, self.flush)

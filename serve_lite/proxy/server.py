@@ -66,7 +66,7 @@ class HttpServer:
             create, more = loop.create_unix_server, KEEP_SOCKET_FILE
         self._listener = await create(self._new_protocol, sock=sock, backlog=options.backlog, ssl=tls, **more)
 
-    async def drain(self, timeout_s: float, *, linger_s: float = 0.0) -> bool:
+    async def drain(self, timeout_s: float = float("inf"), *, linger_s: float = 0.0) -> bool:
         """Accept nothing more and wait until every request is answered; return whether all were in time.
 
         The health check answers 503 and each answer closes its connection. Idle connections are left open

@@ -14,8 +14,9 @@ import socket
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,6 +25,8 @@ from serve_lite.exceptions import ServeLiteError
 from serve_lite.graph import build_deployments, call_builder
 from serve_lite.state.goal import BuildRequest, BuildResult
 from serve_lite.wire.spawning import LENGTH_BYTES, BuildFailure, BuildReply
+
+R = TypeVar("R")
 
 #: Our own frames and those of the import system say nothing about the user's mistake.
 _NOT_THE_USERS = (
@@ -39,11 +42,16 @@ class TargetError(ServeLiteError):
 
 def main(sock: socket.socket) -> None:
     """Read one request, build it, write one reply."""
+    answer(sock, BuildRequest, _reply_to)
+
+
+def answer(sock: socket.socket, request_type: type[R], reply_to: Callable[[R], msgspec.Struct]) -> None:
+    """Read one request and write the reply to it."""
     with sock:
         sock.setblocking(True)
         size = int.from_bytes(_read_exactly(sock, LENGTH_BYTES), "big")
-        request = msgspec.msgpack.decode(_read_exactly(sock, size), type=BuildRequest)
-        body = msgspec.msgpack.encode(_reply_to(request))
+        request = msgspec.msgpack.decode(_read_exactly(sock, size), type=request_type)
+        body = msgspec.msgpack.encode(reply_to(request))
         sock.sendall(len(body).to_bytes(LENGTH_BYTES, "big") + body)
 
 

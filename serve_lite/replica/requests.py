@@ -1,4 +1,4 @@
-"""Runs the calls that a replica has accepted: handle calls, plain HTTP requests, ASGI requests.
+"""Runs the calls that a replica has accepted: handle calls, plain HTTP requests, ASGI requests, gRPC.
 
 Each call is one task, cancelled when its caller gives up; its slot is free when the work has really ended.
 """
@@ -31,6 +31,7 @@ from serve_lite.wire.frames import Buffer, Kind
 from serve_lite.wire.messages import (
     RESERVE,
     ErrorHead,
+    GrpcHead,
     HttpHead,
     HttpResponseHead,
     PythonHead,
@@ -42,6 +43,7 @@ log = logging.getLogger("serve_lite.replica")
 _encode = msgspec.msgpack.Encoder().encode
 _decode_python = msgspec.msgpack.Decoder(PythonHead).decode
 _decode_http = msgspec.msgpack.Decoder(HttpHead).decode
+_decode_grpc = msgspec.msgpack.Decoder(GrpcHead).decode
 _AHEAD_ITEMS = 64  #: how far a sync generator's thread may run ahead of its consumer
 
 
@@ -128,9 +130,12 @@ class RequestRunner:
         if call.kind == Kind.CALL_PYTHON:
             head = _decode_python(call.envelope)
             run = self._run_python if head.method != RESERVE else self._run_reservation
-        else:
+        elif call.kind == Kind.CALL_HTTP:
             head = _decode_http(call.envelope)  # type: ignore[assignment]  # the frame's kind tells which
             run = self._pick_http(head)  # type: ignore[arg-type, assignment]
+        else:
+            head = _decode_grpc(call.envelope)  # type: ignore[assignment]
+            run = self._run_grpc  # type: ignore[assignment]
         if head.deadline and time.monotonic() >= head.deadline:
             call.reject(RejectReason.EXPIRED)
             return
@@ -209,11 +214,8 @@ class RequestRunner:
             self._failed(work, context, error)
 
     async def _stream_items(self, call: IncomingCall, method: Method, result: Any) -> None:
-        if hasattr(result, "__aiter__"):
-            items: AsyncIterator[Any] = result
-        elif inspect.isgenerator(result) or (hasattr(result, "__next__") and hasattr(result, "__iter__")):
-            items = self._iterate_in_thread(result)
-        else:
+        items = self._items_of(result)
+        if items is None:
             raise TypeError(
                 f"Method '{method.name}' was called with stream=True but returned a "
                 f"{type(result).__name__!r} instead of a generator. Remove `stream=True`, or yield the results."
@@ -332,7 +334,54 @@ class RequestRunner:
             await _close(items)
         await answer.send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    # --- what both share ---
+    # --- gRPC ---
+
+    async def _run_grpc(self, work: _Work, head: GrpcHead) -> None:
+        from serve_lite.replica import grpc_calls  # lazily: most replicas never get such a call
+
+        call = work.call
+        context = grpc_calls.request_context(head)
+        _serve_request_context.set(context)
+        work.context = context
+        grpc_context = context.grpc_context
+        try:
+            method = self._user.method(head.method.rpartition("/")[2])
+            argument = await grpc_calls.argument_of(call, head)
+            kwargs = {"grpc_context": grpc_context} if method.takes_grpc_context else {}
+            result = await self._user.call(method, (argument,), kwargs)
+            if head.server_streaming:
+                items = self._items_of(result)
+                if items is None:
+                    raise TypeError(
+                        f"Method '{method.name}' answers with a stream of messages, but it returned a "
+                        f"{type(result).__name__!r} instead of a generator. Yield the messages."
+                    )
+                try:
+                    async for item in items:
+                        await grpc_calls.send(call, grpc_context, item)
+                finally:
+                    await _close(items)
+                work.leave()
+                grpc_calls.end(call, grpc_context)
+            else:
+                message = grpc_calls.encoded(result)
+                work.leave()
+                grpc_calls.result(call, grpc_context, message)
+        except asyncio.CancelledError:
+            self._cancelled(work, context)
+        except Exception as error:  # boundary: user code
+            self._failed(work, context, error)
+
+    # --- what they share ---
+
+    def _items_of(self, result: Any) -> AsyncIterator[Any] | None:
+        """Return what iterates a handler's result; None if it cannot be iterated as a stream."""
+        if hasattr(result, "__aiter__"):
+            items: AsyncIterator[Any] = result
+            return items
+        if inspect.isgenerator(result) or (hasattr(result, "__next__") and hasattr(result, "__iter__")):
+            return self._iterate_in_thread(result)
+        return None
 
     async def _iterate_in_thread(self, items: Iterator[Any]) -> AsyncIterator[Any]:
         """Iterate a sync generator in a worker thread that runs at most `_AHEAD_ITEMS` ahead."""
@@ -380,7 +429,7 @@ class RequestRunner:
         context.cancel_children()
         work.leave()
         if work.call.alive:  # user code cancelled itself: its caller must hear something
-            self._answer_error(work.call, RequestCancelledError(context.request_id), "")
+            self._answer_error(work.call, context, RequestCancelledError(context.request_id), "")
 
     def _failed(self, work: _Work, context: RequestContext, error: Exception) -> None:
         self.counts.failed[context.route, type(error).__name__] += 1
@@ -388,9 +437,14 @@ class RequestRunner:
         text = "".join(traceback.format_exception(error))
         log.error("request %s failed\n%s", context.request_id, text.rstrip())
         if work.call.alive:
-            self._answer_error(work.call, error, text)
+            self._answer_error(work.call, context, error, text)
 
-    def _answer_error(self, call: IncomingCall, error: Exception, text: str) -> None:
+    def _answer_error(self, call: IncomingCall, context: RequestContext, error: Exception, text: str) -> None:
+        if call.kind == Kind.CALL_GRPC:
+            from serve_lite.replica import grpc_calls  # loaded by now
+
+            grpc_calls.fail(call, context.grpc_context, error)
+            return
         head = ErrorHead(type(error).__name__, _words(error), text)
         buffers: list[Buffer] = []
         if call.kind == Kind.CALL_PYTHON:

@@ -24,7 +24,7 @@ import sys
 import msgspec
 
 from serve_lite.processes import die_with_parent, open_pidfd, set_title, start_time_of
-from serve_lite.replica import advising, importing, process
+from serve_lite.replica import advising, importing, process, servicers
 from serve_lite.wire.spawning import (
     LONGEST_PACKET,
     Exited,
@@ -123,6 +123,9 @@ def run_child(task: ChildTask) -> int:
     if request.kind == "importer":
         die_with_parent(signal.SIGKILL)  # nobody would read the answer
         importing.main(work)
+    elif request.kind == "servicers":
+        die_with_parent(signal.SIGKILL)
+        servicers.main(work)
     elif request.kind == "adviser":
         die_with_parent(signal.SIGKILL)  # what it knows is of use to this daemon alone
         advising.main(work)

@@ -37,13 +37,14 @@ class WrongStatsError(TypeError):
 class Method:
     """One method of the user's object, with what is known of it without calling it."""
 
-    __slots__ = ("function", "in_thread", "name", "takes_request")
+    __slots__ = ("function", "in_thread", "name", "takes_grpc_context", "takes_request")
 
     def __init__(self, name: str, function: Callable[..., Any], *, in_thread: bool) -> None:
         self.name = name
         self.function = function
         self.in_thread = in_thread
         self.takes_request = _takes_an_argument(function)
+        self.takes_grpc_context = _has_parameter(function, "grpc_context")
 
 
 class UserCode:

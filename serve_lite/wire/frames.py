@@ -40,7 +40,8 @@ _unpack_from = HEADER.unpack_from
 class Kind:
     """What a frame is. Plain integers: compared for every frame."""
 
-    CALL_PYTHON: Final = 1  # caller: start a call; the three kinds differ in envelope and buffers
+    CALL_GRPC: Final = 0  # caller: start a call; the four kinds differ in envelope and buffers
+    CALL_PYTHON: Final = 1
     CALL_HTTP: Final = 2
     CALL_CONTROL: Final = 3
     ITEM: Final = 4  # either way: one piece of a stream

@@ -3,10 +3,12 @@
 Structs marked `array_like` stand on the hot path: they travel as msgpack arrays, fields in order.
 Add fields only at the end, with a default.
 
-A call is one of three kinds, told apart by its frame (wire/frames.py):
+A call is one of four kinds, told apart by its frame (wire/frames.py):
 
 PYTHON   `PythonHead`, buffers `[pickle, *out-of-band buffers]`; answered with the same kind of buffers.
 HTTP     `HttpHead`, buffers `[body]` or none; answered with `HttpResponseHead` and the body.
+GRPC     `GrpcHead`, buffers `[message]`, or none and the messages as items; answered with `GrpcStatus` and
+         the message, or with messages as items and `GrpcStatus` at the end. Errors are statuses too.
 CONTROL  `ControlHead`, buffers `[msgpack of the request struct]`; answered with `[msgpack of the reply]`.
 """
 
@@ -24,6 +26,8 @@ from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult
 __all__ = ["BuildRequest", "BuildResult"]
 
 Headers = list[tuple[bytes, bytes]]
+#: of gRPC: names in lower case; a value is ASCII text unless its name ends with "-bin"
+Metadata = list[tuple[str, bytes]]
 
 
 class PythonHead(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -106,6 +110,34 @@ class WsMessage(msgspec.Struct, array_like=True, omit_defaults=True):
     reason: str = ""
     subprotocol: str | None = None
     headers: Headers = []
+
+
+class GrpcHead(msgspec.Struct, array_like=True, omit_defaults=True):
+    """Envelope of a gRPC request. Messages travel as the client sent them, uncompressed."""
+
+    method: str  #: full name, "/package.Service/Method"
+    servicer: str  #: import path of what knows the messages of this method
+    request_id: str
+    client_streaming: bool = False
+    server_streaming: bool = False
+    deadline: float = 0.0
+    app: str = ""
+    model_id: str = ""
+    session_id: str = ""
+    traceparent: str = ""
+    peer: str = ""
+    metadata: Metadata = []
+
+
+class GrpcStatus(msgspec.Struct, array_like=True, omit_defaults=True):
+    """How a gRPC call ended."""
+
+    code: int = 0
+    details: str = ""
+    trailing: Metadata = []  #: without the request id
+    compression: int = (
+        0  #: of the answer's one message: 0 none, 1 deflate, 2 gzip; an item's envelope is this byte
+    )
 
 
 class ErrorHead(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -231,6 +263,8 @@ class InstanceInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     http_port: int
     admin_host: str
     admin_port: int
+    grpc_host: str | None = None  #: None: no gRPC
+    grpc_port: int = 0
 
 
 class DeployRequest(msgspec.Struct, kw_only=True, omit_defaults=True):

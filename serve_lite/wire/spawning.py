@@ -24,12 +24,12 @@ LENGTH_BYTES = 4
 class SpawnRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Start one child. Two descriptors come along: the one it works with and the one it prints to.
 
-    A "replica" and an "adviser" work with their listening socket, an "importer" with the socket for request and
-    answer.
+    A "replica" and an "adviser" work with their listening socket, an "importer" and one that reads "servicers" with
+    the socket for request and answer.
     """
 
     serial: int
-    kind: Literal["replica", "importer", "adviser"]
+    kind: Literal["replica", "importer", "adviser", "servicers"]
     name: str  #: replica id, or application
     title: str
     cwd: str = ""
@@ -75,4 +75,41 @@ class BuildReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One of the two."""
 
     result: BuildResult | None = None
+    failure: BuildFailure | None = None
+
+
+class ServicersRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Read what these servicer functions (or classes) offer."""
+
+    paths: tuple[str, ...]
+
+
+class GrpcMethod(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One method of a gRPC service."""
+
+    name: str  #: full, "/package.Service/Method"
+    servicer: str  #: import path of what knows its messages
+    client_streaming: bool = False
+    server_streaming: bool = False
+
+
+class DescriptorFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One .proto file, for clients that ask what a service looks like."""
+
+    name: str
+    content: bytes  #: a serialized FileDescriptorProto
+    symbols: tuple[str, ...] = ()  #: full names of what it defines
+
+
+class GrpcServices(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the gRPC door serves. `methods` are in the order of the servicers."""
+
+    methods: tuple[GrpcMethod, ...] = ()
+    files: tuple[DescriptorFile, ...] = ()
+
+
+class ServicersReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of the two."""
+
+    services: GrpcServices | None = None
     failure: BuildFailure | None = None

@@ -30,6 +30,7 @@ MODULES = (
     "config",
     "context",
     "exceptions",
+    "grpc_util",
     "handle",
     "metrics",
     "request_router",

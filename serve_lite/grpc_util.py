@@ -1,0 +1,227 @@
+"""What handlers of gRPC requests get besides the message: the context, and the messages of a streaming client."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+from serve_lite.wire import grpc_status
+
+__all__ = ["RayServegRPCContext", "gRPCInputStream"]
+
+_NAME = re.compile(r"[0-9a-z_.-]+")
+_VALUE = re.compile(r"[ -~]*")
+
+#: name and value; bytes where the name ends with "-bin"
+MetadataPair = tuple[str, str | bytes]
+
+
+class RayServegRPCContext:
+    """What a gRPC handler may know of its request, and set for its answer. Can be pickled.
+
+    A method gets it if it has a parameter `grpc_context`. What it sets is sent when it has returned, raised, or
+    ended its stream: a code set here survives an exception. There is no `abort`: raise an exception instead.
+    """
+
+    def __init__(
+        self,
+        invocation_metadata: Iterable[MetadataPair] = (),
+        *,
+        request_id: str = "",
+        application: str = "",
+        peer: str = "",
+        multiplexed_model_id: str = "",
+        traceparent: str = "",
+    ) -> None:
+        self._invocation_metadata = list(invocation_metadata)
+        self._request_id = request_id
+        self._application = application
+        self._peer = peer
+        self._model_id = multiplexed_model_id
+        self._traceparent = traceparent
+        self._code: Any = None
+        self._details: str | None = None
+        self._trailing: list[MetadataPair] = []
+        self._compression: Any = None
+
+    # --- the request ---
+
+    def invocation_metadata(self) -> list[MetadataPair]:
+        """Return what the client sent, in order."""
+        return list(self._invocation_metadata)
+
+    def request_id(self) -> str:
+        """Return the id that the client gave or that was made; the answer carries it as metadata `request_id`."""
+        return self._request_id
+
+    def application(self) -> str:
+        """Return the name of the application that answers."""
+        return self._application
+
+    def multiplexed_model_id(self) -> str:
+        """Return the metadata `multiplexed_model_id`, "" if there is none."""
+        return self._model_id
+
+    def traceparent(self) -> str:
+        """Return the metadata `traceparent`, "" if there is none."""
+        return self._traceparent
+
+    def tracestate(self) -> str:
+        """Return the metadata `tracestate`, "" if there is none."""
+        return next((str(v) for k, v in self._invocation_metadata if k == "tracestate"), "")
+
+    def peer(self) -> str:
+        """Return where the client is, for example `ipv4:127.0.0.1:50000`."""
+        return self._peer
+
+    def auth_context(self) -> dict[str, Any]:
+        """Return nothing: connections are not authenticated."""
+        return {}
+
+    def peer_identities(self) -> list[bytes] | None:
+        """Return None: connections are not authenticated."""
+        return None
+
+    def peer_identity_key(self) -> str | None:
+        """Return None: connections are not authenticated."""
+        return None
+
+    # --- the answer ---
+
+    def code(self) -> Any:
+        """Return what `set_code` was given, None if nothing."""
+        return self._code
+
+    def details(self) -> str | None:
+        """Return what `set_details` was given, None if nothing."""
+        return self._details
+
+    def trailing_metadata(self) -> list[MetadataPair]:
+        """Return what will be sent after the answer; the request id comes first."""
+        return [("request_id", self._request_id), *self._trailing]
+
+    def set_code(self, code: Any) -> None:
+        """Set the status: a `grpc.StatusCode` or its number.
+
+        Raises:
+            ValueError: it is no status.
+        """
+        _number_of(code)
+        self._code = code
+
+    def set_details(self, details: str) -> None:
+        """Set the text that comes with the status."""
+        if not isinstance(details, str):
+            raise TypeError(f"The details of a gRPC status must be text, not {details!r}.")
+        self._details = details
+
+    def set_trailing_metadata(self, trailing_metadata: Iterable[MetadataPair]) -> None:
+        """Set what is sent after the answer, besides the request id.
+
+        Raises:
+            ValueError: a name or value cannot be sent.
+        """
+        pairs = [_checked(pair) for pair in trailing_metadata]
+        self._trailing = [pair for pair in pairs if pair[0] != "request_id"]
+
+    def set_compression(self, compression: Any) -> None:
+        """Have messages compressed from now on: a `grpc.Compression`. A client that cannot read it gets plain ones.
+
+        Raises:
+            ValueError: it is no compression.
+        """
+        if compression is not None and compression not in range(len(grpc_status.ENCODINGS)):
+            raise ValueError(
+                f"{compression!r} is no compression; use one of grpc.Compression: NoCompression, Deflate, Gzip."
+            )
+        self._compression = compression
+
+
+class gRPCInputStream:  # noqa: N801  (Ray Serve's name)
+    """The messages of a client that streams, in order: `async for message in stream`.
+
+    A method of a client-streaming or bidirectional call gets it in the place of the message.
+    """
+
+    def __init__(self, receive: Callable[[], Awaitable[Any]], end: object) -> None:
+        self._receive = receive
+        self._end = end
+        self._is_exhausted = False
+        self._is_cancelled = False
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the client's last message was read."""
+        return self._is_exhausted
+
+    def is_cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._is_cancelled
+
+    def cancel(self) -> None:
+        """Read nothing more; iterating ends."""
+        self._is_cancelled = True
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._is_cancelled or self._is_exhausted:
+            raise StopAsyncIteration
+        message = await self._receive()
+        if message is self._end:
+            self._is_exhausted = True
+            raise StopAsyncIteration
+        return message
+
+
+def code_of(context: RayServegRPCContext) -> int | None:
+    """Return the number of the code that was set, None if none was."""
+    return None if context._code is None else _number_of(context._code)
+
+
+def compression_of(context: RayServegRPCContext) -> int:
+    """Return the number of the compression that was set, 0 if none was."""
+    return 0 if context._compression is None else int(context._compression)
+
+
+def trailing_of(context: RayServegRPCContext) -> list[tuple[str, bytes]]:
+    """Return the metadata that was set, as it travels."""
+    return [(name, v if isinstance(v, bytes) else v.encode("ascii")) for name, v in context._trailing]
+
+
+def number_of(code: Any) -> int | None:
+    """Return the number of a `grpc.StatusCode` or of what stands for one; None if it is none."""
+    value = getattr(code, "value", code)  # an enum's: grpcio's holds a pair, grpclib's a number
+    if isinstance(value, tuple) and value:
+        value = value[0]
+    is_known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(grpc_status.NAMES)
+    return value if is_known else None
+
+
+def _number_of(code: Any) -> int:
+    number = number_of(code)
+    if number is None:
+        raise ValueError(f"{code!r} is no gRPC status; use a grpc.StatusCode.")
+    return number
+
+
+def _checked(pair: Any) -> MetadataPair:
+    try:
+        name, value = pair
+    except (TypeError, ValueError):
+        raise ValueError(f"Metadata is a list of pairs of name and value, and {pair!r} is none.") from None
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("grpc-"):
+        raise ValueError(
+            f"{name!r} is no name of metadata: lower-case letters, digits, '_', '-' and '.', and no 'grpc-' in front."
+        )
+    if name.endswith("-bin"):
+        if not isinstance(value, bytes):
+            raise ValueError(f"The metadata {name!r} must be bytes, because its name ends with '-bin'.")
+        return name, value
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if not isinstance(value, str) or not _VALUE.fullmatch(value):
+        raise ValueError(f"The metadata {name!r} must be printable ASCII text, not {value!r}.")
+    return name, value
