@@ -12,7 +12,7 @@ class Library:
 @serve.deployment
 class Desk:
     def __init__(self, library) -> None:
-        self.library = library
+        self.shelf = library
 
     async def __call__(self, isbn: str) -> str:
         # Inside a replica the application is known.
