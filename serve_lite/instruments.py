@@ -98,10 +98,6 @@ class Counter:
             cell = self._cells[values] = Cell()
         return cell
 
-    def forget(self, *values: str) -> None:
-        """Drop a cell, of a model that is unloaded for example."""
-        self._cells.pop(values, None)
-
     def picture(self) -> Family:
         series = [Series(list(values), cell.picture()) for values, cell in self._cells.items()]
         return Family(self.name, self.kind, self.help, list(self.label_names), series)

@@ -121,7 +121,6 @@ class RequestRouter(abc.ABC):
         self._deployment_id = deployment_id
         self._replicas: dict[ReplicaID, RunningReplica] = {}
         self._queue_lengths = _QueueLengths(self._replicas)
-        self._num_pending = 0
 
     # --- for users to override ---
 
