@@ -99,14 +99,14 @@ def run(contenders: Sequence[Contender], settings: Settings) -> dict[str, Any]:
 def measure(contender: Contender, app: App, settings: Settings) -> Sample:
     """Start one contender, take every measure of it, and stop it. A failure is part of the sample."""
     directory = Path(tempfile.mkdtemp(prefix="bench-"))
-    place = Place(port=_free_port(), directory=directory)
+    place = Place(port=free_port(), directory=directory)
     output = directory / "output.log"
     started: list[subprocess.Popen[bytes]] = []
     sample: Sample = {}
     try:
         clock = time.perf_counter()
         started += [command.popen(output) for command in contender.commands(app, place)]
-        _wait_for_answer(place.port, contender.ask(app), started, settings.start_limit_s)
+        wait_for_answer(place.port, contender.ask(app), started, settings.start_limit_s)
         sample["start_s"] = time.perf_counter() - clock
         _measure_running(contender, app, place, settings, sample)
     except (BenchmarkError, OSError, subprocess.SubprocessError, ValueError) as error:
@@ -153,7 +153,7 @@ def _measure_running(
         sample["handle"] = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
 
 
-def _wait_for_answer(port: int, ask: Ask, started: Sequence[subprocess.Popen[bytes]], limit_s: float) -> None:
+def wait_for_answer(port: int, ask: Ask, started: Sequence[subprocess.Popen[bytes]], limit_s: float) -> None:
     """Return at the first right answer. Asks every 5 ms, one new connection each time."""
     deadline = time.monotonic() + limit_s
     last = "nothing listened"
@@ -183,7 +183,7 @@ def _request(port: int, ask: Ask) -> tuple[int, bytes]:
         connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that the kernel says is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
