@@ -59,6 +59,7 @@ class ReloadingForeground(Foreground):
         self._watched: Watched | None = None
         self._watching = anyio.CancelScope()
         self._running: Goal | None = None  # what was deployed last without failing
+        self._is_current = False  # nothing was deployed since
         self._ours: list[str] = []  # the applications that the last accepted deploy left
 
     async def _serve(self) -> None:
@@ -97,6 +98,7 @@ class ReloadingForeground(Foreground):
                 plan = self._read_plan()
                 await self._watch(group, plan)
                 await self._remove([name for name in self._ours if name not in plan.names])
+                await self._look_at_what_runs()
                 await self._submit(with_content_versions(plan))
             except ServeLiteError as error:
                 self._complain(error)
@@ -115,7 +117,7 @@ class ReloadingForeground(Foreground):
         """Wait until an accepted deploy is done, or until there is another change, and tell how it went."""
         self._logs.add(plan.names)
         self._tell_what_waits(plan)
-        self._plan, self._ours = plan, plan.names
+        self._plan, self._ours, self._is_current = plan, plan.names, False
         status = await self._status_when_done(plan)
         if status is None:
             return
@@ -133,8 +135,13 @@ class ReloadingForeground(Foreground):
                 say(self._ready_line(app.name, app.route_prefix))
         if self._running is None:
             self._tell_grpc()
-        self._running = goal
+        self._running, self._is_current = goal, True
         self._may_remove = list(dict.fromkeys([*self._may_remove, *plan.names]))
+
+    async def _look_at_what_runs(self) -> None:
+        """Take in what others, or autoscaling, have changed since the last deploy: it is not what this one does."""
+        if self._is_current:
+            self._running = await self._ask("goal", GoalRequest(names=self._ours), Goal)
 
     async def _status_when_done(self, plan: Plan) -> ServeStatus | None:
         """Return the status once nothing of the plan is being deployed; None if files change before."""

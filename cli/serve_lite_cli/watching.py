@@ -145,6 +145,10 @@ async def _watch_folders(
     task_status: anyio.abc.TaskStatus[None],
 ) -> None:
     is_started = False
+    if missing := [
+        folder for folder in folders if not os.path.isdir(folder)
+    ]:  # the watcher would wait in silence
+        raise WatchError(f"Cannot watch the files in {', '.join(missing)}: there is no such folder.")
     try:
         # Yields when nothing has happened for a while: the first time, that says that it watches.
         async for found in watchfiles.awatch(

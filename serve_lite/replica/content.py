@@ -24,6 +24,7 @@ from importlib.machinery import (
     SourceFileLoader,
     SourcelessFileLoader,
 )
+from types import ModuleType
 
 import msgspec
 
@@ -231,8 +232,10 @@ def library_folders() -> tuple[str, ...]:
 
 def loaded_files() -> dict[str, str]:
     """Return the files of the modules that are loaded here, by name."""
-    named = [(name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items())]
-    return {name: os.path.abspath(file) for name, file in named if file and name != "__main__"}
+    modules = [(name, m) for name, m in list(sys.modules.items()) if isinstance(m, ModuleType)]
+    # Not by getattr: modules that load themselves on first use would do so now.
+    named = [(name, vars(module).get("__file__")) for name, module in modules if name != "__main__"]
+    return {name: os.path.abspath(file) for name, file in named if isinstance(file, str) and file}
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
@@ -275,9 +278,9 @@ def _parsed(data: bytes) -> ast.Module | None:
 
 
 def _bytes_of(file: str) -> bytes:
-    """Return a file's content; nothing if it has gone since it was found."""
+    """Return a file's content; nothing if it cannot be read, of which whoever imports it is told."""
     try:
         with open(file, "rb") as source:
             return source.read()
-    except FileNotFoundError:
+    except OSError:
         return b""
