@@ -18,6 +18,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from serve_lite.engines.local import connect_instance
 from serve_lite.exceptions import InstanceError, ServeLiteError
 from serve_lite.policy.diff import AppPlan, DeploymentPlan, compare
 from serve_lite.schema import ServeStatus
@@ -82,7 +83,7 @@ class ReloadingForeground(Foreground):
         """Deploy now and after each change, until cancelled.
 
         Raises:
-            ServeLiteError: the first deploy was refused, or files cannot be watched.
+            ServeLiteError: the first deploy was refused, files cannot be watched, or the instance has ended.
         """
         await self._watch(group, self._plan)
         plan = self._read_plan()  # again: it may have changed before it was watched
@@ -101,7 +102,7 @@ class ReloadingForeground(Foreground):
                 await self._look_at_what_runs()
                 await self._submit(with_content_versions(plan))
             except ServeLiteError as error:
-                self._complain(error)
+                await self._complain(error)
             else:
                 await self._settle(plan)
 
@@ -125,7 +126,7 @@ class ReloadingForeground(Foreground):
             check_running(plan.names, status)
             goal = await self._ask("goal", GoalRequest(names=plan.names), Goal)
         except ServeLiteError as error:
-            self._complain(error)
+            await self._complain(error)
             return
         done = compare(self._running or Goal(), goal)
         for app in plan.request.apps:
@@ -172,7 +173,17 @@ class ReloadingForeground(Foreground):
             for name in gone:
                 say(f"Application '{name}' is removed.")
 
-    def _complain(self, error: ServeLiteError) -> None:
+    async def _complain(self, error: ServeLiteError) -> None:
+        """Tell what went wrong.
+
+        Raises:
+            InstanceError: the instance has ended, so it is the last thing that could go wrong.
+        """
+        if isinstance(error, InstanceError):
+            connection = await connect_instance(self._info.home)
+            if connection is None:
+                raise error
+            connection.close()
         print(f"Error: {error}", file=sys.stderr, flush=True)
         what_is = "What ran before goes on" if self._running is not None else "Nothing runs yet"
         say(

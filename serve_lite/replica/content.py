@@ -172,12 +172,12 @@ class Sources:
     def _content(
         self, name: str, file: str, *, is_package: bool = False
     ) -> tuple[str, frozenset[str], frozenset[str]]:
-        if file not in self._read:
+        if name not in self._read:  # not by file: one may be found under two names, in two packages
             data = _bytes_of(file)
             package = name if is_package else name.rpartition(".")[0]
             tree = _parsed(data) if file.endswith(tuple(SOURCE_SUFFIXES)) else None
-            self._read[file] = (hashlib.sha256(data).hexdigest(), *imported_names(tree, package))
-        return self._read[file]
+            self._read[name] = (hashlib.sha256(data).hexdigest(), *imported_names(tree, package))
+        return self._read[name]
 
 
 def imported_names(tree: ast.Module | None, package: str) -> tuple[frozenset[str], frozenset[str]]:

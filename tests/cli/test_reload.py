@@ -176,7 +176,8 @@ async def test_mistakes_are_told_with_their_place_and_what_runs_goes_on_until_th
 async def test_a_constructor_that_raises_leaves_the_old_version_and_can_be_mended(code: Cli) -> None:
     async with reloading(code, "main:app") as (running, url):
         fronts, _ = await pids(url)
-        broken = BACK + "    def __init__(self):\n        raise ValueError('no model')\n"
+        few = BACK.replace("num_replicas=2", "num_replicas=2, max_constructor_retry_count=1")
+        broken = few + "    def __init__(self):\n        raise ValueError('no model')\n"
         (code.folder / "back.py").write_text(broken)
         assert "ValueError: no model" in await said_after(running, "What ran before goes on")
         assert "says one" in await text_of(url)

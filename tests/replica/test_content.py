@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serve_lite.replica.content import Sources, imported_names, library_folders
 
@@ -159,3 +162,36 @@ def test_a_file_added_where_an_import_looked_for_it_changes_the_digest(folder: P
 def test_what_is_no_module_of_the_users_is_passed_over(folder: Path, name: str) -> None:
     write(folder, a="")
     assert needed(folder, name) <= {"a"}
+
+
+FORMS = (
+    "import {0}",
+    "from {0} import x",
+    "def f():\n  import {0} as y",
+    "import importlib\nimportlib.import_module('{0}')",
+)
+
+
+@given(
+    edges=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), st.sampled_from(FORMS)), max_size=20),
+    edited=st.integers(0, 7),
+)
+@settings(deadline=None)
+def test_a_file_counts_exactly_for_the_modules_that_imports_lead_from(
+    edges: list[tuple[int, int, str]], edited: int
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for module in range(8):
+            lines = [form.format(f"m{target}") for source, target, form in edges if source == module]
+            (folder / f"m{module}.py").write_text("\n".join(lines))
+        reached = {module: {module} for module in range(8)}
+        for _ in range(8):
+            for source, target, _ in edges:
+                reached[source] |= reached[target]
+        before = {module: digest(folder, f"m{module}") for module in range(8)}
+        with (folder / f"m{edited}.py").open("a") as file:
+            file.write("\nx = 1")
+        for module in range(8):
+            assert needed(folder, f"m{module}") == {f"m{target}" for target in reached[module]}
+            assert (digest(folder, f"m{module}") != before[module]) == (edited in reached[module])
