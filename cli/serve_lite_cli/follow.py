@@ -27,8 +27,8 @@ class LogFollower:
     def __init__(self, folder: str, apps: Iterable[str], show: Callable[[str, str], None]) -> None:
         """Start at the present end of each file in `folder`; files made later are read from their start."""
         self._folder, self._show = folder, show
-        # File names have no other characters; see `Spawner.log_path`.
-        self._apps = {re.sub(r"[^A-Za-z0-9_.-]+", "_", app): app for app in apps}
+        self._apps: dict[str, str] = {}  #: by their names in file names
+        self.add(apps)
         self._watch = _watch(folder)
         self._offsets = {name: _size(os.path.join(folder, name)) for name in self._names()}
         self._rests: dict[str, bytes] = {}
@@ -36,6 +36,11 @@ class LogFollower:
     def fileno(self) -> int:
         """Return a descriptor that is readable when `read_new` has work; -1 where the system has none."""
         return self._watch
+
+    def add(self, apps: Iterable[str]) -> None:
+        """Follow these applications too; what they have printed already is shown."""
+        # File names have no other characters; see `Spawner.log_path`.
+        self._apps |= {re.sub(r"[^A-Za-z0-9_.-]+", "_", app): app for app in apps}
 
     def read_new(self) -> None:
         """Show every line that was completed since the last call."""

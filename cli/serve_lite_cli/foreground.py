@@ -33,6 +33,8 @@ from serve_lite_cli.plan import Plan
 
 T = TypeVar("T")
 
+ENDED = "The instance has ended, and the applications with it."
+
 #: How often to look for new output where the system cannot tell (no inotify).
 LOOK_EVERY_S = 0.25
 
@@ -52,14 +54,14 @@ class Foreground:
         self._is_gone = anyio.Event()  # set when the keeper has ended
         self._may_remove: list[str] = []  # what we deployed and nobody had before
         self._keeper = _pidfd(info.keeper_pid)
+        self._logs = LogFollower(paths(info.home).logs, plan.names, show_line)
 
     async def run(self) -> int:
         """Return the exit code of the command."""
-        logs = LogFollower(paths(self._info.home).logs, self._plan.names, show_line)
         try:
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async with anyio.create_task_group() as group:
-                    group.start_soon(_show_logs, logs)
+                    group.start_soon(_show_logs, self._logs)
                     group.start_soon(self._watch_keeper)
                     code = await self._serve_until_signal(signals)
                     if self._blocking or code:
@@ -67,7 +69,7 @@ class Foreground:
                         await self._take_away(after_failure=bool(code))
                     group.cancel_scope.cancel()
         finally:
-            logs.close()
+            self._logs.close()
             if self._keeper is not None:
                 os.close(self._keeper)
         return code
@@ -100,24 +102,36 @@ class Foreground:
             ServeLiteError: the deploy was refused, an application failed, or the instance ended.
         """
         names = self._plan.names
-        before = {} if self._owns_instance else (await self._ask("status", Empty(), ServeStatus)).applications
-        # Set before the answer: if that is not waited for, the request may have been accepted all the same.
-        self._may_remove = [name for name in names if name not in before]
-        try:
-            await self._ask("deploy", self._plan.request, DeployReply)
-        except ServeLiteError:  # refused: nothing is deployed
-            self._may_remove = []
-            raise
+        await self._submit(self._plan)
         status = await self._ask("wait_apps", WaitRequest(names=names), ServeStatus)
         check_running(names, status)
         self._may_remove = names
         for app in self._plan.request.apps:
             say(self._ready_line(app.name, app.route_prefix))
-        if self._info.grpc_host is not None:
-            say(f"gRPC is served at {self._info.grpc_host}:{self._info.grpc_port}")
+        self._tell_grpc()
         if self._blocking:
             await self._is_gone.wait()
-            raise InstanceError("The instance has ended, and the applications with it.")
+            raise InstanceError(ENDED)
+
+    async def _submit(self, plan: Plan) -> None:
+        """Deploy `plan`; returns when it is accepted.
+
+        Raises:
+            ServeLiteError: it was refused, and nothing has changed.
+        """
+        mine = self._may_remove
+        before = {} if self._owns_instance else (await self._ask("status", Empty(), ServeStatus)).applications
+        # Set before the answer: if that is not waited for, the request may have been accepted all the same.
+        self._may_remove = [*mine, *(n for n in plan.names if n not in before and n not in mine)]
+        try:
+            await self._ask("deploy", plan.request, DeployReply)
+        except ServeLiteError:  # refused: nothing is deployed
+            self._may_remove = mine
+            raise
+
+    def _tell_grpc(self) -> None:
+        if self._info.grpc_host is not None:
+            say(f"gRPC is served at {self._info.grpc_host}:{self._info.grpc_port}")
 
     def _ready_line(self, name: str, prefix: str | None) -> str:
         if prefix is None or self._info.http_host is None:

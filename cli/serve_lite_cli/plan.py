@@ -24,6 +24,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     http_options: dict[str, Any] = {}
     grpc_options: dict[str, Any] = {}
     folder: str = ""  #: of the config file, where servicer functions are looked for too
+    code_folders: tuple[str, ...] = ()  #: local folders that the applications' code is in
+    config_file: str = ""  #: absolute
 
     @property
     def names(self) -> list[str]:
@@ -58,7 +60,10 @@ def plan_import_path(
         environment=environment_for(app_dir, runtime_env),
         build=BuildRequest(app_name=name, import_path=import_path, args=dict(arguments)),
     )
-    return Plan(request=DeployRequest(apps=[app]))
+    here = os.path.abspath(os.path.expanduser(app_dir))
+    return Plan(
+        request=DeployRequest(apps=[app]), code_folders=(here, *local_folders(absolute_env(runtime_env)))
+    )
 
 
 def plan_config_file(name: str) -> Plan:
@@ -71,12 +76,18 @@ def plan_config_file(name: str) -> Plan:
 
     given = read_submission(name)
     document = given.document
+    envs = [
+        app.get("runtime_env") or {} for app in ([document] if given.is_single else document["applications"])
+    ]
+    base = () if all(env.get("working_dir") for env in envs) else (given.config.folder,)
     http_options: dict[str, Any] = document if given.is_single else document.get("http_options") or {}
     return Plan(
         request=msgspec.structs.replace(given.request, replace_declarative=False),
         http_options=http_options,
         grpc_options={} if given.is_single else document.get("grpc_options") or {},
         folder=given.config.folder,
+        code_folders=(*base, *(folder for env in envs for folder in local_folders(env))),
+        config_file=os.path.join(given.config.folder, os.path.basename(os.path.realpath(given.config.name))),
     )
 
 
@@ -95,6 +106,12 @@ def environment_for(app_dir: str, runtime_env: Mapping[str, Any]) -> CodeEnviron
 
         base = code_environment(absolute_env(runtime_env), base_dir=os.getcwd())
     return msgspec.structs.replace(base, sys_path=tuple(dict.fromkeys((folder, *base.sys_path))))
+
+
+def local_folders(runtime_env: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the folders of this machine that an environment takes code from; its paths are absolute."""
+    named = [runtime_env.get("working_dir"), *(runtime_env.get("py_modules") or ())]
+    return tuple(name for name in named if isinstance(name, str) and os.path.isdir(name))
 
 
 def absolute_env(runtime_env: Mapping[str, Any]) -> dict[str, Any]:

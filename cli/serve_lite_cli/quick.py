@@ -45,7 +45,7 @@ OTHER_NAMES = {
     "--non-blocking": "blocking",
     "-r": "reload",
 }
-FLAGS = {"--blocking": True, "--non-blocking": False}
+FLAGS = {"--blocking": True, "--non-blocking": False, "--reload": True, "-r": True}
 POSITIONAL = ("config_or_import_path", "arguments")
 HIGHEST_PORT = 65535
 
@@ -81,6 +81,8 @@ def read_command_line(words: Sequence[str]) -> RunOptions | None:
         )
     except msgspec.ValidationError:
         return None
+    if options.reload and not options.blocking:
+        return None
     ports = [port for port in (options.port, options.admin_port) if port is not None]
     return options if all(0 <= port <= HIGHEST_PORT for port in ports) else None
 
@@ -89,4 +91,4 @@ def field_of(option: str) -> str | None:
     """Return the field that an option sets; None if it is none of the plain ones."""
     name = OTHER_NAMES.get(option) or option.removeprefix("--").replace("-", "_")
     is_known = name in RunOptions.__struct_fields__ and (option.startswith("--") or option in OTHER_NAMES)
-    return name if is_known and name not in (*POSITIONAL, "gradio", "reload") else None
+    return name if is_known and name not in (*POSITIONAL, "gradio") else None

@@ -63,7 +63,10 @@ def command(
     ] = True,
     gradio: Annotated[bool, typer.Option("--gradio", help="Not available.")] = False,
     reload: Annotated[
-        bool, typer.Option("--reload", "-r", help="Redeploy when files change. Not available yet.")
+        bool,
+        typer.Option(
+            "--reload", "-r", help="Redeploy when files change; what has not changed goes on running."
+        ),
     ] = False,
     route_prefix: Annotated[
         str, typer.Option("--route-prefix", help="Path under which the application is reached.")
@@ -82,8 +85,10 @@ def command(
         raise typer.BadParameter(
             "--gradio shows deployment graphs of Ray's DAGDriver, which do not exist here."
         )
-    if reload:
-        raise typer.BadParameter("--reload is not available yet.")
+    if reload and not blocking:
+        raise typer.BadParameter(
+            "--reload watches files for as long as it runs, so --non-blocking cannot be."
+        )
     from serve_lite_cli.runner import run  # not needed for --help
 
     raise typer.Exit(
@@ -100,6 +105,7 @@ def command(
                 port=port,
                 admin_port=admin_port,
                 blocking=blocking,
+                reload=reload,
                 route_prefix=route_prefix,
                 name=name,
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from serve_lite.daemon.options import InstanceOptions
@@ -40,19 +41,23 @@ def run(asked: RunOptions) -> int:
     info, started = start_or_join(options, owner_pid=os.getpid() if asked.blocking else None)
     if not started:
         say_what_is_not_applied(http_options, info)
+    if asked.reload:
+        return stay_and_reload(plan, info, lambda: plan_from(asked, is_silent=True), owns_instance=started)
     return stay(plan, info, owns_instance=started, blocking=asked.blocking)
 
 
-def plan_from(asked: RunOptions) -> Plan:
+def plan_from(asked: RunOptions, *, is_silent: bool = False) -> Plan:
     """Return what is to be deployed, and say what it was taken for."""
     target = asked.config_or_import_path
     env = read_runtime_env(asked.runtime_env, asked.runtime_env_json, asked.working_dir)
     if is_config_file(target):
-        print(f"Running config file: '{target}'.", flush=True)
-        if asked.arguments or env:
-            print("Arguments and runtime environments are ignored with a config file.", file=sys.stderr)
+        if not is_silent:
+            print(f"Running config file: '{target}'.", flush=True)
+            if asked.arguments or env:
+                print("Arguments and runtime environments are ignored with a config file.", file=sys.stderr)
         return plan_config_file(target)
-    print(f"Running import path: '{target}'.", flush=True)
+    if not is_silent:
+        print(f"Running import path: '{target}'.", flush=True)
     return plan_import_path(
         target,
         parse_arguments(asked.arguments),
@@ -100,5 +105,19 @@ def stay(plan: Plan, info: InstanceInfo, *, owns_instance: bool, blocking: bool)
 
     async def main() -> int:
         return await Foreground(plan, info, owns_instance=owns_instance, blocking=blocking).run()
+
+    return anyio.run(main)
+
+
+def stay_and_reload(
+    plan: Plan, info: InstanceInfo, read_plan: Callable[[], Plan], *, owns_instance: bool
+) -> int:
+    """Deploy, and again whenever files change; return the exit code."""
+    import anyio
+
+    from serve_lite_cli.reload import ReloadingForeground  # brings what watches files
+
+    async def main() -> int:
+        return await ReloadingForeground(plan, info, read_plan, owns_instance=owns_instance).run()
 
     return anyio.run(main)

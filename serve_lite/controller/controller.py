@@ -261,6 +261,10 @@ class Controller:
         found = [d for d in (*app.deployments, *app.retired) if d.id == deployment] if app else []
         return (found[0].environment, app.code_version) if found and app else None
 
+    def goal_of(self, names: Sequence[str]) -> Goal:
+        """Return what is wanted of these applications, without payloads."""
+        return self._goal.outline(names)
+
     def status(self) -> ServeStatus:
         """Return what `serve.status()` answers."""
         return instance_status(self._goal, self._observed, self._current_facts())

@@ -10,6 +10,7 @@ import anyio.abc
 import msgspec
 
 from serve_lite.schema import ServeStatus
+from serve_lite.state.goal import Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.control import ControlMethods, ItemSink
 from serve_lite.wire.messages import (
@@ -18,6 +19,7 @@ from serve_lite.wire.messages import (
     DeployReply,
     DeployRequest,
     Empty,
+    GoalRequest,
     IngressReply,
     IngressRequest,
     InstanceInfo,
@@ -34,6 +36,7 @@ class Controls(Protocol):
     async def delete(self, names: list[str], /) -> object: ...
     async def wait_apps(self, names: list[str], /) -> ServeStatus: ...
     def status(self) -> ServeStatus: ...
+    def goal_of(self, names: list[str], /) -> Goal: ...
     def ingress_of(self, name: str, /) -> str: ...
     def take_load(self, load: DeploymentLoad, /) -> None: ...
     def forget_caller(self, deployment: DeploymentId, caller: str, /) -> None: ...
@@ -67,6 +70,7 @@ class ControlSocket:
         methods.method("deploy", DeployRequest, controller.submit)
         methods.method("wait_apps", WaitRequest, self._wait_apps)
         methods.method("status", Empty, self._status)
+        methods.method("goal", GoalRequest, self._goal)
         methods.method("delete", DeleteRequest, self._delete)
         methods.method("ingress", IngressRequest, self._ingress)
         methods.method("shutdown", Empty, self._shutdown)
@@ -87,6 +91,9 @@ class ControlSocket:
 
     async def _status(self, _: Empty) -> msgspec.Struct:
         return self._controller.status()
+
+    async def _goal(self, request: GoalRequest) -> msgspec.Struct:
+        return self._controller.goal_of(request.names)
 
     async def _delete(self, request: DeleteRequest) -> Empty:
         await self._controller.delete(request.names)

@@ -76,11 +76,11 @@ def _compare(old: DeploymentGoal | None, new: DeploymentGoal, is_new_code: bool)
 
 
 def _changed(old: DeploymentGoal, new: DeploymentGoal, is_new_code: bool) -> list[str]:
-    """Return what differs; the code only where it counts, which a deployment's own `version=` may prevent."""
+    """Return what differs; the code only where it counts, which the version of its content may prevent."""
     was, will_be = config_to_dict(old.config), config_to_dict(new.config)
     names = [name for name in {**was, **will_be} if was.get(name) != will_be.get(name)]
     parts = {
-        "code": is_new_code or (old.spec.code, old.spec.init) != (new.spec.code, new.spec.init),
+        "code": _is_other_code(old, new, is_new_code),
         "runtime_env": old.environment != new.environment,
     }
     if old.version != new.version:
@@ -88,6 +88,12 @@ def _changed(old: DeploymentGoal, new: DeploymentGoal, is_new_code: bool) -> lis
     if old.route_prefix != new.route_prefix:
         names.append("route_prefix")
     return [name for name in names if name != "max_concurrent_queries"]  # the older name of another one
+
+
+def _is_other_code(old: DeploymentGoal, new: DeploymentGoal, is_new_code: bool) -> bool:
+    if old.spec.version and new.spec.version:
+        return old.spec.version != new.spec.version
+    return is_new_code or (old.spec.code, old.spec.init) != (new.spec.code, new.spec.init)
 
 
 def _removed(old: DeploymentGoal) -> DeploymentPlan:

@@ -68,7 +68,7 @@ def version_of(
 
     Args:
         code_version: of the application: the same as before means that its code and arguments are.
-            A deployment's own `version=` counts instead if it has one.
+            The version of a deployment's content counts instead if it was built with one.
     """
     code: list[object] = [spec.version] if spec.version else [code_version, spec.code, spec.init]
     return _digest([*code, environment, _chosen(config, RESTART_OPTIONS)])

@@ -67,6 +67,10 @@ def build(request: BuildRequest) -> BuildResult:
     application = as_application(target, request)
     added_path = tuple(entry for entry in sys.path if entry not in given_path)
     specs = build_deployments(application, request.app_name)
+    if request.by_content:
+        from serve_lite.replica.versions import with_content_versions  # of no use to other importers
+
+        specs = with_content_versions(specs, request.import_path)
     return BuildResult(
         deployments=tuple(msgspec.structs.replace(spec, added_path=added_path) for spec in specs)
     )

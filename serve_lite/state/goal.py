@@ -6,6 +6,7 @@ opaque bytes here: only importers, replicas and drivers look inside them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import msgspec
@@ -39,9 +40,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     docs_path: str | None = None
     calls: tuple[str, ...] = ()  #: deployments of the same application it holds handles to
     added_path: tuple[str, ...] = ()  #: what the application's module put on `sys.path` itself
-    version: str = (
-        ""  #: the user's own `version=`; equal to the running one: no restart. "": decided by the app
-    )
+    version: str = ""  #: of its content, if its app is built so; equal to the running one: no restart
 
 
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -50,6 +49,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     app_name: str
     import_path: str  #: `module:attribute` or `module.attribute`
     args: dict[str, Any] = {}  #: for an application builder function
+    by_content: bool = False  #: versions of deployments are made from what is in their files
 
 
 class BuildResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -89,6 +89,10 @@ class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     environment: CodeEnvironment = CodeEnvironment()
     route_prefix: str | None = None  #: of its application; None for deployments that are no ingress
 
+    def without_payload(self) -> DeploymentGoal:
+        """Return the deployment with neither code nor constructor arguments."""
+        return msgspec.structs.replace(self, spec=msgspec.structs.replace(self.spec, code=b"", init=b""))
+
 
 class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One application as it should be.
@@ -109,6 +113,14 @@ class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     build_error: str = ""  #: why the newest submission was not built
     is_deleting: bool = False
 
+    def without_payloads(self) -> AppGoal:
+        """Return the application with neither code nor constructor arguments."""
+        return msgspec.structs.replace(
+            self,
+            deployments=tuple(d.without_payload() for d in self.deployments),
+            retired=tuple(d.without_payload() for d in self.retired),
+        )
+
     @property
     def ingress(self) -> DeploymentGoal | None:
         """The deployment that answers HTTP: the marked one, else the last."""
@@ -126,6 +138,11 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     target_capacity: float | None = None  #: percent
     capacity_direction: CapacityDirection = None
     is_shutting_down: bool = False
+
+    def outline(self, names: Collection[str]) -> Goal:
+        """Return what is wanted of some applications, without the payloads, which only replicas can read."""
+        apps = {name: app.without_payloads() for name, app in self.apps.items() if name in names}
+        return msgspec.structs.replace(self, apps=apps, document=None)
 
     def capacity_of(self, source: Source) -> tuple[float | None, CapacityDirection]:
         """Return the percentage that holds for applications from this source, and where it goes."""

@@ -293,6 +293,12 @@ class WaitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     names: list[str]
 
 
+class GoalRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`goal`: answered with the part of the goal (`state.goal.Goal`) about these applications, without payloads."""
+
+    names: list[str]
+
+
 class DeleteRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`delete`: remove applications; answered when their goal is removed (wait with `wait_apps`)."""
 

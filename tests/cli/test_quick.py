@@ -32,6 +32,8 @@ def by_typer(words: list[str], monkeypatch: pytest.MonkeyPatch) -> RunOptions:
         "-p 1 -h localhost -d /tmp -a /var/x app:app",
         "config.yaml --non-blocking --name shop --route-prefix /shop",
         "app:app --blocking --admin-port 0 --http-port 3 --http-host ::1",
+        "app:app --reload a=b",
+        "-r config.yaml --port 0",
         "app:app --runtime-env-json {} --working-dir . --runtime-env env.yaml",
     ],
 )
@@ -46,8 +48,8 @@ def test_a_plain_command_line_means_the_same_with_and_without_typer(
     [
         "",
         "--help",
-        "app:app --reload",
-        "app:app -r",
+        "app:app --reload --non-blocking",
+        "app:app --reload=yes",
         "app:app --gradio",
         "app:app --prot 1",
         "app:app --port",
@@ -81,4 +83,4 @@ def test_every_spelling_that_typer_knows_is_known_or_left_to_typer() -> None:
         (info,) = parameter.annotation.__metadata__
         for spelling in getattr(info, "param_decls", None) or ():
             for option in spelling.split("/"):
-                assert field_of(option) == (None if name in ("gradio", "reload") else name)
+                assert field_of(option) == (None if name == "gradio" else name)

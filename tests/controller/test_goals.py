@@ -89,6 +89,15 @@ def test_the_same_code_version_is_not_built_again_and_changes_only_what_its_over
     assert app.deployments[0].version == running.apps["shop"].deployments[0].version
 
 
+def test_an_outline_has_the_applications_asked_for_without_their_payloads() -> None:
+    goal = deploy(Goal(), driver_app("a"), driver_app("b", route_prefix="/b"))
+    outline = goal.outline(["a", "unknown"])
+    assert list(outline.apps) == ["a"]
+    (whole,), (told,) = goal.apps["a"].deployments, outline.apps["a"].deployments
+    assert (told.version, told.settings, told.target) == (whole.version, whole.settings, whole.target)
+    assert (whole.spec.code, told.spec.code, told.spec.init) == (b"c", b"", b"")
+
+
 def test_an_override_that_is_left_out_gives_the_codes_value_back() -> None:
     goal = built(deploy(Goal(), config_app(overrides=({"name": "Model", "num_replicas": 3},))), "shop")
     goal = deploy(goal, config_app())
