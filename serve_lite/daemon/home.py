@@ -12,6 +12,10 @@ import stat
 _LONGEST_SOCKET_PATH = 100
 
 
+#: Variables that choose the state directory, the strongest first.
+HOME_VARIABLES = ("SERVE_LITE_HOME", "XDG_STATE_HOME")
+
+
 class Paths:
     """Where everything of one instance is."""
 

@@ -249,7 +249,7 @@ def main() -> int:
 #: Options that are read here.
 _COMPLETE: Final = {
     "home", "http_host", "http_port", "grpc_servicer_functions", "grpc_host", "grpc_port", "admin_host", "admin_port",
-    "backlog",
+    "backlog", "origins",
 }  # fmt: skip
 
 
