@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
 from serve_lite.config import ProxyLocation
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.daemon.settings import OPTIONS
@@ -37,7 +35,7 @@ def shown(options: InstanceOptions, bound: Mapping[str, int] | None = None) -> t
             value, origin = chosen, f"{origin}; {value}: the kernel chooses"
         if option.is_secret and value is not None:
             value = HIDDEN
-        rows.append(Setting(name=option.name, value=msgspec.to_builtins(value), origin=origin))
+        rows.append(Setting(name=option.name, value=value, origin=origin))
     return tuple(rows)
 
 
@@ -52,7 +50,7 @@ def differences(asked: InstanceOptions, running: Iterable[Setting]) -> list[str]
         origin = asked.origins.get(option.id)
         if origin is None or option.is_secret or option.name not in actual:
             continue
-        wanted = msgspec.to_builtins(option.value_in(asked))
+        wanted = option.value_in(asked)
         if _is_other(option.name, wanted, actual[option.name]):
             found.append(
                 f"{option.name} stays {_said(actual[option.name])}; {_said(wanted)} ({origin}) is not applied."
@@ -69,7 +67,11 @@ def _is_other(name: str, wanted: object, actual: object) -> bool:
 
 def _said(value: object) -> str:
     """Return a value as a sentence has it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    match value:
+        case None | bool() | "":
+            return {None: "null", True: "true", False: "false", "": '""'}[value]
+        case _:
+            return str(value)
 
 
 def _origin(options: InstanceOptions, name: str, otherwise: str) -> str:

@@ -24,7 +24,7 @@ import socket
 import sys
 import time
 
-from serve_lite.daemon.home import Paths, paths
+from serve_lite.daemon.home import Paths, paths, take_secrets
 from serve_lite.processes import (
     become_subreaper,
     children_of,
@@ -262,7 +262,7 @@ def _options() -> str:
 
     from serve_lite.daemon.options import options_from
 
-    return msgspec.json.encode(options_from(given)).decode()
+    return msgspec.json.encode(options_from(given, take_secrets())).decode()
 
 
 def _take_lock(path: str) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from serve_lite.daemon.home import Paths, home_from_environment, paths
+from serve_lite.daemon.home import SECRET_VARIABLES, Paths, home_from_environment, paths
 from serve_lite.exceptions import InvalidConfigError
 
-__all__ = ["InstanceOptions", "Paths", "home_from_environment", "options_from", "paths"]
+__all__ = ["SECRET_VARIABLES", "InstanceOptions", "Paths", "home_from_environment", "options_from", "paths"]
 
 #: JSON of `InstanceOptions`, for the keeper and the daemon. Not an argument: those are for all eyes, and a key's
 #: password may be in it.
@@ -63,7 +64,7 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, home=home)
 
 
-def options_from(document: str) -> InstanceOptions:
+def options_from(document: str, environment: Mapping[str, str] = os.environ) -> InstanceOptions:
     """Return the options that JSON holds, as the starter of a process left them in its environment.
 
     A launcher leaves all of them, with their origins. Whoever starts a process by hand may leave some or none; then
@@ -86,4 +87,6 @@ def options_from(document: str) -> InstanceOptions:
     origin = f"environment {ENVIRONMENT_NAME}"
     fields = given.keys() - {"home", "settings_file"}
     layer = Layer({name: getattr(options, name) for name in fields}, dict.fromkeys(fields, origin))
-    return resolve(options.home, home_origin=origin, given=layer, settings=options.settings_file)
+    return resolve(
+        options.home, home_origin=origin, given=layer, settings=options.settings_file, environment=environment
+    )

@@ -57,11 +57,12 @@ class Option(msgspec.Struct, frozen=True):
         return "_".join(["SERVE_LITE", *([section] if section else []), words]).upper()
 
     def value_in(self, options: InstanceOptions) -> Any:
-        """Return what these options have chosen."""
-        if self.section != LOGGING:
-            return getattr(options, self.field)
-        default = getattr(_LOGGING_DEFAULTS, self.key)
-        return (options.logging_config or {}).get(self.key, msgspec.to_builtins(default))
+        """Return what these options have chosen, as JSON has it."""
+        if self.section == LOGGING:
+            value = (options.logging_config or {}).get(self.key, getattr(_LOGGING_DEFAULTS, self.key))
+        else:
+            value = getattr(options, self.field)
+        return list(value) if isinstance(value, tuple) else msgspec.to_builtins(value)
 
 
 def _unless_zero(text: str) -> Any:
