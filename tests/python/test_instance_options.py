@@ -20,7 +20,9 @@ from serve_lite.daemon.home import SECRET_VARIABLES
 from serve_lite.daemon.options import InstanceOptions, options_from
 from serve_lite.daemon.settings import BY_NAME, FLAGS, LISTS, OPTIONS, Option
 from serve_lite.daemon.sources import NOTHING, Layer, from_environment, layer_of, resolve
+from serve_lite.document_schema import document_schema
 from serve_lite.exceptions import InvalidConfigError
+from serve_lite.schema import parse_deploy_document
 from serve_lite_cli.listeners import instance_options, layer_of_document, layer_of_flags
 
 #: Two values of each option, as a file has them; neither is the default.
@@ -478,3 +480,11 @@ def test_port_0_and_another_word_for_everywhere_ask_for_nothing() -> None:
         {"http_options.port": ("--http-port", 0), "proxy_location": ("--proxy-location", "HeadOnly")}
     )
     assert differences(resolve(given=asked), shown(resolve(), {"http_port": 4711})) == []
+
+
+def test_documents_and_their_schema_know_the_front() -> None:
+    several = document_schema()["anyOf"][0]["properties"]["http_options"]["properties"]
+    assert several["server"] == {"enum": ["native", "hypercorn"], "default": "native"}
+    assert parse_deploy_document({"applications": [], "http_options": {"server": "hypercorn"}})
+    with pytest.raises(InvalidConfigError, match=r"http_options\.server is 'nginx'"):
+        parse_deploy_document({"applications": [], "http_options": {"server": "nginx"}})
