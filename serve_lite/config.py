@@ -193,6 +193,13 @@ def _no_middlewares(value: Any, where: str, lax: bool) -> list[Any]:
     return []
 
 
+@described({"enum": ["native", "hypercorn"]})
+def _server(value: Any, where: str, lax: bool) -> str:
+    if value not in ("native", "hypercorn"):
+        raise checks.wrong(value, where, '"native" or "hypercorn"', wrong_type=not isinstance(value, str))
+    return str(value)
+
+
 class HTTPOptions(Checked, kw_only=True):
     """How the HTTP front listens."""
 
@@ -211,6 +218,7 @@ class HTTPOptions(Checked, kw_only=True):
     ssl_ca_certs: str | None = None
     fixed_number_replicas: int | None = None  #: accepted for Ray; one machine has one proxy
     fixed_number_selection_seed: int = 0  #: accepted for Ray
+    server: str = "native"  #: "native": our HTTP/1.1 front; "hypercorn": hypercorn for everything
 
     _thing: ClassVar[str] = "HTTP options"
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -229,6 +237,7 @@ class HTTPOptions(Checked, kw_only=True):
         "ssl_ca_certs": checks.text(none=True),
         "fixed_number_replicas": checks.integer(at_least=1, none=True),
         "fixed_number_selection_seed": checks.integer(),
+        "server": _server,
     }
 
     def _check_whole(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from serve_lite.daemon.home import home_from_environment
+from serve_lite.daemon.home import HOME_VARIABLES, home_from_environment
 from serve_lite.exceptions import InstanceError, InvalidConfigError
 
 if TYPE_CHECKING:
@@ -52,6 +52,17 @@ def local_home(address: str) -> str:
     if not address and "://" not in (named := os.environ.get(ENVIRONMENT[0], "")):
         address = named
     return state_directory(address)
+
+
+def home_origin(address: str) -> str:
+    """Return who chose what `local_home` returns, as `serve config --effective` tells it."""
+    if address not in HERE:
+        return "flag --address"
+    named = os.environ.get(ENVIRONMENT[0], "")
+    if not address and named not in HERE and "://" not in named:
+        return f"environment {ENVIRONMENT[0]}"
+    variable = next((name for name in HOME_VARIABLES if os.environ.get(name)), "")
+    return f"environment {variable}" if variable else "default"
 
 
 def state_directory(address: str) -> str:

@@ -15,6 +15,9 @@ from serve_lite_cli.progress import follow_deploy
 from serve_lite_cli.rest import APPLICATIONS, DEPLOYMENTS
 from serve_lite_cli.submission import read_submission
 
+#: Header of an answer: what the document asks of the instance itself, and it has otherwise.
+NOT_APPLIED = "serve-lite-not-applied"
+
 SENT = """
 Sent deploy request successfully.
  * Use `serve status` to check applications' statuses.
@@ -52,9 +55,11 @@ def command(
     path = DEPLOYMENTS if given.is_single else APPLICATIONS + ("?merge=true" if merge else "")
     client = control_plane(address)
     try:
-        client.put(path, given.document, given.headers)
+        headers = client.put(path, given.document, given.headers)
     except InvalidConfigError as error:
         raise given.config.explain(error) from error
+    for sentence in json.loads(headers.get(NOT_APPLIED, "[]")):
+        print(f"Warning: {sentence}", file=sys.stderr, flush=True)
     states = dict.fromkeys(given.names, "DEPLOYING")
     if wait:
         apps = follow_deploy(

@@ -27,4 +27,14 @@ AdminPortOption = Annotated[
     ),
 ]
 
+SettingsOption = Annotated[
+    str,
+    typer.Option(
+        "--settings",
+        metavar="FILE",
+        help="Settings of an instance that is started. "
+        "[default: SERVE_LITE_SETTINGS, else settings.yaml in the state directory, if there is one]",
+    ),
+]
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

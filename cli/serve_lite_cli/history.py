@@ -33,4 +33,8 @@ def line_of(revision: dict[str, Any]) -> str:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(revision["deployed_at_s"]))
     replicas = ", ".join(f"{name} x {number}" for name, number in revision["replicas"].items())
     mark = "*" if revision["is_current"] else " "
-    return f"{mark} {revision['revision']:>4}  {at}  {revision['import_path'] or 'serve.run'}  {replicas}"
+    source = (
+        f"{revision['source']:<11}"  # declarative: a config file; imperative: `serve.run`, or `serve run`
+    )
+    where = revision["import_path"] or "serve.run"
+    return f"{mark} {revision['revision']:>4}  {at}  {source}  {where}  {replicas}"

@@ -21,8 +21,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Applications to run and what the instance should listen on if it has to be started."""
 
     request: DeployRequest
-    http_options: dict[str, Any] = {}
-    grpc_options: dict[str, Any] = {}
+    document: dict[str, Any] = {}  #: the config file, checked; it has options of the instance too
+    config_name: str = ""  #: the config file as the user wrote it
     folder: str = ""  #: of the config file, where servicer functions are looked for too
     code_folders: tuple[str, ...] = ()  #: local folders that the applications' code is in
     config_file: str = ""  #: absolute
@@ -80,11 +80,10 @@ def plan_config_file(name: str) -> Plan:
         app.get("runtime_env") or {} for app in ([document] if given.is_single else document["applications"])
     ]
     base = () if all(env.get("working_dir") for env in envs) else (given.config.folder,)
-    http_options: dict[str, Any] = document if given.is_single else document.get("http_options") or {}
     return Plan(
         request=msgspec.structs.replace(given.request, replace_declarative=False),
-        http_options=http_options,
-        grpc_options={} if given.is_single else document.get("grpc_options") or {},
+        document=given.document,
+        config_name=name,
         folder=given.config.folder,
         code_folders=(*base, *(folder for env in envs for folder in local_folders(env))),
         config_file=os.path.join(given.config.folder, os.path.basename(os.path.realpath(given.config.name))),

@@ -13,6 +13,7 @@ from serve_lite.exceptions import InstanceError, InvalidConfigError
 
 APPLICATIONS = "/api/serve/applications/"
 DEPLOYMENTS = "/api/serve/deployments/"
+INSTANCE = "/api/serve/instance"
 
 #: Longer than a DELETE may take, which waits for replicas to drain.
 TIMEOUT_S = 60.0
@@ -33,13 +34,15 @@ class RestClient(msgspec.Struct, frozen=True):
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON object at `path`."""
-        answer: dict[str, Any] = json.loads(self._request("GET", path))
+        answer: dict[str, Any] = json.loads(self._request("GET", path)[0])
         return answer
 
-    def put(self, path: str, document: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        """Store `document` at `path`."""
+    def put(
+        self, path: str, document: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> http.client.HTTPMessage:
+        """Store `document` at `path`; return the headers of the answer."""
         body = msgspec.json.encode(document)
-        self._request("PUT", path, body, {"content-type": "application/json", **(headers or {})})
+        return self._request("PUT", path, body, {"content-type": "application/json", **(headers or {})})[1]
 
     def post(
         self,
@@ -52,7 +55,8 @@ class RestClient(msgspec.Struct, frozen=True):
         """Return the JSON object that answers `document`."""
         body = msgspec.json.encode(document)
         headers = {"content-type": "application/json", **(headers or {})}
-        answer: dict[str, Any] = json.loads(self._request("POST", path, body, headers, timeout_s=timeout_s))
+        said, _ = self._request("POST", path, body, headers, timeout_s=timeout_s)
+        answer: dict[str, Any] = json.loads(said)
         return answer
 
     def delete(self, path: str) -> None:
@@ -67,8 +71,8 @@ class RestClient(msgspec.Struct, frozen=True):
         headers: dict[str, str] | None = None,
         *,
         timeout_s: float = TIMEOUT_S,
-    ) -> bytes:
-        """Return the body of a 200.
+    ) -> tuple[bytes, http.client.HTTPMessage]:
+        """Return body and headers of a 200.
 
         Raises:
             InstanceError: nobody answers, or the answer is no answer of a control plane.
@@ -89,7 +93,7 @@ class RestClient(msgspec.Struct, frozen=True):
         finally:
             connection.close()
         if response.status == http.HTTPStatus.OK:
-            return content
+            return content, response.headers
         message, where = _reason(content)
         if 400 <= response.status < 500:
             raise Refused(response.status, message, where)

@@ -25,16 +25,18 @@ from serve_lite.admin.controls import (
     routes_for,
 )
 from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request
+from serve_lite.admin.instance import not_applied_header
 from serve_lite.checks import wrong
 from serve_lite.controller.goals import StaleRevisionError
 from serve_lite.exceptions import ServeLiteError
+from serve_lite.wire.messages import InstanceSettings
 
 PATH = "/api/serve/applications"
 SOURCES = ("imperative", "declarative")
 
 
-def routes(controls: Controls) -> list[BaseRoute]:
-    """Return the routes, with and without the trailing slash."""
+def routes(controls: Controls, settings: InstanceSettings) -> list[BaseRoute]:
+    """Return the routes, with and without the trailing slash. `settings` are the instance's own options."""
 
     async def put(request: Request) -> Response:
         try:
@@ -56,7 +58,8 @@ def routes(controls: Controls) -> list[BaseRoute]:
             return refused(str(error), status=412)
         except ServeLiteError as error:
             return refused_because(error)
-        return accepted({"etag": f'"{tag_of(controls.tag(), reply.revision)}"'})
+        headers = not_applied_header(document, settings)
+        return accepted({"etag": f'"{tag_of(controls.tag(), reply.revision)}"', **headers})
 
     async def get(request: Request) -> Response:
         details, tag = controls.details(), controls.tag()

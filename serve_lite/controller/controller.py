@@ -87,6 +87,7 @@ class Controller:
         publisher: tells routers; the controller tells it.
         control_socket: path that replicas connect to for the handles they hold.
         http_options: as REST shows them.
+        logging_config: of applications that bring none.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Controller:
         http_options: Mapping[str, Any] | None = None,
         grpc_options: Mapping[str, Any] | None = None,
         proxy_location: str | None = "EveryNode",
+        logging_config: dict[str, Any] | None = None,
         log_file: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -117,6 +119,7 @@ class Controller:
             proxy_location=proxy_location,
             log_file=log_file,
         )
+        self._logging_config = logging_config
         self._clock = clock
         self._goal = Goal()
         self._observed = Observed()
@@ -158,6 +161,7 @@ class Controller:
             raise RayServeException(
                 "Serve is stopping, so nothing can be deployed. Start it again afterwards."
             )
+        request = goals.with_logging(request, self._logging_config)
         alive = {r.deployment for r in self._observed.replicas.values()}
         goal = await self._change_goal(
             lambda goal: goals.accept_deploy(goal, request, now=time.time(), alive=alive)
@@ -176,6 +180,7 @@ class Controller:
             InvalidConfigError, RayServeException: the deploy would be refused.
             InstanceError: no importer could be started.
         """
+        request = goals.with_logging(request, self._logging_config)
         alive = {r.deployment for r in self._observed.replicas.values()}
         before = self._goal
         goal = goals.accept_deploy(before, request, now=time.time(), alive=alive)

@@ -50,6 +50,17 @@ class NotScalableError(RayServeException):
     """The number of replicas is not for this caller to set, or not now."""
 
 
+def with_logging(request: DeployRequest, logging_config: dict[str, Any] | None) -> DeployRequest:
+    """Return the request with the instance's logging for applications that bring none of their own."""
+    if logging_config is None:
+        return request
+    apps = [
+        app if app.logging_config is not None else msgspec.structs.replace(app, logging_config=logging_config)
+        for app in request.apps
+    ]
+    return msgspec.structs.replace(request, apps=apps)
+
+
 def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Collection[DeploymentId]) -> Goal:
     """Return the goal after a deploy.
 

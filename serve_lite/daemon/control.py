@@ -23,6 +23,7 @@ from serve_lite.wire.messages import (
     IngressReply,
     IngressRequest,
     InstanceInfo,
+    InstanceSettings,
     Membership,
     WaitRequest,
     WatchRequest,
@@ -60,13 +61,16 @@ class ControlSocket:
         controller: Controls,
         memberships: Memberships,
         info: InstanceInfo,
+        settings: InstanceSettings,
         leave: Callable[[], Any],
     ) -> None:
         self._controller, self._memberships, self._info, self._leave = controller, memberships, info, leave
+        self._settings = settings
         self._left = asyncio.Event()
         self._leavers = 0
         self.methods = methods = ControlMethods(group)
         methods.method("info", Empty, self._tell_info)
+        methods.method("settings", Empty, self._tell_settings)
         methods.method("deploy", DeployRequest, controller.submit)
         methods.method("wait_apps", WaitRequest, self._wait_apps)
         methods.method("status", Empty, self._status)
@@ -85,6 +89,9 @@ class ControlSocket:
 
     async def _tell_info(self, _: Empty) -> InstanceInfo:
         return self._info
+
+    async def _tell_settings(self, _: Empty) -> InstanceSettings:
+        return self._settings
 
     async def _wait_apps(self, request: WaitRequest) -> msgspec.Struct:
         return await self._controller.wait_apps(request.names)

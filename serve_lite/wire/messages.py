@@ -267,6 +267,20 @@ class InstanceInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     grpc_port: int = 0
 
 
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One option of the instance as it is in force."""
+
+    name: str  #: as in a settings file, for example "http_options.port"
+    value: Any  #: secrets are hidden
+    origin: str  #: who chose it: a flag, a variable, a file and line; or "default"
+
+
+class InstanceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`settings`: every option of the instance."""
+
+    settings: tuple[Setting, ...]
+
+
 class DeployRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`deploy`: make these applications the goal. Answered once stored.
 

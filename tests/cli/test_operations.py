@@ -104,6 +104,10 @@ async def test_an_application_is_rolled_back_to_what_it_was(cli: Cli) -> None:
     assert newest["revision"] > oldest["revision"]
     assert oldest["replicas"] == {"Hello": 2}
     shown = (await cli("history", "two")).out.splitlines()
+    assert all(
+        re.match(r"[* ] +\d+  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  declarative  shop:build  ", line)
+        for line in shown
+    )
     assert re.match(rf"\* +{newest['revision']}  .*  shop:build  Hello x 2$", shown[0])
 
     done = await cli("rollback", "two", "--wait")

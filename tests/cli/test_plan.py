@@ -129,7 +129,7 @@ def test_a_config_file_becomes_its_applications_and_listeners(tmp_path: Path) ->
     )
     planned = plan_config_file(str(file))
     assert planned.names == ["a", "b"]
-    assert planned.http_options == {"port": 9000}
+    assert planned.document["http_options"] == {"port": 9000}
     assert [app.environment.cwd for app in planned.request.apps] == [str(tmp_path)] * 2
     assert not planned.request.replace_declarative
 
