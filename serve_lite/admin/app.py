@@ -10,6 +10,7 @@ import http
 import logging
 from typing import Protocol
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,14 +18,53 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from serve_lite.admin import operations, plans, prometheus, v1, v2
+from serve_lite.admin import openapi, operations, plans, prometheus, v1, v2
 from serve_lite.admin.auth import Gate, check_listener
 from serve_lite.admin.controls import Controls, answer, refused
+from serve_lite.admin.endpoints import Endpoint
 
 #: The release of Ray whose REST answers ours look like; Ray's own clients refuse anything older than 1.12.
 RAY_VERSION = "2.60.0"
 
 logger = logging.getLogger(__name__)
+
+
+class RayVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """What clients of Ray ask first."""
+
+    version: str = "4"
+    ray_version: str = RAY_VERSION
+    ray_commit: str = "serve-lite"
+
+
+#: Everything the control plane answers. A test compares it with the routes.
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *v2.ENDPOINTS,
+    *plans.ENDPOINTS,
+    *operations.ENDPOINTS,
+    *v1.ENDPOINTS,
+    *prometheus.ENDPOINTS,
+    *openapi.ENDPOINTS,
+    Endpoint(
+        id="get_ray_version",
+        method="GET",
+        path="/api/ray/version",
+        summary="The release of Ray that the answers look like",
+        about="Ray's clients ask for it before anything else.",
+        answer=RayVersion,
+        has_slash=False,
+    ),
+    Endpoint(
+        id="get_health",
+        method="GET",
+        path="/-/healthz",
+        summary="Whether the control plane answers",
+        about="`success`. The door for users has one of its own.",
+        answer={"type": "string"},
+        media_type="text/plain",
+        has_slash=False,
+    ),
+)
 
 
 class AdminOptions(Protocol):
@@ -47,6 +87,7 @@ def build_app(controller: Controls, options: AdminOptions, *, token: str | None 
         *v2.routes(controller),
         *v1.routes(controller),
         *prometheus.routes(controller),
+        *openapi.routes(ENDPOINTS),
         Route("/api/ray/version", ray_version, methods=["GET"]),
         Route("/-/healthz", healthz, methods=["GET"]),
     ]
@@ -59,7 +100,7 @@ def build_app(controller: Controls, options: AdminOptions, *, token: str | None 
 
 async def ray_version(request: Request) -> Response:
     """Tell Ray's clients that they may talk to us; they ask before anything else."""
-    return answer({"version": "4", "ray_version": RAY_VERSION, "ray_commit": "serve-lite"})
+    return answer(RayVersion())
 
 
 async def healthz(request: Request) -> Response:

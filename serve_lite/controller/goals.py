@@ -50,6 +50,20 @@ class NotScalableError(RayServeException):
     """The number of replicas is not for this caller to set, or not now."""
 
 
+def at_revision(goal: Goal, revisions: Collection[int] | None) -> Goal:
+    """Return the goal, if it is one that the caller has seen; None takes any.
+
+    Raises:
+        StaleRevisionError: it is not.
+    """
+    if revisions is not None and goal.revision not in revisions:
+        raise StaleRevisionError(
+            f"The configuration has changed meanwhile: it is at revision {goal.revision}. "
+            "Get it again, and repeat the change."
+        )
+    return goal
+
+
 def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Collection[DeploymentId]) -> Goal:
     """Return the goal after a deploy.
 
@@ -62,11 +76,7 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
         RayServeException: a route prefix is taken, or the instance is shutting down.
         StaleRevisionError: the request asks for another revision than the present one.
     """
-    if request.if_revisions is not None and goal.revision not in request.if_revisions:
-        raise StaleRevisionError(
-            f"The configuration has changed meanwhile: it is at revision {goal.revision}. "
-            "Get it again, and repeat the change."
-        )
+    goal = at_revision(goal, request.if_revisions)
     if goal.is_shutting_down:
         raise RayServeException(
             "Serve is shutting down, so nothing can be deployed. Start it again afterwards."
@@ -75,11 +85,11 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
     for i, app in enumerate(request.apps):
         route_prefix(app.route_prefix, _place(request, i, "route_prefix"))
     apps = dict(goal.apps)
-    if request.replace_declarative:
-        listed = {app.name for app in request.apps}
-        for old in goal.apps.values():
-            if old.submission.source == "declarative" and old.name not in listed:
-                apps[old.name] = _deleting(old)
+    listed = {app.name for app in request.apps}
+    for old in goal.apps.values():
+        is_replaced = request.replace_declarative and old.submission.source == "declarative"
+        if (is_replaced or request.replace_all) and old.name not in listed:
+            apps[old.name] = _deleting(old)
     _check_prefixes(apps, request)
     revision = goal.revision + 1
     goal = _with_capacity(goal, request)
@@ -123,6 +133,21 @@ def accept_delete(goal: Goal, names: Iterable[str]) -> Goal:
     if not gone:
         return goal
     return msgspec.structs.replace(goal, revision=goal.revision + 1, apps={**goal.apps, **gone})
+
+
+def accept_clear(goal: Goal) -> Goal:
+    """Return the goal without applications and without a document, as if nothing had ever been deployed."""
+    is_clear = goal.document is None and goal.target_capacity is None
+    if is_clear and all(app.is_deleting for app in goal.apps.values()):
+        return goal
+    return msgspec.structs.replace(
+        goal,
+        revision=goal.revision + 1,
+        apps={name: _deleting(app) for name, app in goal.apps.items()},
+        document=None,
+        target_capacity=None,
+        capacity_direction=None,
+    )
 
 
 def accept_scale(goal: Goal, deployment: DeploymentId, target: int, *, is_manual: bool) -> Goal:

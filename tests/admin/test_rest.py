@@ -22,6 +22,7 @@ from serve_lite.schema import (
     ServeStatus,
 )
 from serve_lite.state.ids import DeploymentId
+from serve_lite.state.status import RevisionSummary
 from serve_lite.wire.messages import DeployReply, DeployRequest
 
 V1, V2 = "/api/serve/deployments/", "/api/serve/applications/"
@@ -46,30 +47,40 @@ class RememberingController:
         if self.refusal is not None:
             raise self.refusal
         self.requests.append(request)
+        for name in list(self.apps):
+            if request.replace_all and name not in {app.name for app in request.apps}:
+                del self.apps[name]
         for app in request.apps:
             self.apps[app.name] = ApplicationStatusOverview(status=ApplicationStatus.RUNNING)
             self.configs[app.name] = app.document
         return DeployReply(revision=len(self.requests))
 
-    async def plan(self, request: DeployRequest, removed: list[str], /) -> dict[str, AppPlan]:
+    async def plan(self, request: DeployRequest, /) -> dict[str, AppPlan]:
         return {app.name: AppPlan(action="create") for app in request.apps}
 
-    async def scale(self, deployment: DeploymentId, target: int, is_manual: bool, /) -> None:
+    async def scale(
+        self, deployment: DeploymentId, target: int, is_manual: bool, if_revisions: object, /
+    ) -> DeployReply:
         raise AssertionError("asked of real instances only")
 
     async def events(self, limit: int, /) -> list[EventRow]:
         return []
 
-    async def history(self, name: str, /) -> list[dict[str, Any]]:
+    async def history(self, name: str, /) -> list[RevisionSummary]:
         return []
 
-    async def rollback(self, name: str, revision: int | None, /) -> DeployReply:
+    async def rollback(self, name: str, revision: int | None, if_revisions: object, /) -> DeployReply:
         raise AssertionError("asked of real instances only")
 
     def tag(self) -> str:
         return f"node-{len(self.requests)}"
 
-    async def delete(self, names: list[str], /) -> None:
+    async def clear(self, if_revisions: object, /) -> list[str]:
+        names = list(self.apps)
+        await self.delete(names, if_revisions)
+        return names
+
+    async def delete(self, names: list[str], if_revisions: object, /) -> None:
         self.deleted += names
         for name in names:
             self.apps.pop(name, None)
