@@ -20,8 +20,9 @@ from starlette.types import ASGIApp
 
 from serve_lite.admin import openapi, operations, plans, prometheus, v1, v2
 from serve_lite.admin.auth import Gate, check_listener
-from serve_lite.admin.controls import Controls, answer, refused
+from serve_lite.admin.controls import Controls, answer, refused, refused_because
 from serve_lite.admin.endpoints import Endpoint
+from serve_lite.exceptions import ServeLiteError
 
 #: The release of Ray whose REST answers ours look like; Ray's own clients refuse anything older than 1.12.
 RAY_VERSION = "2.60.0"
@@ -92,7 +93,12 @@ def build_app(controller: Controls, options: AdminOptions, *, token: str | None 
         Route("/-/healthz", healthz, methods=["GET"]),
     ]
     app = Starlette(
-        routes=routes, exception_handlers={HTTPException: refuse_unknown, Exception: answer_failure}
+        routes=routes,
+        exception_handlers={
+            HTTPException: refuse_unknown,
+            ServeLiteError: refuse_trouble,
+            Exception: answer_failure,
+        },
     )
     app.router.redirect_slashes = False
     return Gate(app, host=options.admin_host, token=token)
@@ -115,6 +121,12 @@ async def refuse_unknown(request: Request, error: Exception) -> Response:
     said = refused(f"{http.HTTPStatus(error.status_code).phrase}: {where}", status=error.status_code)
     said.headers.update(error.headers or {})
     return said
+
+
+async def refuse_trouble(request: Request, error: Exception) -> Response:
+    """Answer what no handler has expected, such as a store that cannot be read."""
+    assert isinstance(error, ServeLiteError)
+    return refused_because(error)
 
 
 async def answer_failure(request: Request, error: Exception) -> Response:

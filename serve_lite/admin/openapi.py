@@ -30,10 +30,10 @@ COMMON = {
     403: "The request comes from a page of another site, or names another host.",
     404: "The path does not exist.",
     405: "The path exists and has not this method; `Allow` has those it has.",
+    503: "The instance cannot do it now: something could not be stored or started. Nothing has changed.",
 }
 STALE = "The configuration is not one that `If-Match` names."
 TOO_LARGE = "The body is larger than 16 MiB."
-NOT_STORED = "It could not be stored; nothing has changed."
 
 IF_MATCH = Parameter(
     name="If-Match",
@@ -180,7 +180,7 @@ def refusals_of(endpoint: Endpoint) -> dict[int, str]:
     if endpoint.body is not None:
         found[413] = TOO_LARGE
     if endpoint.is_conditional:
-        found |= {412: STALE, 503: NOT_STORED}
+        found[412] = STALE
     for status, reason in endpoint.refusals.items():
         found[status] = f"{reason} {found[status]}" if status in found and status != 404 else reason
     return dict(sorted(found.items()))

@@ -66,7 +66,7 @@ ENDPOINTS = (
         summary="Make a document the goal",
         about="Applications of earlier documents that it does not list are removed; those of scripts stay. The "
         "document is checked whole before anything changes. 200 means that it is stored; what "
-        "becomes of it is seen by GET.",
+        "becomes of it is seen by GET. Refused while a single-application document is in force.",
         parameters=(MERGE, BASE_DIR),
         body=CONFIG,
         is_tagged=True,

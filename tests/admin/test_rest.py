@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from serve_lite.admin.app import build_app
+from serve_lite.controller.goals import NotScalableError, StaleRevisionError, UnknownNameError
 from serve_lite.controller.store import EventRow
-from serve_lite.exceptions import InvalidConfigError, RayServeException
+from serve_lite.exceptions import InstanceError, InvalidConfigError, RayServeException
 from serve_lite.policy.diff import AppPlan
 from serve_lite.schema import (
     ApplicationStatus,
@@ -43,9 +44,12 @@ class RememberingController:
         self.configs: dict[str, dict[str, Any] | None] = {}
         self.refusal: Exception | None = None
 
-    async def submit(self, request: DeployRequest, /) -> DeployReply:
+    def _refuse(self) -> None:
         if self.refusal is not None:
             raise self.refusal
+
+    async def submit(self, request: DeployRequest, /) -> DeployReply:
+        self._refuse()
         self.requests.append(request)
         for name in list(self.apps):
             if request.replace_all and name not in {app.name for app in request.apps}:
@@ -64,18 +68,22 @@ class RememberingController:
         raise AssertionError("asked of real instances only")
 
     async def events(self, limit: int, /) -> list[EventRow]:
+        self._refuse()
         return []
 
     async def history(self, name: str, /) -> list[RevisionSummary]:
+        self._refuse()
         return []
 
     async def rollback(self, name: str, revision: int | None, if_revisions: object, /) -> DeployReply:
+        self._refuse()
         raise AssertionError("asked of real instances only")
 
     def tag(self) -> str:
         return f"node-{len(self.requests)}"
 
     async def clear(self, if_revisions: object, /) -> list[str]:
+        self._refuse()
         names = list(self.apps)
         await self.delete(names, if_revisions)
         return names
@@ -251,6 +259,34 @@ async def test_what_the_controller_refuses_is_told_to_the_client(
     controller.refusal = refusal
     answer = await client.put(V2, json=ONE_APP)
     assert (answer.status_code, answer.json()["error"]) == (400, str(refusal))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StaleRevisionError("Changed."), 412),
+        (UnknownNameError("None."), 404),
+        (NotScalableError("No."), 412),
+        (InstanceError("The disk is full."), 503),
+        (RayServeException("No."), 400),
+    ],
+)
+async def test_the_status_says_whose_trouble_it_is(
+    error: Exception, status: int, controller: RememberingController, client: httpx.AsyncClient
+) -> None:
+    controller.refusal = error
+    for method, path in (
+        ("PUT", V2),
+        ("PUT", V1),
+        ("DELETE", V2),
+        ("DELETE", V1),
+        ("GET", "/api/serve/events"),
+        ("GET", f"{V2}a/history"),
+        ("POST", f"{V2}a/rollback"),
+    ):
+        document = {"import_path": "a:b"} if path == V1 else ONE_APP if path == V2 else {}
+        answer = await client.request(method, path, json=document)
+        assert (answer.status_code, answer.json()) == (status, {"error": str(error), "path": ""})
 
 
 async def test_a_mistake_of_ours_tells_nothing_of_the_inside(
