@@ -1,13 +1,18 @@
-"""docs/rest.md from the description that an instance serves at `/api/serve/openapi.json`."""
+"""docs/rest.md from the description that an instance serves at `/api/serve/openapi.json`.
+
+What a field is for is told where the classes are listed, in tests/compat/table.yaml.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from serve_lite.admin.app import ENDPOINTS
 from serve_lite.admin.openapi import COMMON, describe
+from tests.compat.table import lines_of, read
 from tests.docs.markdown import anchor, code, table
 
 _HEAD = """\
@@ -32,6 +37,37 @@ change that is refused has changed nothing, and a refusal is JSON:
 """
 
 _METHODS = ("get", "put", "patch", "post", "delete")
+
+
+#: Where the table tells of the fields of a schema, if not under `schema.` and its own name.
+_TOLD_AT = {
+    "Config": "schema.ServeDeploySchema",
+    "ApplicationConfig": "schema.ServeApplicationSchema",
+    "SingleApplicationConfig": "schema.ServeApplicationSchema",
+    "DeploymentConfig": "deployment",
+    # Of what stands in a document under this name.
+    "http_options": "config.HTTPOptions",
+    "grpc_options": "config.gRPCOptions",
+    "logging_config": "schema.LoggingConfig",
+    "tracing_config": "schema.TracingConfig",
+    "autoscaling_config": "config.AutoscalingConfig",
+    "autoscaling_policy": "config.AutoscalingPolicy",
+    "policy": "config.AutoscalingPolicy",
+    "request_router_config": "config.RequestRouterConfig",
+    "backpressure_config": "config.BackpressureConfig",
+    "ray_actor_options": "schema.RayActorOptionsSchema",
+}
+
+
+@cache
+def _told() -> Mapping[str, str]:
+    return {line.name: line.entry.behaviour for group in read() for line in lines_of(group)}
+
+
+def _about(owner: str, name: str, schema: Mapping[str, Any]) -> str:
+    """Return what a field is for; `owner` is its schema, or the field that it stands under."""
+    told = _told().get(f"{_TOLD_AT.get(owner, f'schema.{owner}')}.{name}")
+    return (told or schema.get("description", "")) + (" Deprecated." if schema.get("deprecated") else "")
 
 
 def page() -> str:
@@ -97,7 +133,7 @@ def _answers(responses: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _shape(schema: Mapping[str, Any]) -> str:
-    rows = list(_fields(schema))
+    rows = list(_fields(schema, ""))
     return f"{kind(schema)}\n\n{_table_of(rows)}" if rows and "$ref" not in schema else kind(schema)
 
 
@@ -105,7 +141,7 @@ def _schema(name: str, schema: Mapping[str, Any]) -> str:
     parts = [f"### {name}"]
     if about := schema.get("description"):
         parts.append(about)
-    rows = list(_fields(schema))
+    rows = list(_fields(schema, name))
     parts.append(_table_of(rows) if rows else f"Is {kind(schema)}.")
     return "\n\n".join(parts) + "\n"
 
@@ -114,15 +150,14 @@ def _table_of(rows: list[tuple[str, str, str, str]]) -> str:
     return table(["field", "is", "default", "what it is"], rows)
 
 
-def _fields(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def _fields(schema: Mapping[str, Any], owner: str, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """The fields of an object and, with dots, of the objects in it."""
     required = schema.get("required", ())
     for name, inner in schema.get("properties", {}).items():
         shown = code(prefix + name) + (" (required)" if name in required else "")
-        about = inner.get("description", "") + (" Deprecated." if inner.get("deprecated") else "")
-        yield shown, kind(inner), _default(inner), about.strip()
+        yield shown, kind(inner), _default(inner), _about(owner, name, inner).strip()
         for variant in (inner, *inner.get("anyOf", ())):
-            yield from _fields(variant, f"{prefix}{name}.")
+            yield from _fields(variant, name, f"{prefix}{name}.")
 
 
 def kind(schema: Mapping[str, Any]) -> str:

@@ -103,6 +103,16 @@ def test_every_endpoint_with_every_parameter_and_answer_is_on_the_page() -> None
             assert told, (method, path, status)
 
 
+def test_most_fields_are_told_in_words() -> None:
+    """Those that are not are few and speak for themselves; a renamed class must not silence all of its fields."""
+    page = rest_page.page()
+    for name in ("Config", "ApplicationConfig", "DeploymentConfig", "ServeInstanceDetails", "ReplicaDetails"):
+        section = page.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+        rows = [line for line in section.splitlines() if line.startswith("| `")]
+        silent = [row for row in rows if row.endswith("|  |")]
+        assert rows and len(silent) <= len(rows) // 4, silent
+
+
 def test_every_link_on_the_page_leads_to_a_title() -> None:
     from tests.docs.markdown import anchor
 
