@@ -215,5 +215,6 @@ def check_no_single_app_config(details: Mapping[str, Any]) -> None:
         raise InvalidConfigError(
             "You are trying to deploy a multi-application config, however a single-application config has been "
             "deployed to the current Serve instance already. Mixing single-app and multi-app is not allowed: "
-            "use PUT /api/serve/deployments/, delete the application first, or add applications with ?merge=true."
+            "use PUT /api/serve/deployments/, delete the application first (`serve delete default`), or add "
+            "applications to it with ?merge=true."
         )

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 import httpx
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from schemathesis import APIOperation, Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -65,6 +66,7 @@ class Made:
         )
         @given(operation.as_strategy(generation_mode=mode))
         def each(case: Case) -> None:
+            assume(not fetches(case.body))
             answer = case.call(base_url=self._url, headers=headers, timeout=DEADLINE_S)
             self.statuses[name, mode.value, answer.status_code] += 1
             case.validate_response(answer, checks=CHECKS)
@@ -93,6 +95,17 @@ class Watched(Made):
         kept = self._client.get(V2, params={"api_type": "imperative"}).json()["applications"]["kept"]
         assert kept["status"] == "RUNNING"
         return [replica["pid"] for replica in kept["deployments"]["Hello"]["replicas"]]
+
+
+#: Parts of a runtime_env that may be fetched from somewhere. Nobody is to be asked for names that are made up.
+FETCHED = {"pip", "uv", "conda", "working_dir", "py_modules", "py_executable", "container", "image_uri"}
+
+
+def fetches(value: object) -> bool:
+    """Whether a document has something in it that an instance may fetch."""
+    if isinstance(value, dict):
+        return not FETCHED.isdisjoint(value) or any(map(fetches, value.values()))
+    return isinstance(value, list) and any(map(fetches, value))
 
 
 def _ok(found: object) -> APIOperation:
@@ -128,8 +141,47 @@ async def test_made_up_requests_are_answered_as_described_and_what_runs_goes_on(
         return made.statuses
 
     statuses = await anyio.to_thread.run_sync(work)
-    print(statuses)
+    named = {status for _, _, status in statuses}
+    assert {200, 400, 404, 412} <= named, f"too little was tried: {statuses}"
     assert (await daemon.http.get("/kept")).text == "hello world"
+
+
+async def test_odd_import_paths_become_failed_applications_and_do_no_harm(
+    daemon: Instance, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(CODE)
+    (tmp_path / "leaving.py").write_text("import os\nos._exit(3)\n")
+    await daemon.deploy("shop:app", name="kept", route_prefix="/kept", folder=tmp_path)
+    pids = daemon.pids("replica")
+    odd = (
+        "os:abort",
+        "sys:exit",
+        "builtins:open",
+        "nowhere:app",
+        "a.b.c:d",
+        "ümläut:ö",
+        "...:x",
+        "leaving:app",
+    )
+    apps = [
+        {
+            "name": f"odd{i}",
+            "route_prefix": None,
+            "import_path": path,
+            "runtime_env": {"working_dir": str(tmp_path)},
+        }
+        for i, path in enumerate(odd)
+    ]
+    assert (await daemon.admin.put(V2, json={"applications": apps})).status_code == 200
+    with anyio.fail_after(DEADLINE_S):
+        while True:
+            there = (await daemon.admin.get(V2)).json()["applications"]
+            statuses = {name: app["status"] for name, app in there.items()}
+            if "DEPLOYING" not in statuses.values():
+                break
+    assert statuses == {"kept": "RUNNING", **{app["name"]: "DEPLOY_FAILED" for app in apps}}
+    assert all(there[app["name"]]["message"] for app in apps)
+    assert daemon.pids("replica") == pids
 
 
 async def test_an_instance_survives_what_is_meant_to_remove_everything(daemon: Instance) -> None:
