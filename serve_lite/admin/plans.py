@@ -14,7 +14,7 @@ from serve_lite.admin.controls import Controls, answer, read_document, refused_b
 from serve_lite.admin.documents import base_dir_of, deploy_request, is_single_app
 from serve_lite.admin.endpoints import BASE_DIR, MERGE, Endpoint
 from serve_lite.admin.v1 import SINGLE, whole_request
-from serve_lite.admin.v2 import CONFIG, PATH, asks_for_merge, check_no_single_app_config
+from serve_lite.admin.v2 import CONFIG, PATH, asks_for_merge
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.policy.diff import AppPlan
 
@@ -51,8 +51,7 @@ def routes(controls: Controls) -> list[BaseRoute]:
                 wanted = whole_request(document, controls.details(), base_dir=base_dir)
             else:
                 wanted = deploy_request(document, base_dir=base_dir, merge=merge)
-                if not merge:
-                    check_no_single_app_config(controls.details())
+                wanted.keeps_kind = not merge
             plans = await controls.plan(wanted)
         except ServeLiteError as error:
             return refused_because(error)

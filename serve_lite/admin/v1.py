@@ -24,9 +24,8 @@ from serve_lite.admin.controls import (
 )
 from serve_lite.admin.documents import base_dir_of, single_app_request
 from serve_lite.admin.endpoints import BASE_DIR, Endpoint
-from serve_lite.admin.v2 import is_declared
 from serve_lite.checks import invalid
-from serve_lite.exceptions import InvalidConfigError, ServeLiteError
+from serve_lite.exceptions import ServeLiteError
 from serve_lite.schema import (
     ApplicationStatusOverview,
     DeploymentStatus,
@@ -139,8 +138,7 @@ def whole_request(
     """
     wanted = single_app_request(document, base_dir=base_dir)
     check_same_listener(document, details.get("http_options") or {})
-    check_no_multi_app_config(details)
-    wanted.replace_all = True
+    wanted.replace_all = wanted.keeps_kind = True
     return wanted
 
 
@@ -157,20 +155,6 @@ def check_same_listener(document: dict[str, Any], running: dict[str, Any]) -> No
                 f"Serve is already running with HTTP {key} {running[key]!r}, and the request asks for "
                 f"{document[key]!r}. Remove it from the document, or run `serve shutdown` and start Serve with it.",
             )
-
-
-def check_no_multi_app_config(details: dict[str, Any]) -> None:
-    """Refuse to mix the two kinds of documents, as 2.7 does.
-
-    Raises:
-        InvalidConfigError: a multi-application document is in force.
-    """
-    if details.get("deploy_mode") == "MULTI_APP" and is_declared(details):
-        raise InvalidConfigError(
-            "You are trying to deploy a single-application config, however a multi-application config has been "
-            "deployed to the current Serve instance already. Mixing single-app and multi-app is not allowed: "
-            "use PUT /api/serve/applications/, or delete the applications first."
-        )
 
 
 def as_2_7(name: str, overview: ApplicationStatusOverview) -> dict[str, Any]:

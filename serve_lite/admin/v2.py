@@ -14,9 +14,6 @@ and the others stay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -34,7 +31,7 @@ from serve_lite.admin.controls import (
 from serve_lite.admin.documents import base_dir_of, deploy_request
 from serve_lite.admin.endpoints import APPLICATION, BASE_DIR, MERGE, Endpoint, Parameter
 from serve_lite.checks import invalid, wrong
-from serve_lite.exceptions import InvalidConfigError, ServeLiteError
+from serve_lite.exceptions import ServeLiteError
 from serve_lite.schema import ServeInstanceDetails
 
 PATH = "/api/serve/applications"
@@ -125,8 +122,7 @@ def routes(controls: Controls) -> list[BaseRoute]:
             wanted = deploy_request(
                 await read_document(request), base_dir=base_dir_of(request.headers), merge=merge
             )
-            if not merge:
-                check_no_single_app_config(controls.details())
+            wanted.keeps_kind = not merge
             wanted.if_revisions = revisions_wanted(request, controls.tag())
             reply = await controls.submit(wanted)
         except ServeLiteError as error:
@@ -195,26 +191,3 @@ def source_wanted(request: Request) -> str:
             "api_type", f"Invalid 'api_type' value {given!r}; it must be one of {', '.join(SOURCES)}."
         )
     return given.lower()
-
-
-def is_declared(details: Mapping[str, Any]) -> bool:
-    """Whether an application from a document is live."""
-    return any(
-        app.get("source") == "declarative" and app.get("status") != "DELETING"
-        for app in details["applications"].values()
-    )
-
-
-def check_no_single_app_config(details: Mapping[str, Any]) -> None:
-    """Refuse to mix the two kinds of documents, as 2.7 does.
-
-    Raises:
-        InvalidConfigError: a single-application document is in force.
-    """
-    if details.get("deploy_mode") == "SINGLE_APP" and is_declared(details):
-        raise InvalidConfigError(
-            "You are trying to deploy a multi-application config, however a single-application config has been "
-            "deployed to the current Serve instance already. Mixing single-app and multi-app is not allowed: "
-            "use PUT /api/serve/deployments/, delete the application first (`serve delete default`), or add "
-            "applications to it with ?merge=true."
-        )

@@ -72,7 +72,7 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
         alive: deployments that have replicas; those that the new version leaves out are retired slowly.
 
     Raises:
-        InvalidConfigError: a name, prefix or override is wrong.
+        InvalidConfigError: a name, prefix or override is wrong, or the document is of another kind than it may be.
         RayServeException: a route prefix is taken, or the instance is shutting down.
         StaleRevisionError: the request asks for another revision than the present one.
     """
@@ -81,6 +81,7 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
         raise RayServeException(
             "Serve is shutting down, so nothing can be deployed. Start it again afterwards."
         )
+    _check_kind(goal, request)
     _check_names(request)
     for i, app in enumerate(request.apps):
         route_prefix(app.route_prefix, _place(request, i, "route_prefix"))
@@ -454,6 +455,26 @@ def _check_names(request: DeployRequest) -> None:
             raise InvalidConfigError(
                 f"Two deployments of application {app.name!r} are called {double!r}; names must be unique."
             )
+
+
+def _check_kind(goal: Goal, request: DeployRequest) -> None:
+    """Refuse to mix the two kinds of documents, as Ray Serve 2.7 does, while an application of one is live."""
+    if not request.keeps_kind or goal.document is None or request.document is None:
+        return
+    was_many, is_many = ("applications" in document for document in (goal.document, request.document))
+    is_live = any(a.submission.source == "declarative" and not a.is_deleting for a in goal.apps.values())
+    if was_many is is_many or not is_live:
+        return
+    kinds = ("a single-application config", "a multi-application config")
+    advice = (
+        "use PUT /api/serve/deployments/, delete the application first (`serve delete default`), or add applications "
+        "to it with ?merge=true.",
+        "use PUT /api/serve/applications/, or delete the applications first.",
+    )
+    raise InvalidConfigError(
+        f"You are trying to deploy {kinds[is_many]}, however {kinds[was_many]} has been deployed to the current "
+        f"Serve instance already. Mixing single-app and multi-app is not allowed: {advice[was_many]}"
+    )
 
 
 def _check_prefixes(apps: Mapping[str, AppGoal], request: DeployRequest) -> None:

@@ -138,6 +138,24 @@ def test_after_everything_is_removed_no_document_is_left() -> None:
     assert accept_clear(Goal()) == Goal()
 
 
+@pytest.mark.parametrize("is_many", [True, False])
+def test_documents_of_two_kinds_replace_each_other_only_if_asked_to_or_when_nothing_of_the_first_is_left(
+    is_many: bool,
+) -> None:
+    first, second = {"applications": []}, {"import_path": "shop:app"}
+    if not is_many:
+        first, second = second, first
+    fields: dict[str, Any] = {"replace_declarative": True, "keeps_kind": True}
+    goal = deploy(Goal(), config_app("a"), document=first, **fields)
+    assert deploy(goal, config_app("a"), document=first, **fields).document == first
+    with pytest.raises(InvalidConfigError, match="Mixing single-app and multi-app is not allowed"):
+        deploy(goal, config_app("a"), document=second, **fields)
+    for free in (accept_delete(goal, ["a"]), accept_clear(goal)):
+        assert deploy(free, config_app("a"), document=second, **fields).document == second
+    assert deploy(goal, config_app("a"), document=second, replace_declarative=True).document == second
+    assert deploy(goal, driver_app("b", route_prefix="/b")).document == first, "scripts bring no document"
+
+
 def test_a_goal_is_only_changed_by_those_who_have_seen_it() -> None:
     goal = deploy(Goal(), driver_app())
     assert at_revision(goal, None) is goal
