@@ -92,7 +92,8 @@ class Checked(msgspec.Struct, kw_only=True):
         except ConfigTypeError:
             raise
         except ValueError as error:
-            raise invalid(where, f"{where}: {error}") from error
+            field = getattr(error, "path", "")
+            raise invalid(f"{where}.{field}" if field else where, f"{where}: {error}") from error
         if lax:  # code, which has a line to point at; documents are told by those who read them
             made._advise()
         return made
@@ -137,6 +138,13 @@ PLACES: dict[str, str] = {
     "env_vars": "runtime_env",
     "route_prefix": "the application",
     "import_path": "the application",
+    "args": "the application",
+    "external_scaler_enabled": "the application",
+    "runtime_env": "ray_actor_options, or the application",
+    "proxy_location": "the top of the document",
+    "http_options": "the top of the document",
+    "grpc_options": "the top of the document",
+    "target_capacity": "the top of the document",
 }
 
 
@@ -540,6 +548,23 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
         )
         msgspec.structs.force_setattr(self, "target_ongoing_requests", old)
         msgspec.structs.force_setattr(self, "target_num_ongoing_requests_per_replica", None)
+
+    @classmethod
+    def from_value(cls, value: Any, where: str, lax: bool = True) -> Self:
+        """Return `value` if it is one already, or one made of a dict; `where` is named in errors."""
+        made = super().from_value(value, where, lax)
+        old, new = "target_num_ongoing_requests_per_replica", "target_ongoing_requests"
+        # Both may be there, and one of them with its default: an object cannot tell that it was given.
+        if (
+            isinstance(value, Mapping)
+            and value.get(old) is not None
+            and value.get(new, value[old]) != value[old]
+        ):
+            raise invalid(
+                f"{where}.{old}",
+                f"{where}.{new} is {value[new]!r} and its other name, {old}, is {value[old]!r}; give one.",
+            )
+        return made
 
     @classmethod
     def default(cls) -> AutoscalingConfig:

@@ -25,6 +25,7 @@ from serve_lite.config import (
     LoggingConfig,
     RequestRouterConfig,
 )
+from serve_lite.exceptions import InvalidConfigError
 
 AUTO = "auto"
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")  #: ways to place bundles, of Ray
@@ -37,9 +38,15 @@ STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")  #: ways to plac
 def _num_replicas(value: Any, where: str, lax: bool) -> int | str | None:
     if value is None or value == AUTO:
         return value  # type: ignore[no-any-return]  # None or "auto"
-    number = checks.integer(at_least=0)(value, where, lax) if not _is_word(value) else None
-    if number is None:
-        raise wrong(value, where, 'an integer larger than 0, "auto" or null')
+    expected = 'an integer larger than 0, "auto" or null'
+    if _is_word(value):
+        raise wrong(value, where, expected)
+    try:
+        number = checks.integer(at_least=0)(value, where, lax)
+    except checks.ConfigTypeError:
+        raise wrong(value, where, expected, wrong_type=True) from None
+    except InvalidConfigError:
+        raise wrong(value, where, expected) from None
     if number == 0:
         raise invalid(
             where,

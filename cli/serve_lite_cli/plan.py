@@ -139,7 +139,9 @@ def read_runtime_env(path: str, text: str, working_dir: str) -> dict[str, Any]:
     elif path:
         from serve_lite_cli.files import read_config  # loads a YAML reader
 
-        env = read_config(path).document
+        config = read_config(path)
+        config.refuse_duplicates()
+        env = config.document
     if not isinstance(env, dict):
         raise InvalidConfigError(
             '--runtime-env-json must be a JSON object, like {"env_vars": {"NAME": "value"}}.'

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from serve_lite.admin.mistakes import RefusedDocumentError, path_of
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy.diff import AppPlan
@@ -59,8 +60,10 @@ def refused(message: str, *, status: int = 400, path: str = "") -> JSONResponse:
 
 
 def refused_because(error: ServeLiteError) -> JSONResponse:
-    """Return the answer to a request that asked for something wrong."""
-    return refused(str(error), path=getattr(error, "path", "") or "")
+    """Return the answer to a request that asked for something wrong: the first mistake, and all in `errors`."""
+    mistakes = error.mistakes if isinstance(error, RefusedDocumentError) else (error,)
+    errors = [{"error": str(mistake), "path": path_of(mistake)} for mistake in mistakes]
+    return JSONResponse({**errors[0], "errors": errors}, 400)
 
 
 def answer(value: object, headers: Mapping[str, str] | None = None) -> Response:

@@ -6,6 +6,7 @@ three words.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -22,6 +23,7 @@ from serve_lite.admin.controls import (
     routes_for,
 )
 from serve_lite.admin.documents import BASE_DIR_HEADER, single_app_request
+from serve_lite.admin.mistakes import checked
 from serve_lite.checks import invalid
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 from serve_lite.schema import (
@@ -49,7 +51,7 @@ def routes(controls: Controls) -> list[BaseRoute]:
             check_same_listener(document, controls.details().get("http_options") or {})
             check_no_multi_app_config(controls.details())
             base_dir = request.headers.get(BASE_DIR_HEADER)
-            await controls.submit(single_app_request(document, base_dir=base_dir))
+            await controls.submit(await checked(document, partial(single_app_request, base_dir=base_dir)))
             # In 2.7 a single-application document describes everything that runs.
             others = [name for name in controls.status().applications if name != APP]
             if others:

@@ -10,6 +10,8 @@ or as a PATCH, the applications of the document are added or replaced, and the o
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -25,6 +27,7 @@ from serve_lite.admin.controls import (
     routes_for,
 )
 from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request
+from serve_lite.admin.mistakes import checked
 from serve_lite.checks import wrong
 from serve_lite.controller.goals import StaleRevisionError
 from serve_lite.exceptions import ServeLiteError
@@ -49,7 +52,8 @@ def routes(controls: Controls) -> list[BaseRoute]:
     async def store(request: Request, *, merge: bool) -> Response:
         try:
             document = await read_document(request)
-            wanted = deploy_request(document, base_dir=request.headers.get(BASE_DIR_HEADER), merge=merge)
+            base_dir = request.headers.get(BASE_DIR_HEADER)
+            wanted = await checked(document, partial(deploy_request, base_dir=base_dir, merge=merge))
             wanted.if_revisions = revisions_in(request.headers.get("if-match"), controls.tag())
             reply = await controls.submit(wanted)
         except StaleRevisionError as error:
