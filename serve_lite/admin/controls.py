@@ -60,10 +60,12 @@ def refused(message: str, *, status: int = 400, path: str = "") -> JSONResponse:
 
 
 def refused_because(error: ServeLiteError) -> JSONResponse:
-    """Return the answer to a request that asked for something wrong: the first mistake, and all in `errors`."""
-    mistakes = error.mistakes if isinstance(error, RefusedDocumentError) else (error,)
-    errors = [{"error": str(mistake), "path": path_of(mistake)} for mistake in mistakes]
-    return JSONResponse({**errors[0], "errors": errors}, 400)
+    """Return the answer to a request that asked for something wrong. Of a document all mistakes are in `errors`."""
+    said = {"error": str(error), "path": path_of(error)}
+    if isinstance(error, RefusedDocumentError):
+        errors = [{"error": str(mistake), "path": path_of(mistake)} for mistake in error.mistakes]
+        return JSONResponse({**said, "errors": errors}, 400)
+    return JSONResponse(said, 400)
 
 
 def answer(value: object, headers: Mapping[str, str] | None = None) -> Response:

@@ -2,7 +2,8 @@
 
 A mistake that is found is cut out of a copy of the document, and the rest is checked again, until nothing is wrong
 any more. So that the cut is not told as a mistake in its turn, what a part cannot be without is filled in: an
-application that loses a wrong name gets one that nobody has. Used by the command line, and by REST for the `errors` of a refusal.
+application that loses a wrong name gets one that nobody has. Used by the command line, and by REST for the `errors` of
+a refusal.
 """
 
 from __future__ import annotations
@@ -51,7 +52,26 @@ def find_mistakes(document: Mapping[str, Any], check: Check) -> list[ServeLiteEr
             found.append(told)
             if not rest.cut(path_of(error)):
                 break
-    return found
+    return [error for error in found if not _was_put_too_deep(error, found, document)]
+
+
+def _was_put_too_deep(
+    error: ServeLiteError, found: Sequence[ServeLiteError], document: Mapping[str, Any]
+) -> bool:
+    """Whether the error misses a key that another error has found further inside, where it does not belong."""
+    around, _, key = path_of(error).rpartition(".")
+    node: Any = document
+    for part in _parts(around):
+        if not _has(node, part):
+            return False
+        node = node[part]
+    if not key or _has(node, key):
+        return False
+    return any(
+        path_of(other).startswith(f"{around}.") and path_of(other).endswith(f".{key}")
+        for other in found
+        if other is not error
+    )
 
 
 class RefusedDocumentError(InvalidConfigError):
@@ -152,11 +172,6 @@ class _Rest:
         missing = {name: value for name, value in self._filler(kind).items() if name not in owner}
         for name in difflib.get_close_matches(str(part), list(missing), n=1, cutoff=_LIKENESS):
             owner[name] = missing[name]
-        for depth in range(len(owners) - 1):  # it may have been put too deep
-            around = owners[depth][0]
-            needed = self._filler(self._kind(owners[:depth]))
-            if isinstance(around, dict) and part in needed and part not in around:
-                around[part] = needed[str(part)]
 
     def _kind(self, way: list[tuple[Any, str | int]]) -> str:
         """Return what the mapping at the end of a way is."""
