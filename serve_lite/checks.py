@@ -390,6 +390,11 @@ def import_path(value: Any, where: str, lax: bool = False) -> str:
             where,
             f"{where}: got invalid import path {value!r}; write module:attribute, for example 'main:app'.",
         )
+    if module.endswith(".py") or "/" in module:
+        better = f"{module.removesuffix('.py').strip('./').replace('/', '.')}:{attribute}"
+        raise invalid(
+            where, f"{where}: got invalid import path {value!r}: it names a file; write {better!r}."
+        )
     return str(value)
 
 

@@ -129,10 +129,13 @@ def _strategy(value: Any, where: str, lax: bool) -> str | None:
     return name
 
 
-@described({"type": "null"})
-def _only_none(value: Any, where: str, lax: bool) -> None:
-    if value is not None:
-        raise invalid(where, f"{where} needs a Ray cluster; leave it out here.")
+def _only_none(needs: str) -> Check:
+    @described({"type": "null"})
+    def check(value: Any, where: str, lax: bool) -> None:
+        if value is not None:
+            raise invalid(where, f"{where} {needs}")
+
+    return check
 
 
 @described({"type": ["string", "null"], "pattern": "^/([^{}]*[^{}/])?$"})
@@ -180,8 +183,12 @@ OPTIONS: Mapping[str, Check] = MappingProxyType(
         "placement_group_bundle_label_selector": checks.list_of(checks.mapping_of(checks.text()), none=True),
         "max_replicas_per_node": checks.integer(at_least=1, at_most=100, none=True),
         "is_driver_deployment": checks.flag,
-        "gang_scheduling_config": _only_none,
-        "deployment_actors": _only_none,
+        "gang_scheduling_config": _only_none(
+            "needs a Ray cluster to place groups of replicas; leave it out, here all of them are on one machine."
+        ),
+        "deployment_actors": _only_none(
+            "needs actors, which only a Ray cluster has; make the helper a deployment of its own with one replica."
+        ),
         # Only in code, by users of 2.7.
         "route_prefix": route_prefix,
     }

@@ -487,6 +487,17 @@ DEPLOY_FIELDS: Mapping[str, Check] = {
 }
 
 
+#: Keys at the top that begin so are the user's own: a place for anchors that the rest refers to.
+NOTE_PREFIX = "x-"
+
+
+def without_notes(document: Any) -> Any:
+    """Return a document without the keys at its top that are the user's own."""
+    if not isinstance(document, Mapping):
+        return document
+    return {k: v for k, v in document.items() if not (isinstance(k, str) and k.startswith(NOTE_PREFIX))}
+
+
 def _deploy_schema(document: Any) -> ServeDeploySchema:
     if isinstance(document, Mapping) and "import_path" in document and "applications" not in document:
         raise invalid(
@@ -494,7 +505,7 @@ def _deploy_schema(document: Any) -> ServeDeploySchema:
             "This is a document for a single application. Put what it says into a list entry under 'applications'.",
         )
     fields = checks.check_fields(
-        document,
+        without_notes(document),
         DEPLOY_FIELDS,
         "",
         False,
@@ -538,7 +549,7 @@ def _refuse_duplicates(applications: Collection[ServeApplicationSchema]) -> None
 
 @described({"type": "string", "minLength": 1})
 def _app_name(value: Any, where: str, lax: bool) -> str:
-    if value == "":
+    if isinstance(value, str) and not value.strip():
         raise invalid(where, f"{where} is empty; application names must be nonempty.")
     return checks.text()(value, where, lax)  # type: ignore[no-any-return]  # checked
 
@@ -608,7 +619,7 @@ _ELSEWHERE_THAN_THE_TOP = {
 
 def _application(document: Any, where: str, *, single: bool) -> ServeApplicationSchema:
     fields = checks.check_fields(
-        document,
+        without_notes(document) if single else document,
         APPLICATION_FIELDS,
         where,
         False,

@@ -129,6 +129,8 @@ def _problem(error: MarkedYAMLError) -> str:
         return "a second document begins here; put all applications into one, under one `applications:`"
     if r"'\t'" in problem or "tab" in problem.lower():
         return "not valid YAML: a tab; indent with spaces"
+    if "mapping values are not allowed" in problem:
+        return "not valid YAML: no ':' is expected here; check the indentation, and put texts with ': ' in quotes"
     if "could not determine a constructor" in problem:
         tag = problem.rpartition(" ")[2]
         return f"not valid YAML: the tag {tag} is not allowed; a config file holds plain values only"

@@ -70,6 +70,7 @@ def plan_config_file(name: str) -> Plan:
     from serve_lite_cli.submission import read_submission  # loads a YAML reader
 
     given = read_submission(name)
+    given.tell_notice()
     document = given.document
     http_options: dict[str, Any] = document if given.is_single else document.get("http_options") or {}
     return Plan(

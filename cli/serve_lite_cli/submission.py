@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import msgspec
 
 from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request, is_single_app, single_app_request
 from serve_lite.admin.mistakes import find_mistakes
+from serve_lite.admin.notices import notice_of
 from serve_lite.controller.goals import accept_deploy
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.state.goal import Goal
@@ -26,6 +28,11 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     def is_single(self) -> bool:
         """Whether the file is of the older kind, with a single application."""
         return is_single_app(self.document)
+
+    def tell_notice(self) -> None:
+        """Tell what the file says that has no effect on one machine, if anything."""
+        if notice := notice_of(self.document):
+            print(notice, file=sys.stderr, flush=True)
 
     @property
     def names(self) -> list[str]:

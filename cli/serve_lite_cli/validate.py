@@ -20,5 +20,6 @@ def command(
     Prints every mistake with its file, line and column, and ends with 1 if there is one.
     """
     submission = read_submission(config_file_name)
+    submission.tell_notice()
     count = len(submission.names)
     print(f"{config_file_name} is valid: {count} application{'' if count == 1 else 's'}.")

@@ -24,6 +24,7 @@ from serve_lite.admin.controls import (
 )
 from serve_lite.admin.documents import BASE_DIR_HEADER, single_app_request
 from serve_lite.admin.mistakes import checked
+from serve_lite.admin.notices import log_notice
 from serve_lite.checks import invalid
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 from serve_lite.schema import (
@@ -52,6 +53,7 @@ def routes(controls: Controls) -> list[BaseRoute]:
             check_no_multi_app_config(controls.details())
             base_dir = request.headers.get(BASE_DIR_HEADER)
             await controls.submit(await checked(document, partial(single_app_request, base_dir=base_dir)))
+            log_notice(document)
             # In 2.7 a single-application document describes everything that runs.
             others = [name for name in controls.status().applications if name != APP]
             if others:

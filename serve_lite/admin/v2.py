@@ -28,6 +28,7 @@ from serve_lite.admin.controls import (
 )
 from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request
 from serve_lite.admin.mistakes import checked
+from serve_lite.admin.notices import log_notice
 from serve_lite.checks import wrong
 from serve_lite.controller.goals import StaleRevisionError
 from serve_lite.exceptions import ServeLiteError
@@ -56,6 +57,7 @@ def routes(controls: Controls) -> list[BaseRoute]:
             wanted = await checked(document, partial(deploy_request, base_dir=base_dir, merge=merge))
             wanted.if_revisions = revisions_in(request.headers.get("if-match"), controls.tag())
             reply = await controls.submit(wanted)
+            log_notice(document)
         except StaleRevisionError as error:
             return refused(str(error), status=412)
         except ServeLiteError as error:
