@@ -14,6 +14,10 @@ from ruamel.yaml.reader import ReaderError
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 from serve_lite_cli.yaml_nodes import as_read, duplicates, find, holds_itself, reader
 
+#: Paths in `http_options` and in each `logging_config`.
+KEY_FILES = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
+LOG_FOLDERS = ("logs_dir",)
+
 
 class ConfigFile(msgspec.Struct, frozen=True):
     """One configuration file as it was read."""
@@ -138,15 +142,33 @@ def _problem(error: MarkedYAMLError) -> str:
 
 
 def absolute_paths(document: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Return the document with the local paths of its runtime environments made absolute.
+    """Return the document with its local paths made absolute: of runtime environments, keys and logs.
 
     They are meant relative to the file; whoever reads the stored document later does not know where that was.
     """
     if not isinstance(document.get("applications"), list):
-        single: dict[str, Any] = _with_absolute_env(document, folder)
+        single: dict[str, Any] = _with_absolute_app(document, folder)
         return single
-    apps = [_with_absolute_env(app, folder) for app in document["applications"]]
-    return {**document, "applications": apps}
+    apps = [_with_absolute_app(app, folder) for app in document["applications"]]
+    changed = _with_absolute(document, "http_options", KEY_FILES, folder)
+    return {**_with_absolute(changed, "logging_config", LOG_FOLDERS, folder), "applications": apps}
+
+
+def _with_absolute_app(app: Any, folder: str) -> Any:
+    app = _with_absolute(_with_absolute_env(app, folder), "logging_config", LOG_FOLDERS, folder)
+    if not isinstance(app, dict) or not isinstance(app.get("deployments"), list):
+        return app
+    listed = [_with_absolute(d, "logging_config", LOG_FOLDERS, folder) for d in app["deployments"]]
+    return {**app, "deployments": listed}
+
+
+def _with_absolute(around: Any, part: str, names: tuple[str, ...], folder: str) -> Any:
+    """Return a part of a document in whose inner part these paths are absolute."""
+    inner = around.get(part) if isinstance(around, dict) else None
+    if not isinstance(inner, dict):
+        return around
+    paths = {name: _absolute(inner[name], folder) for name in names if isinstance(inner.get(name), str)}
+    return {**around, part: {**inner, **paths}}
 
 
 def _with_absolute_env(app: Any, folder: str) -> Any:

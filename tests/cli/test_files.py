@@ -115,6 +115,25 @@ def test_local_paths_are_meant_relative_to_the_file() -> None:
     )
 
 
+def test_keys_and_logs_are_meant_relative_to_the_file_too() -> None:
+    logs = {"logs_dir": "logs", "log_level": "INFO"}
+    app = {
+        "import_path": "a:b",
+        "logging_config": logs,
+        "deployments": [{"name": "D", "logging_config": logs}, 3],
+    }
+    http = {"ssl_keyfile": "tls/key.pem", "ssl_certfile": "/c.pem", "ssl_ca_certs": None, "root_path": "x"}
+    found = absolute_paths({"applications": [app], "http_options": http, "logging_config": logs}, "/srv")
+
+    there = {"logs_dir": "/srv/logs", "log_level": "INFO"}
+    assert found["http_options"] == http | {"ssl_keyfile": "/srv/tls/key.pem"}
+    assert found["logging_config"] == there
+    assert found["applications"] == [
+        app | {"logging_config": there, "deployments": [{"name": "D", "logging_config": there}, 3]}
+    ]
+    assert absolute_paths({"import_path": "a:b", "logging_config": logs}, "/srv")["logging_config"] == there
+
+
 @pytest.mark.parametrize("document", [{"applications": 3}, {"applications": [3]}, {"runtime_env": []}, {}])
 def test_malformed_documents_are_left_to_the_schema(document: dict[str, object]) -> None:
     assert absolute_paths(document, "/srv") == document
