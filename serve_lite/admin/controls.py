@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
+import anyio.to_thread
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from serve_lite.admin.mistakes import RefusedDocumentError, path_of
+from serve_lite.admin.mistakes import RefusedDocumentError, find_mistakes, path_of
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy.diff import AppPlan
@@ -25,6 +26,7 @@ from serve_lite.wire.messages import DeployReply, DeployRequest
 MAX_BODY_BYTES = 16 * 1024 * 1024  #: far above any document; payloads do not come this way
 DRAIN_WAIT_S = 30.0  #: how long a DELETE waits for replicas to end, as Ray's client does
 
+T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -96,6 +98,21 @@ async def read_document(request: Request) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InvalidConfigError('The body must be a JSON object, like {"applications": [...]}.')
     return document
+
+
+async def checked(document: dict[str, Any], make: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `make` makes of the document.
+
+    The search for further mistakes is done in a thread, since it checks the document once for each.
+
+    Raises:
+        RefusedDocumentError: something in it is wrong.
+    """
+    try:
+        return make(document)
+    except InvalidConfigError as error:
+        mistakes = await anyio.to_thread.run_sync(find_mistakes, document, make)
+        raise RefusedDocumentError(mistakes or [error]) from error
 
 
 async def remove(controls: Controls, names: list[str]) -> None:

@@ -12,9 +12,7 @@ import copy
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-
-import anyio.to_thread
+from typing import Any
 
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 
@@ -27,7 +25,6 @@ _PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 _LISTS_OF_INDEPENDENT = frozenset({"py_modules", "grpc_servicer_functions"})
 _LIKENESS = 0.6  #: of a misspelt key, as for the hint in its message
 
-T = TypeVar("T")
 Check = Callable[[dict[str, Any]], object]
 
 
@@ -81,21 +78,6 @@ class RefusedDocumentError(InvalidConfigError):
         super().__init__(str(mistakes[0]))
         self.path = path_of(mistakes[0])
         self.mistakes = tuple(mistakes)
-
-
-async def checked(document: dict[str, Any], make: Callable[[dict[str, Any]], T]) -> T:
-    """Return what `make` makes of the document.
-
-    The search for further mistakes is done in a thread, since it checks the document once for each.
-
-    Raises:
-        RefusedDocumentError: something in it is wrong.
-    """
-    try:
-        return make(document)
-    except InvalidConfigError as error:
-        mistakes = await anyio.to_thread.run_sync(find_mistakes, document, make)
-        raise RefusedDocumentError(mistakes or [error]) from error
 
 
 def path_of(error: ServeLiteError) -> str:

@@ -11,9 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from serve_lite.admin.controls import Controls, answer, read_document, refused_because, routes_for
+from serve_lite.admin.controls import Controls, answer, checked, read_document, refused_because, routes_for
 from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request, is_single_app, single_app_request
-from serve_lite.admin.mistakes import checked
 from serve_lite.admin.v1 import APP, check_no_multi_app_config, check_same_listener
 from serve_lite.admin.v2 import PATH, asks_for_merge
 from serve_lite.exceptions import ServeLiteError

@@ -17,13 +17,13 @@ from serve_lite.admin.controls import (
     Controls,
     accepted,
     answer,
+    checked,
     read_document,
     refused_because,
     remove,
     routes_for,
 )
 from serve_lite.admin.documents import BASE_DIR_HEADER, single_app_request
-from serve_lite.admin.mistakes import checked
 from serve_lite.admin.notices import log_notice
 from serve_lite.checks import invalid
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError

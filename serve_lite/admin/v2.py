@@ -20,6 +20,7 @@ from serve_lite.admin.controls import (
     Controls,
     accepted,
     answer,
+    checked,
     read_document,
     refused,
     refused_because,
@@ -27,7 +28,6 @@ from serve_lite.admin.controls import (
     routes_for,
 )
 from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request
-from serve_lite.admin.mistakes import checked
 from serve_lite.admin.notices import log_notice
 from serve_lite.checks import wrong
 from serve_lite.controller.goals import StaleRevisionError
