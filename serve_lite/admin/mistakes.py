@@ -49,26 +49,29 @@ def find_mistakes(document: Mapping[str, Any], check: Check) -> list[ServeLiteEr
             found.append(told)
             if not rest.cut(path_of(error)):
                 break
-    return [error for error in found if not _was_put_too_deep(error, found, document)]
+    return [error for error in found if not _follows(error, found, document)]
 
 
-def _was_put_too_deep(
-    error: ServeLiteError, found: Sequence[ServeLiteError], document: Mapping[str, Any]
-) -> bool:
-    """Whether the error misses a key that another error has found further inside, where it does not belong."""
-    around, _, key = path_of(error).rpartition(".")
+def _follows(error: ServeLiteError, found: Sequence[ServeLiteError], document: Mapping[str, Any]) -> bool:
+    """Whether the error misses a key that another error has found misspelt, or further inside than it belongs."""
+    around, _, missing = path_of(error).rpartition(".")
     node: Any = document
     for part in _parts(around):
         if not _has(node, part):
             return False
         node = node[part]
-    if not key or _has(node, key):
+    if not missing or _has(node, missing):
         return False
-    return any(
-        path_of(other).startswith(f"{around}.") and path_of(other).endswith(f".{key}")
-        for other in found
-        if other is not error
-    )
+    others = [path_of(other) for other in found if other is not error]
+    for place, _, key in (path.rpartition(".") for path in others):
+        is_misspelt = place == around and _has(node, key) and _is_like(key, missing)
+        if is_misspelt or (key == missing and place.startswith(around)):
+            return True
+    return False
+
+
+def _is_like(key: object, name: str) -> bool:
+    return bool(difflib.get_close_matches(str(key), [name], n=1, cutoff=_LIKENESS))
 
 
 class RefusedDocumentError(InvalidConfigError):
