@@ -79,6 +79,10 @@ class Checked(msgspec.Struct, kw_only=True):
         """Warn of what is allowed and yet unlikely to be meant."""
 
     @classmethod
+    def _check_given(cls, given: Mapping[str, Any], where: str) -> None:
+        """Check what only those see who know which fields were given."""
+
+    @classmethod
     def from_value(cls, value: Any, where: str, lax: bool = True) -> Self:
         """Return `value` if it is one already, or one made of a dict; `where` is named in errors."""
         if isinstance(value, cls):
@@ -87,12 +91,14 @@ class Checked(msgspec.Struct, kw_only=True):
         given = checks.check_fields(
             value, fields, where, lax, thing=cls._thing or cls.__name__, elsewhere=PLACES
         )
+        cls._check_given(given, where)
         try:
             made = cls(**given)
         except ConfigTypeError:
             raise
         except ValueError as error:
-            raise invalid(where, f"{where}: {error}") from error
+            field = getattr(error, "path", "")
+            raise invalid(f"{where}.{field}" if field else where, f"{where}: {error}") from error
         if lax:  # code, which has a line to point at; documents are told by those who read them
             made._advise()
         return made
@@ -137,6 +143,13 @@ PLACES: dict[str, str] = {
     "env_vars": "runtime_env",
     "route_prefix": "the application",
     "import_path": "the application",
+    "args": "the application",
+    "external_scaler_enabled": "the application",
+    "runtime_env": "ray_actor_options, or the application",
+    "proxy_location": "the top of the document",
+    "http_options": "the top of the document",
+    "grpc_options": "the top of the document",
+    "target_capacity": "the top of the document",
 }
 
 
@@ -262,7 +275,7 @@ class gRPCOptions(Checked, kw_only=True):  # noqa: N801  (Ray Serve's name)
     _thing: ClassVar[str] = "gRPC options"
     _checks: ClassVar[Mapping[str, Check]] = {
         "port": checks.integer(at_least=0, at_most=65535),
-        "grpc_servicer_functions": checks.list_of(checks.text(empty=False)),
+        "grpc_servicer_functions": checks.list_of(checks.import_path),
         "request_timeout_s": checks.real(above=0, none=True),
         "enable_reflection": checks.flag,
     }
@@ -549,6 +562,16 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
         )
         msgspec.structs.force_setattr(self, "target_ongoing_requests", old)
         msgspec.structs.force_setattr(self, "target_num_ongoing_requests_per_replica", None)
+
+    @classmethod
+    def _check_given(cls, given: Mapping[str, Any], where: str) -> None:
+        old, new = "target_num_ongoing_requests_per_replica", "target_ongoing_requests"
+        # One of them may be given with its default value, which a finished object cannot tell.
+        if given.get(old) is not None and given.get(new, given[old]) != given[old]:
+            raise invalid(
+                f"{where}.{old}",
+                f"{where}.{new} is {given[new]:g} and its other name, {old}, is {given[old]:g}; give one.",
+            )
 
     @classmethod
     def default(cls) -> AutoscalingConfig:

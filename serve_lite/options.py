@@ -25,6 +25,7 @@ from serve_lite.config import (
     LoggingConfig,
     RequestRouterConfig,
 )
+from serve_lite.exceptions import InvalidConfigError
 
 AUTO = "auto"
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")  #: ways to place bundles, of Ray
@@ -37,9 +38,15 @@ STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")  #: ways to plac
 def _num_replicas(value: Any, where: str, lax: bool) -> int | str | None:
     if value is None or value == AUTO:
         return value  # type: ignore[no-any-return]  # None or "auto"
-    number = checks.integer(at_least=0)(value, where, lax) if not _is_word(value) else None
-    if number is None:
-        raise wrong(value, where, 'an integer larger than 0, "auto" or null')
+    expected = 'an integer larger than 0, "auto" or null'
+    if _is_word(value):
+        raise wrong(value, where, expected)
+    try:
+        number = checks.integer(at_least=0)(value, where, lax)
+    except checks.ConfigTypeError:
+        raise wrong(value, where, expected, wrong_type=True) from None
+    except InvalidConfigError:
+        raise wrong(value, where, expected) from None
     if number == 0:
         raise invalid(
             where,
@@ -122,10 +129,13 @@ def _strategy(value: Any, where: str, lax: bool) -> str | None:
     return name
 
 
-@described({"type": "null"})
-def _only_none(value: Any, where: str, lax: bool) -> None:
-    if value is not None:
-        raise invalid(where, f"{where} needs a Ray cluster; leave it out here.")
+def _only_none(needs: str) -> Check:
+    @described({"type": "null"})
+    def check(value: Any, where: str, lax: bool) -> None:
+        if value is not None:
+            raise invalid(where, f"{where} {needs}")
+
+    return check
 
 
 @described({"type": ["string", "null"], "pattern": "^/([^{}]*[^{}/])?$"})
@@ -173,8 +183,12 @@ OPTIONS: Mapping[str, Check] = MappingProxyType(
         "placement_group_bundle_label_selector": checks.list_of(checks.mapping_of(checks.text()), none=True),
         "max_replicas_per_node": checks.integer(at_least=1, at_most=100, none=True),
         "is_driver_deployment": checks.flag,
-        "gang_scheduling_config": _only_none,
-        "deployment_actors": _only_none,
+        "gang_scheduling_config": _only_none(
+            "needs a Ray cluster to place groups of replicas; leave it out, here all of them are on one machine."
+        ),
+        "deployment_actors": _only_none(
+            "needs actors, which only a Ray cluster has; make the helper a deployment of its own with one replica."
+        ),
         # Only in code, by users of 2.7.
         "route_prefix": route_prefix,
     }

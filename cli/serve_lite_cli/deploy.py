@@ -48,6 +48,7 @@ def command(
     out = sys.stderr if as_json else sys.stdout
     print(f"Deploying from config file: '{config_file_name}'.", file=out, flush=True)
     given = read_submission(config_file_name)
+    given.tell_notice()
     if merge and given.is_single:
         raise InvalidConfigError(
             "--merge needs a file with `applications:`; this one is a single application."

@@ -41,6 +41,7 @@ def command(
     of them cannot be.
     """
     given = read_submission(config_file_name)
+    given.tell_notice()
     try:
         plans = control_plane(address).post(
             f"{APPLICATIONS}diff", given.document, given.headers, timeout_s=BUILD_TIMEOUT_S

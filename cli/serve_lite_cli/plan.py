@@ -75,6 +75,7 @@ def plan_config_file(name: str) -> Plan:
     from serve_lite_cli.submission import read_submission  # loads a YAML reader
 
     given = read_submission(name)
+    given.tell_notice()
     document = given.document
     envs = [
         app.get("runtime_env") or {} for app in ([document] if given.is_single else document["applications"])
@@ -155,7 +156,9 @@ def read_runtime_env(path: str, text: str, working_dir: str) -> dict[str, Any]:
     elif path:
         from serve_lite_cli.files import read_config  # loads a YAML reader
 
-        env = read_config(path).document
+        config = read_config(path)
+        config.refuse_duplicates()
+        env = config.document
     if not isinstance(env, dict):
         raise InvalidConfigError(
             '--runtime-env-json must be a JSON object, like {"env_vars": {"NAME": "value"}}.'

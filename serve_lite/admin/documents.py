@@ -16,6 +16,7 @@ from serve_lite.checks import invalid, wrong
 from serve_lite.config import LoggingConfig
 from serve_lite.schema import ServeApplicationSchema, parse_application_document, parse_deploy_document
 from serve_lite.state.goal import AppSubmission, BuildRequest
+from serve_lite.state.status import REDACTED
 from serve_lite.wire.messages import DeployRequest
 
 #: Request header with the folder that applications without a `working_dir` run in. The command line sends it,
@@ -76,6 +77,7 @@ def _submission(
     app: ServeApplicationSchema, where: str, base_dir: str | None, logs: LoggingConfig | None = None
 ) -> AppSubmission:
     """Return one application; `where` is the prefix of paths into its part of the document."""
+    _refuse_redacted(app.submitted, where.removesuffix("."))
     logs = app.logging_config or logs
     for index, override in enumerate(app.overrides):
         _check_own_environment(override, f"{where}deployments[{index}].ray_actor_options.runtime_env")
@@ -101,6 +103,26 @@ def _code_version(app: ServeApplicationSchema, base_dir: str | None) -> str:
     if base_dir is None or app.runtime_env.get("working_dir"):
         return version
     return hashlib.sha256(f"{version} {base_dir}".encode()).hexdigest()
+
+
+def _refuse_redacted(value: Any, where: str) -> None:
+    """Refuse variables whose value is what our answers show in its place: what `serve config` gave back."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            _refuse_redacted(item, f"{where}[{i}]")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            place = f"{where}.{key}" if where else str(key)
+            if key != "env_vars" or not isinstance(inner, Mapping):
+                _refuse_redacted(inner, place)
+                continue
+            for name, text in inner.items():
+                if text == REDACTED:
+                    raise invalid(
+                        f"{place}.{name}",
+                        f"{place}.{name} is {REDACTED!r}, which answers show in place of a value; "
+                        "write the value itself.",
+                    )
 
 
 def _check_own_environment(override: Mapping[str, Any], where: str) -> None:

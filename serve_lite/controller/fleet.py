@@ -320,6 +320,9 @@ class Fleet:
                 raise ConnectionLostError("its control connection is broken")
             await replica.connection.control("reconfigure", request, ReplicaReport, timeout_s=None)
         except ServeLiteError as error:
+            # What it works with now is not known: a daemon that adopts it has to tell it again.
+            replica.row = msgspec.structs.replace(replica.row, settings="")
+            self._store.put_replica(replica.row)
             self._post(
                 ev.ReplicaRefused(
                     replica=replica.id, at=self._clock(), error=describe(error), spread=_spread()

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from serve_lite.checks import invalid
-from serve_lite.config import DeploymentConfig
+from serve_lite.config import DeploymentConfig, LoggingConfig
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.options import apply_overrides, route_prefix
 from serve_lite.policy.capacity import initial_target, scaling_bounds
@@ -36,6 +36,8 @@ from serve_lite.wire.messages import DeployRequest
 
 #: "#" separates the parts of a replica's id; a slash or a control character would do harm in paths and logs.
 _BAD_IN_NAMES = re.compile(r"[#/\x00-\x1f\x7f]")
+
+_DEFAULT_LOGS = LoggingConfig().to_dict()
 
 
 class StaleRevisionError(RayServeException):
@@ -388,6 +390,8 @@ def _deployment_goal(
     config = apply_overrides(spec.config, spec.configured_options, overrides)
     if config.logging_config is None:
         config = msgspec.structs.replace(config, logging_config=logging_config)
+    if config.logging_config == _DEFAULT_LOGS:  # as `serve build` writes it: says as much as none
+        config = msgspec.structs.replace(config, logging_config=None)
     environment = _environment_of(environment, spec, config)
     return DeploymentGoal(
         id=deployment,

@@ -49,17 +49,20 @@ def plan_rollout(
     leaving = {stop.replica for stop in stops}
     staying = [r for r in replicas if r.id not in leaving]
     starts = _starts(goal, staying, gate)
-    return (*stops, *starts, *_reconfigures(goal, [r for r in new if r.id not in leaving], gate))
+    return (*stops, *starts, *_reconfigures(goal, staying, gate))
 
 
 def is_usable(goal: DeploymentGoal, replica: ReplicaView) -> bool:
-    """Whether the replica's process can become what the goal wants, or already is."""
-    return replica.version == goal.version and replica.refused != goal.settings
+    """Whether the replica's process can become what the goal wants, or already is.
+
+    One whose `reconfigure` raised may have taken half of what it was told: it is replaced, whatever is wanted by then.
+    """
+    return replica.version == goal.version and not replica.refused
 
 
 def is_current(goal: DeploymentGoal, replica: ReplicaView) -> bool:
     """Whether the replica is what the goal wants."""
-    return replica.version == goal.version and replica.settings == goal.settings
+    return is_usable(goal, replica) and replica.settings == goal.settings
 
 
 def stops_first(goal: DeploymentGoal) -> bool:
@@ -160,14 +163,17 @@ def _starts(goal: DeploymentGoal, staying: Sequence[ReplicaView], gate: StartGat
 
 
 def _reconfigures(
-    goal: DeploymentGoal, new: Sequence[ReplicaView], gate: StartGate
+    goal: DeploymentGoal, staying: Sequence[ReplicaView], gate: StartGate
 ) -> list[ReconfigureReplica]:
     if not gate.is_open:
         return []
+    new = [r for r in staying if is_usable(goal, r)]
     stale = [r for r in new if r.is_running and r.settings != goal.settings]
     updating = sum(r.state is ReplicaState.UPDATING for r in new)
     has_proof = any(r.is_running and is_current(goal, r) for r in new)
-    allowed = batch_size(goal) if has_proof else 1  # one tries the settings before the others follow
+    was_refused = any(r.refused == goal.settings for r in staying)
+    # One tries the settings before the others follow; if it did not take them, a new process tries next.
+    allowed = batch_size(goal) if has_proof else 0 if was_refused else 1
     return [
         ReconfigureReplica(replica=r.id, reason="its settings changed")
         for r in stale[: max(0, allowed - updating)]

@@ -110,6 +110,7 @@ class Replica:
         self._version = ""
         self._epoch = 0
         self._config = DeploymentConfig()
+        self._is_half_configured = False  #: the last `reconfigure` of user code raised
         self._context: ReplicaContext | None = None
         self._user: UserCode | None = None
         self._runner: RequestRunner | None = None
@@ -196,11 +197,16 @@ class Replica:
         return await self.report(Empty())
 
     async def reconfigure(self, request: ReconfigureRequest) -> ReplicaReport:
-        """Apply changed options in place; calls the user's `reconfigure` only if `user_config` changed."""
+        """Apply changed options in place; calls the user's `reconfigure` only if `user_config` changed.
+
+        After one that raised it is called in any case: it may have taken half of what it was given.
+        """
         self._obey(request.epoch)
         assert self._user is not None
-        if request.config.user_config != self._config.user_config:
+        if self._is_half_configured or request.config.user_config != self._config.user_config:
+            self._is_half_configured = True
             await self._user.reconfigure(request.config.user_config)
+            self._is_half_configured = False
         if self._context is not None and request.config.logging_config != self._config.logging_config:
             self.write_logs(request.config, self._context)
         self._config = request.config

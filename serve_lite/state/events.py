@@ -87,7 +87,7 @@ class ReplicaPlaced(ReplicaNews, frozen=True, kw_only=True):
 
 
 class ReplicaRefused(ReplicaNews, frozen=True, kw_only=True):
-    """The user's `reconfigure` raised; it goes on with what it had."""
+    """The user's `reconfigure` raised; it serves until another takes its place."""
 
     error: str
     spread: float = 0.0

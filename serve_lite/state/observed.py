@@ -57,7 +57,9 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     pid: int | None = None
     ready_at: float | None = None
     next_settings: str = ""  #: being taken, while UPDATING
-    refused: str = ""  #: settings that it was told and did not take
+    refused: str = (
+        ""  #: settings that it was told and did not take, or only half; it is not to be used for long
+    )
     health: Health = Health()
     docs_path: str | None = None
     reason: str = ""  #: why it stops or stopped
@@ -316,9 +318,6 @@ class _Draft:
             settings=event.settings,
             starts=StartRecord(has_started=has_started),
         )
-        for view in list(self.replicas.values()):
-            if view.deployment == event.deployment and view.refused:
-                self._change(view.id, refused="")
         move = event.move
         if move is None and old.status is DeploymentStatus.DEPLOY_FAILED:
             move = DeploymentMove.CONFIGURED  # deploying the same again means: try again
@@ -328,6 +327,7 @@ class _Draft:
     def _runs(self, event: ev.DeploymentConfigured) -> bool:
         return any(
             r.is_running
+            and not r.refused
             and (r.deployment, r.version, r.settings) == (event.deployment, event.version, event.settings)
             for r in self.replicas.values()
         )

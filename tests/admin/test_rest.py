@@ -177,10 +177,14 @@ def shop(**changes: object) -> dict[str, Any]:
 
 WRONG_DOCUMENTS: dict[str, tuple[object, str, str]] = {
     # name: (document, path that is told, words that are told)
-    "no applications": ({}, "", "applications"),
+    "no applications": ({}, "applications", "applications"),
     "a misspelt key": ({"aplications": []}, "aplications", "applications"),
     "a misspelt key of an app": (shop(import_pth="a:b"), "applications[0].import_pth", "import_path"),
-    "an app without an import path": ({"applications": [{"name": "a"}]}, "applications[0]", "import_path"),
+    "an app without an import path": (
+        {"applications": [{"name": "a"}]},
+        "applications[0].import_path",
+        "import_path",
+    ),
     "an import path without a name": (shop(import_path="shop"), "applications[0].import_path", "shop"),
     "a prefix without a slash": (shop(route_prefix="shop"), "applications[0].route_prefix", "'/'"),
     "two apps on one prefix": (

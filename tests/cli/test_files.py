@@ -58,7 +58,9 @@ def test_a_mistake_is_told_with_line_and_column(path: str, line: int, column: in
         ("a: [1, 2", ":1:9:", "not valid YAML"),
         ("a: 1\nb: {\n", ":3:1:", "not valid YAML"),
         ("a: 1\n\tb: 2\n", ":2:1:", "not valid YAML"),
-        ("a: 1\nb: 2\na: 3\n", ":3:1:", "duplicate key"),
+        ("a: 1\n---\nb: 2\n", ":2:1:", "a second document"),
+        ("a: &a [*a]\n", ":1:4:", "inside of what it is an alias of"),
+        ("a: \x07\n", ":1:4:", "is not allowed"),
         ("- a\n- b\n", ":1:1:", "a list"),
         ("just text", ":1:1:", "a text"),
         ("", ":1:1:", "nothing"),
@@ -111,6 +113,25 @@ def test_local_paths_are_meant_relative_to_the_file() -> None:
         absolute_paths({"import_path": "a:b", "runtime_env": env}, "/srv")["runtime_env"]["working_dir"]
         == "/srv"
     )
+
+
+def test_keys_and_logs_are_meant_relative_to_the_file_too() -> None:
+    logs = {"logs_dir": "logs", "log_level": "INFO"}
+    app = {
+        "import_path": "a:b",
+        "logging_config": logs,
+        "deployments": [{"name": "D", "logging_config": logs}, 3],
+    }
+    http = {"ssl_keyfile": "tls/key.pem", "ssl_certfile": "/c.pem", "ssl_ca_certs": None, "root_path": "x"}
+    found = absolute_paths({"applications": [app], "http_options": http, "logging_config": logs}, "/srv")
+
+    there = {"logs_dir": "/srv/logs", "log_level": "INFO"}
+    assert found["http_options"] == http | {"ssl_keyfile": "/srv/tls/key.pem"}
+    assert found["logging_config"] == there
+    assert found["applications"] == [
+        app | {"logging_config": there, "deployments": [{"name": "D", "logging_config": there}, 3]}
+    ]
+    assert absolute_paths({"import_path": "a:b", "logging_config": logs}, "/srv")["logging_config"] == there
 
 
 @pytest.mark.parametrize("document", [{"applications": 3}, {"applications": [3]}, {"runtime_env": []}, {}])

@@ -75,7 +75,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"name": 3}, TypeError, "name is 3; it must be a string"),
     ({"name": "a#b"}, ValueError, "#"),
     ({"num_replicas": 0}, ValueError, "larger than 0"),
-    ({"num_replicas": -1}, ValueError, "at least 0"),
+    ({"num_replicas": -1}, ValueError, "larger than 0"),
     ({"num_replicas": "many"}, ValueError, '"auto"'),
     ({"num_replicas": 1.5}, ValueError, "an integer"),
     ({"num_replicas": True}, TypeError, "an integer"),
