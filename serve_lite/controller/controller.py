@@ -356,6 +356,7 @@ class Controller:
             spawner=self._spawner,
             store=self._store,
             post=self._inbox.post,
+            note=self._note_phase,
             clock=self._clock,
             epoch=stored.epoch,
             on_stats=self._scaler.take_stats,
@@ -380,6 +381,7 @@ class Controller:
             rank=row.rank,
             wall_time=row.wall_time,
             log_file=row.log_file,
+            phases=row.phases,
             at=now,
         )
 
@@ -419,6 +421,10 @@ class Controller:
                 self._observed = fold(self._observed, (event,))
             except (IllegalMoveError, KeyError):
                 logger.exception("an event does not fit what is known, and is left out: %r", event)
+
+    def _note_phase(self, event: ev.ReplicaPhased | ev.BuildPhased) -> None:
+        """Show a phase at once, without a pass of the loop: nothing is decided by it."""
+        self._fold((event,))
 
     def _publish(self, goal: Goal, now: float) -> None:
         """Tell routers; the first time only when the replicas of the last daemon have answered."""
@@ -649,6 +655,7 @@ class Controller:
     def _set_goal(self, goal: Goal, events: Callable[[Goal, Goal], Sequence[ev.Event]] | None = None) -> None:
         """Believe a goal and tell the view what it means, in one step: a status asked for now is true."""
         old, self._goal = self._goal, goal
+        self._fold(ev.AppForgotten(app=name, at=self._clock()) for name in old.apps.keys() - goal.apps.keys())
         if events is None:
             self._fold(goals.configured_events(old, goal, self._observed, self._clock()))
         else:
@@ -706,4 +713,8 @@ class Controller:
         self._store.add_events([EventRow(at=time.time(), subject=subject, text=text)])
 
     def _current_facts(self) -> InstanceFacts:
-        return msgspec.structs.replace(self._facts, proxy_status=self.proxy_status)
+        return msgspec.structs.replace(
+            self._facts,
+            proxy_status=self.proxy_status,
+            wall_minus_monotonic=time.time() - self._clock(),
+        )

@@ -24,9 +24,10 @@ def describe(error: Exception) -> str:
 
 
 def where(traceback: str) -> str:
-    """Return `file:line` of the innermost frame; "" if there is none."""
-    frames = list(_FRAME.finditer(traceback))
-    return f"{frames[-1]['file']}:{frames[-1]['line']}" if frames else ""
+    """Return `file:line` of the innermost frame that is in a file and not in serve_lite; "" if there is none."""
+    places = [(frame["file"], frame["line"]) for frame in _FRAME.finditer(traceback)]
+    theirs = [p for p in places if not p[0].startswith(("<", _OUR_CODE))]
+    return ":".join(theirs[-1]) if theirs else ""
 
 
 def without_our_frames(traceback: str) -> str:

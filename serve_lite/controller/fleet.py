@@ -23,15 +23,18 @@ from serve_lite.controller.metrics import Pictures
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow, Store
 from serve_lite.exceptions import ServeLiteError
+from serve_lite.schema import Phase
 from serve_lite.state import events as ev
 from serve_lite.state.goal import CodeEnvironment
 from serve_lite.state.ids import ReplicaId
+from serve_lite.state.phases import Progress
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
 from serve_lite.wire.messages import (
     AdoptRequest,
     Empty,
     InitRequest,
     MetricsReply,
+    PhaseNews,
     PlaceRequest,
     ReconfigureRequest,
     ReplicaFacts,
@@ -42,6 +45,7 @@ from serve_lite.wire.messages import (
 logger = logging.getLogger(__name__)
 
 _decode_facts = msgspec.msgpack.Decoder(ReplicaFacts).decode
+_decode_phase = msgspec.msgpack.Decoder(PhaseNews).decode
 
 ADOPT_S = 30.0  #: a replica that has not answered a new daemon by then is given up
 ADOPT_UNREADY_S = 0.5  #: the same for one whose start the death of the last daemon has interrupted
@@ -76,12 +80,14 @@ class Fleet:
         spawner: Spawner,
         store: Store,
         post: Callable[[ev.Event], None],
+        note: Callable[[ev.ReplicaPhased], None],
         clock: Callable[[], float],
         epoch: int,
         on_stats: Callable[[ReplicaId, dict[str, float]], None],
     ) -> None:
         self._group, self._spawner, self._store = group, spawner, store
         self._post, self._clock, self._epoch = post, clock, epoch
+        self._note = note  #: hears of phases, at once: they are shown and decide nothing
         self._on_stats = on_stats  #: hears what a replica's `record_autoscaling_stats` returned
         self._live: dict[ReplicaId, _Supervised] = {}
         self.pictures = Pictures()  #: what replicas told of their metrics
@@ -89,6 +95,7 @@ class Fleet:
     def start(self, row: ReplicaRow, request: InitRequest, environment: CodeEnvironment) -> None:
         """Start a replica. Events: Spawned, then Ready or StartFailed, and in the end Exited."""
         replica = self._live[row.id] = _Supervised(row)
+        replica.progress = Progress(phase=Phase.STARTING_PROCESS, since=self._clock())
         self._group.start_soon(self._supervise, replica, lambda: self._run_new(replica, request, environment))
 
     def adopt(self, row: ReplicaRow) -> bool:
@@ -200,7 +207,11 @@ class Fleet:
         try:
             connection = replica.connection = await connect(self._spawner.socket_path(replica.id))
             self._listen(replica, connection)
-            report = await connection.control("init", request, ReplicaReport, timeout_s=None)
+            # The first phase is the same for all, so it need not be told over the wire.
+            self._enter(replica, PhaseNews(Phase.IMPORTING, self._clock()))
+            report = await connection.control(
+                "init", request, ReplicaReport, timeout_s=None, on_news=lambda news: self._hear(replica, news)
+            )
         except (ConnectionLostError, OSError) as error:
             # Almost always the process has ended, which is told with its exit status and ends this task.
             await anyio.sleep(SHORT_GRACE_S)
@@ -295,7 +306,11 @@ class Fleet:
         replica.stop_asked = anyio.Event()
         try:
             last = await replica.connection.control(  # `timeout_s` bounds it
-                "stop", request, MetricsReply, timeout_s=None
+                "stop",
+                request,
+                MetricsReply,
+                timeout_s=None,
+                on_news=lambda news: self._hear(replica, news),
             )
             self.pictures.take(replica.id, last.families)
         except ServeLiteError as error:
@@ -380,12 +395,24 @@ class Fleet:
 
     # --- telling ---
 
+    def _hear(self, replica: _Supervised, news: memoryview) -> None:
+        self._enter(replica, _decode_phase(news))
+
+    def _enter(self, replica: _Supervised, news: PhaseNews) -> None:
+        if replica.progress is not None:
+            replica.progress = replica.progress.enter(news.phase, news.at, news.note)
+        self._note(ev.ReplicaPhased(replica=replica.id, at=news.at, phase=news.phase, note=news.note))
+
     def _become_ready(self, replica: _Supervised, report: ReplicaReport) -> None:
         replica.is_initialised = True
         self.pictures.begin(replica.id, replica.row.deployment)
+        now = self._clock()
+        if replica.progress is not None:
+            phases = replica.progress.enter(Phase.READY, now).finished
+            replica.row = msgspec.structs.replace(replica.row, phases=phases)
         replica.row = msgspec.structs.replace(replica.row, was_ready=True)
         self._store.put_replica(replica.row)
-        self._post(ev.ReplicaReady(replica=replica.id, at=self._clock(), docs_path=report.docs_path))
+        self._post(ev.ReplicaReady(replica=replica.id, at=now, docs_path=report.docs_path))
 
     def _fail_start(self, replica: _Supervised, error: str, *, is_counted: bool = True) -> None:
         self._post(
@@ -414,6 +441,7 @@ class _Supervised:
         self.tasks: anyio.abc.TaskGroup | None = None  #: ends with the process
         self.order: StopOrder | None = None
         self.ordered = anyio.Event()
+        self.progress: Progress | None = None  #: of its start, if it began under this daemon
         self.is_initialised = False  #: it may have requests to finish
         self.stop_asked: anyio.Event | None = None  #: set when it has answered the order to stop, or cannot
         self.metrics_asked: anyio.Event | None = None  #: set when it has told its metrics, or cannot
