@@ -18,8 +18,9 @@ import anyio.to_thread
 import msgspec
 
 from serve_lite.controller.child import Child, ExitInfo
-from serve_lite.controller.failures import describe
+from serve_lite.controller.failures import describe, last_words
 from serve_lite.controller.metrics import Pictures
+from serve_lite.controller.oom import count_oom_kills, explain_kill
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow, Store
 from serve_lite.exceptions import ServeLiteError
@@ -53,6 +54,7 @@ CLEAN_UP_S = 1.0  #: for clean-up and destructor once a replica's grace is over 
 SHORT_GRACE_S = 5.0  #: between SIGTERM and SIGKILL for a replica that has no requests to finish
 RECONNECT_S = 0.2  #: between attempts to reach a replica whose control connection broke
 LAST_LINES = 20  #: of a dead replica's output that are kept
+READ_LINES = 60  #: of it that are looked at: a crash leaves a long stack, most of which says nothing
 LAST_ANSWER_S = 1.0  #: for what a replica wrote before its process ended to be read
 METRICS_S = 1.0  #: replicas that have not told their metrics by then are shown as they were
 
@@ -425,9 +427,11 @@ class Fleet:
         """Return how a process ended, with its last words if nobody had asked it to."""
         if replica.order is not None:
             return f"it {info}"
+        how = f"it {info}{explain_kill(info, replica.oom_kills, count_oom_kills())}"
         with anyio.CancelScope(shield=True):
-            lines = await anyio.to_thread.run_sync(child.tail, LAST_LINES)
-        return f"it {info}" + (". Its last output:\n" + "\n".join(lines) if lines else "")
+            output = await anyio.to_thread.run_sync(child.tail, READ_LINES)
+        lines = last_words(output, LAST_LINES)
+        return how + (". Its last output:\n" + "\n".join(lines) if lines else "")
 
 
 class _Supervised:
@@ -437,6 +441,7 @@ class _Supervised:
         self.id = row.id
         self.row = row
         self.child: Child | None = None
+        self.oom_kills = count_oom_kills()  #: before it was started, or adopted
         self.connection: Connection | None = None  #: None until there is one, and while it is broken
         self.tasks: anyio.abc.TaskGroup | None = None  #: ends with the process
         self.order: StopOrder | None = None

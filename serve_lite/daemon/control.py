@@ -17,6 +17,7 @@ from serve_lite.wire.messages import (
     DeploymentLoad,
     DeployReply,
     DeployRequest,
+    DetailsReply,
     Empty,
     IngressReply,
     IngressRequest,
@@ -34,6 +35,7 @@ class Controls(Protocol):
     async def delete(self, names: list[str], /) -> object: ...
     async def wait_apps(self, names: list[str], /) -> ServeStatus: ...
     def status(self) -> ServeStatus: ...
+    def details(self) -> dict[str, Any]: ...
     def ingress_of(self, name: str, /) -> str: ...
     def take_load(self, load: DeploymentLoad, /) -> None: ...
     def forget_caller(self, deployment: DeploymentId, caller: str, /) -> None: ...
@@ -67,6 +69,7 @@ class ControlSocket:
         methods.method("deploy", DeployRequest, controller.submit)
         methods.method("wait_apps", WaitRequest, self._wait_apps)
         methods.method("status", Empty, self._status)
+        methods.method("details", Empty, self._details)
         methods.method("delete", DeleteRequest, self._delete)
         methods.method("ingress", IngressRequest, self._ingress)
         methods.method("shutdown", Empty, self._shutdown)
@@ -87,6 +90,9 @@ class ControlSocket:
 
     async def _status(self, _: Empty) -> msgspec.Struct:
         return self._controller.status()
+
+    async def _details(self, _: Empty) -> DetailsReply:
+        return DetailsReply(applications=self._controller.details()["applications"])
 
     async def _delete(self, request: DeleteRequest) -> Empty:
         await self._controller.delete(request.names)

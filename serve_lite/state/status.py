@@ -23,6 +23,7 @@ from serve_lite.schema import (
     DeploymentStatusOverview,
     DeploymentStatusTrigger,
     DeploymentTopology,
+    Phase,
     ProxyDetails,
     ProxyStatus,
     ReplicaDetails,
@@ -164,7 +165,7 @@ def _app_details(app: AppGoal, observed: Observed, facts: InstanceFacts) -> Appl
     is_live = not app.is_deleting
     build = observed.built.get(app.name)
     progress = build.progress if build is not None and build.revision == app.revision else None
-    is_building = progress is not None and app.is_building and is_live
+    is_building = app.is_building and is_live
     return ApplicationDetails(
         name=app.name,
         route_prefix=app.route_prefix if is_live else None,
@@ -177,8 +178,10 @@ def _app_details(app: AppGoal, observed: Observed, facts: InstanceFacts) -> Appl
         deployments={d.id.name: _deployment_details(d, observed, facts) for d in _shown(app, observed)},
         external_scaler_enabled=bool((app.submission.document or {}).get("external_scaler_enabled", False)),
         deployment_topology=_topology(app) if app.deployments and is_live else None,
-        phase=progress.phase if progress is not None and is_building else None,
-        phase_started_s=_shown_time(progress.since, facts) if progress is not None and is_building else None,
+        phase=(progress.phase if progress else Phase.IMPORTING) if is_building else None,
+        phase_started_s=(_shown_time(progress.since, facts) if progress else app.deployed_at)
+        if is_building
+        else None,
         phases=dict(progress.finished) if progress is not None else {},
     )
 

@@ -306,6 +306,12 @@ class WaitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     names: list[str]
 
 
+class DetailsReply(msgspec.Struct, kw_only=True):
+    """Answer to `details`: what `GET /api/serve/applications/` says of the applications."""
+
+    applications: dict[str, Any]
+
+
 class DeleteRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`delete`: remove applications; answered when their goal is removed (wait with `wait_apps`)."""
 
