@@ -85,10 +85,10 @@ def fitting(steps: Sequence[Step], rows: int) -> list[Step]:
 
 
 def seconds_of(step: Step, now: float) -> str:
-    """Return how long the phase lasts so far, or how long all phases took of what is settled."""
+    """Return how long the phase lasts so far, or how long it took to get there."""
     if step.since is not None:
         return f"{max(0.0, now - step.since):.1f} s"
-    return f"{step.total_s:.1f} s" if step.finished else ""
+    return f"{step.took_s:.1f} s" if step.took_s is not None else ""
 
 
 def more_of(step: Step) -> str:

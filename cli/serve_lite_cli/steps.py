@@ -25,9 +25,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     now: str  #: status or phase
     note: str = ""  #: more about it
     finished: tuple[tuple[str, float], ...] = ()  #: phases that have ended, and their seconds
-    since: float | None = (
-        None  #: in this phase, seconds since the Unix epoch; None if nobody has to wait for it
-    )
+    since: float | None = None  #: in this phase, seconds since the Unix epoch; None if nobody waits for it
+    took_s: float | None = None  #: from the deploy, or its own start, to where it is now; None if not known
     is_settled: bool = False
     has_failed: bool = False
 
@@ -83,9 +82,23 @@ def _of_application(name: str, app: Mapping[str, Any]) -> Step:
         now=phase or status,
         since=(app.get("phase_started_s") or app["last_deployed_time_s"]) if is_waited_for else None,
         finished=tuple(app.get("phases", {}).items()) if status == "DEPLOYING" and not phase else (),
+        took_s=_took_s(app) if status == "RUNNING" else None,
         is_settled=status in SETTLED,
         has_failed=status in FAILED,
     )
+
+
+def _took_s(app: Mapping[str, Any]) -> float | None:
+    """Return the seconds from the deploy to the last replica that became ready for it; None if it started none."""
+    ready_at = [
+        replica["phase_started_s"]
+        for details in app["deployments"].values()
+        for replica in details["replicas"]
+        if replica["state"] == "RUNNING"
+        and replica.get("phase_started_s")
+        and _is_of_this_deploy(replica, app)
+    ]
+    return max(0.0, max(ready_at) - app["last_deployed_time_s"]) if ready_at else None
 
 
 def _of_deployment(name: str, details: Mapping[str, Any]) -> Step:
@@ -111,12 +124,14 @@ def _of_replica(replica: Mapping[str, Any], app: Mapping[str, Any]) -> Step:
     error = replica.get("last_error", "").strip().splitlines()
     has_failed = bool(replica.get("failed_in")) or (state == "STOPPED" and bool(error))
     note = replica.get("phase_note", "")
+    finished = replica.get("phases", {}) if _is_of_this_deploy(replica, app) else {}
     return Step(
         level=2,
         name=replica["replica_id"],
         now="failed" if has_failed else now,
         note=_telling(error) if has_failed and error else note,
-        finished=tuple(replica.get("phases", {}).items()) if _is_of_this_deploy(replica, app) else (),
+        finished=tuple(finished.items()),
+        took_s=sum(finished.values()) if finished else None,
         since=replica.get("phase_started_s") if state != "RUNNING" and not has_failed else None,
         is_settled=has_failed or state == "RUNNING",
         has_failed=has_failed,
