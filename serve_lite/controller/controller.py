@@ -509,7 +509,7 @@ class Controller:
             orphan_grace_s=self._orphan_grace_s,
         )
         self._record(name, f"start: {action.reason}")
-        return event, lambda: self._fleet.start(row, request, goal.environment)
+        return event, lambda: self._fleet.start(row, request, goal.environment, planned_at=now)
 
     def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
         view = self._observed.replicas[action.replica]

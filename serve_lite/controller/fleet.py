@@ -94,10 +94,12 @@ class Fleet:
         self._live: dict[ReplicaId, _Supervised] = {}
         self.pictures = Pictures()  #: what replicas told of their metrics
 
-    def start(self, row: ReplicaRow, request: InitRequest, environment: CodeEnvironment) -> None:
-        """Start a replica. Events: Spawned, then Ready or StartFailed, and in the end Exited."""
+    def start(
+        self, row: ReplicaRow, request: InitRequest, environment: CodeEnvironment, *, planned_at: float
+    ) -> None:
+        """Start a replica. Events: Spawned, Phased, then Ready or StartFailed, and in the end Exited."""
         replica = self._live[row.id] = _Supervised(row)
-        replica.progress = Progress(phase=Phase.STARTING_PROCESS, since=self._clock())
+        replica.progress = Progress(phase=Phase.STARTING_PROCESS, since=planned_at)
         self._group.start_soon(self._supervise, replica, lambda: self._run_new(replica, request, environment))
 
     def adopt(self, row: ReplicaRow) -> bool:
