@@ -140,7 +140,8 @@ class Connection(CoalescingProtocol):
         """Make a control call and return its reply. On cancel the call is cancelled too.
 
         Args:
-            on_news: hears, encoded, what the method tells before it answers (`ControlMethods.telling`).
+            on_news: hears, encoded, what the method tells before it answers (`ControlMethods.telling`); if nobody
+                does, that is dropped.
 
         Raises:
             RemoteControlError: the method raised; errors of `serve_lite.exceptions` arrive as themselves.
@@ -280,11 +281,10 @@ class _ControlReceiver:
         self._fail(ConnectionLostError("the other process went away before it had answered"))
 
     def on_item(self, envelope: bytes, buffers: list[memoryview]) -> None:
-        if self._on_news is None or self.outgoing is None:
-            self._fail(RemoteControlError("ProtocolError", "a stream answered a unary call"))
-            return
-        self._on_news(buffers[0])
-        self.outgoing.consumed(len(buffers[0]))
+        if self._on_news is not None:
+            self._on_news(buffers[0])
+        if self.outgoing is not None:
+            self.outgoing.consumed(len(buffers[0]))
 
     def on_end(self, envelope: bytes) -> None:
         self._fail(RemoteControlError("ProtocolError", "a stream answered a unary call"))
