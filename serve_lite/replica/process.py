@@ -166,8 +166,10 @@ class Replica:
         """
         try:
             return await self._init(request, PhaseTeller(news))
-        except SystemExit as error:  # the daemon ends the process, once it has heard why
-            raise called_exit(error) from error
+        except SystemExit as error:
+            if not self.has_process:
+                raise
+            raise called_exit(error) from error  # the daemon ends the process, once it has heard why
 
     async def _init(self, request: InitRequest, teller: PhaseTeller) -> ReplicaReport:
         self._obey(request.epoch)
