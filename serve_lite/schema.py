@@ -59,6 +59,7 @@ __all__ = [
     "EncodingType",
     "HTTPOptionsSchema",
     "LoggingConfig",
+    "Phase",
     "ProxyDetails",
     "ProxyStatus",
     "RayActorOptionsSchema",
@@ -133,6 +134,25 @@ class ReplicaState(enum.StrEnum):
     STOPPING = "STOPPING"
     STOPPED = "STOPPED"
     PENDING_MIGRATION = "PENDING_MIGRATION"  #: Ray only; never reported here
+
+
+class Phase(enum.StrEnum):
+    """What a replica, or an application that is built, is busy with."""
+
+    PREPARING_ENVIRONMENT = (
+        "preparing environment"  #: what its `runtime_env` asks for is fetched and installed
+    )
+    STARTING_PROCESS = "starting process"
+    IMPORTING = "importing"  #: user code is loaded
+    CONSTRUCTOR = "constructor"
+    APPLICATION_STARTUP = "application startup"  #: of an ASGI application: its lifespan
+    RECONFIGURE = "reconfigure"  #: the user's `reconfigure` runs
+    FIRST_HEALTH_CHECK = "first health check"  #: the user's `check_health` runs for the first time
+    READY = "ready"
+    RECOVERING = "recovering"  #: it was there when the daemon started and has not answered yet
+    DRAINING = "draining"  #: it finishes what it has
+    STOPPING = "stopping"
+    STOPPED = "stopped"
 
 
 class ProxyStatus(enum.StrEnum):
@@ -223,6 +243,12 @@ class ReplicaDetails(ServeActorDetails, frozen=True, kw_only=True):
     state: ReplicaState
     pid: int | None = None
     start_time_s: float | None = None  #: seconds since the Unix epoch
+    phase: Phase | None = None  #: what it is busy with
+    phase_note: str = ""  #: more about the phase, such as how many requests it waits for
+    phase_started_s: float | None = None  #: seconds since the Unix epoch
+    phases: dict[str, float] = {}  #: seconds that each finished phase of its start took, in order
+    failed_in: Phase | None = None  #: the phase in which its start failed
+    last_error: str = ""  #: of its start, a health check or a `reconfigure`; ends with the user's exception
 
 
 class DeploymentNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,6 +326,9 @@ class ApplicationDetails(msgspec.Struct, frozen=True, kw_only=True):
     deployments: dict[str, DeploymentDetails]
     external_scaler_enabled: bool = False
     deployment_topology: DeploymentTopology | None = None
+    phase: Phase | None = None  #: what its build is busy with; None when it is not built
+    phase_started_s: float | None = None  #: seconds since the Unix epoch
+    phases: dict[str, float] = {}  #: seconds that each finished phase of its last build took, in order
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from serve_lite_cli.address import control_plane
 from serve_lite_cli.flags import AddressOption, JsonOption
 from serve_lite_cli.progress import follow_deploy
 from serve_lite_cli.rest import APPLICATIONS, DEPLOYMENTS
+from serve_lite_cli.steps import seconds_of
 from serve_lite_cli.submission import read_submission
 
 #: Header of an answer: what the document asks of the instance itself, and it has otherwise.
@@ -62,12 +63,18 @@ def command(
     for sentence in json.loads(headers.get(NOT_APPLIED, "[]")):
         print(f"Warning: {sentence}", file=sys.stderr, flush=True)
     states = dict.fromkeys(given.names, "DEPLOYING")
+    seconds: dict[str, Any] = {}
     if wait:
         apps = follow_deploy(
-            client, given.names, lambda line: print(line, file=out, flush=True), timeout_s=timeout_s
+            client,
+            given.names,
+            lambda line: print(line, file=out, flush=True),
+            timeout_s=timeout_s,
+            screen=out,
         )
         states = {name: app["status"] for name, app in apps.items()}
+        seconds = seconds_of(apps)
     elif not as_json:
         print(SENT)
     if as_json:
-        print(json.dumps({"applications": states}, indent=2))
+        print(json.dumps({"applications": states, **seconds}, indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 from urllib.parse import quote
 
@@ -35,4 +36,4 @@ def command(
     reply = client.post(f"{APPLICATIONS}{quote(app, safe='')}/rollback", asked)
     print(f"Rolling {app} back, as revision {reply['revision']}.", flush=True)
     if wait:
-        follow_deploy(client, [app], lambda line: print(line, flush=True))
+        follow_deploy(client, [app], lambda line: print(line, flush=True), screen=sys.stdout)

@@ -403,6 +403,7 @@ class Controller:
             spawner=self._spawner,
             store=self._store,
             post=self._inbox.post,
+            note=self._note_phase,
             clock=self._clock,
             epoch=stored.epoch,
             on_stats=self._scaler.take_stats,
@@ -427,6 +428,7 @@ class Controller:
             rank=row.rank,
             wall_time=row.wall_time,
             log_file=row.log_file,
+            phases=row.phases,
             at=now,
         )
 
@@ -466,6 +468,10 @@ class Controller:
                 self._observed = fold(self._observed, (event,))
             except (IllegalMoveError, KeyError):
                 logger.exception("an event does not fit what is known, and is left out: %r", event)
+
+    def _note_phase(self, event: ev.ReplicaPhased | ev.BuildPhased) -> None:
+        """Show a phase at once, without a pass of the loop: nothing is decided by it."""
+        self._fold((event,))
 
     def _publish(self, goal: Goal, now: float) -> None:
         """Tell routers; the first time only when the replicas of the last daemon have answered."""
@@ -550,7 +556,7 @@ class Controller:
             orphan_grace_s=self._orphan_grace_s,
         )
         self._record(name, f"start: {action.reason}")
-        return event, lambda: self._fleet.start(row, request, goal.environment)
+        return event, lambda: self._fleet.start(row, request, goal.environment, planned_at=now)
 
     def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
         view = self._observed.replicas[action.replica]
@@ -696,6 +702,7 @@ class Controller:
     def _set_goal(self, goal: Goal, events: Callable[[Goal, Goal], Sequence[ev.Event]] | None = None) -> None:
         """Believe a goal and tell the view what it means, in one step: a status asked for now is true."""
         old, self._goal = self._goal, goal
+        self._fold(ev.AppForgotten(app=name, at=self._clock()) for name in old.apps.keys() - goal.apps.keys())
         if events is None:
             self._fold(goals.configured_events(old, goal, self._observed, self._clock()))
         else:
@@ -753,4 +760,8 @@ class Controller:
         self._store.add_events([EventRow(at=time.time(), subject=subject, text=text)])
 
     def _current_facts(self) -> InstanceFacts:
-        return msgspec.structs.replace(self._facts, proxy_status=self.proxy_status)
+        return msgspec.structs.replace(
+            self._facts,
+            proxy_status=self.proxy_status,
+            wall_minus_monotonic=time.time() - self._clock(),
+        )

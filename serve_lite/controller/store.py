@@ -51,6 +51,7 @@ class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     was_ready: bool = False  #: the user's object was built; it may have requests
     wall_time: float = 0.0
     log_file: str = ""
+    phases: dict[str, float] = {}  #: seconds that each phase of its start took; once it was ready
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,15 +22,13 @@ from serve_lite.policy.health import is_unhealthy, next_check_at
 from serve_lite.policy.ranks import plan_ranks
 from serve_lite.policy.restart import StartGate, budget, plan_start
 from serve_lite.policy.rollout import NO_LOAD, is_current, places_at_once, plan_rollout
+from serve_lite.policy.slow import describe_slow_starts
 from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 from serve_lite.state.events import DeploymentForgotten, DeploymentMoved, DeploymentNoted, Event
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import DeploymentMove
 from serve_lite.state.observed import HEALTH_MESSAGE, DeploymentView, Observed, ReplicaView
-
-#: A start that takes longer is mentioned in the status. Ray Serve: RAY_SERVE_SLOW_STARTUP_WARNING_S.
-SLOW_START_S = 30.0
 
 
 def reconcile(goal: Goal, observed: Observed, now: float, load: Mapping[ReplicaId, int] = NO_LOAD) -> Plan:
@@ -174,14 +172,7 @@ def _progress_message(
         retrying = f"Retrying {gate.tries_left} more time(s)" if gate.tries_left else "It will be retried"
         return f"A replica failed to start with exception. {retrying}. Error:\n{view.starts.error}", None
     starting = [r for r in replicas if r.state is ReplicaState.STARTING]
-    slow = [r for r in starting if r.begun_at + SLOW_START_S <= now]
-    if slow:
-        return (
-            f"Deployment '{goal.id.name}' in application '{goal.id.app_name}' has {len(slow)} replicas that have "
-            f"taken more than {SLOW_START_S:.0f}s to initialize. This may be caused by a slow __init__ or "
-            "reconfigure method."
-        ), None
-    return "", min((r.begun_at + SLOW_START_S for r in starting), default=None)
+    return describe_slow_starts(goal.id, starting, now)
 
 
 def _plan_builds(goal: Goal, observed: Observed) -> Plan:

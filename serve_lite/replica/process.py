@@ -35,11 +35,13 @@ from serve_lite.replica.admission import Admission
 from serve_lite.replica.asgi import AsgiApp, Lifespan, limit_threads
 from serve_lite.replica.facts import Facts
 from serve_lite.replica.requests import RequestRunner
-from serve_lite.replica.user_code import UserCode
+from serve_lite.replica.telling import PhaseTeller
+from serve_lite.replica.user_code import UserCode, called_exit
 from serve_lite.routing import runtime as caller_runtime
+from serve_lite.schema import Phase
 from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.calls import CalleeTable, IncomingCall
-from serve_lite.wire.control import ControlMethods
+from serve_lite.wire.control import ControlMethods, News
 from serve_lite.wire.frames import Kind
 from serve_lite.wire.ledger import LedgerWriter
 from serve_lite.wire.listener import Listener, listen
@@ -58,6 +60,7 @@ from serve_lite.wire.messages import (
 log = logging.getLogger("serve_lite.replica")
 
 _LAST_ANSWERS_S = 1.0  #: how long control calls may still be answered once the replica has stopped
+_COUNT_EVERY_S = 1.0  #: how often a replica that stops tells how many requests it still has
 _FIRST_CONTACT_S = 60.0  #: how long a new replica waits for the daemon that started it
 
 
@@ -117,6 +120,7 @@ class Replica:
         self._lifespan: Lifespan | None = None
         self._runtime: caller_runtime.Runtime | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._stop_teller = PhaseTeller()
         self._docs_path: str | None = None
         self._facts: Facts | None = None
         self._idle = asyncio.Event()
@@ -127,14 +131,14 @@ class Replica:
 
     def register(self, methods: ControlMethods) -> None:
         """Offer the control calls of `wire/messages.py`."""
-        methods.method("init", InitRequest, self.init)
+        methods.telling("init", InitRequest, self.init)
         methods.method("adopt", AdoptRequest, self.adopt)
         methods.method("reconfigure", ReconfigureRequest, self.reconfigure)
         methods.method("place", PlaceRequest, self.place)
         methods.method("check_health", Empty, self.check_health)
         methods.method("report", Empty, self.report)
         methods.method("metrics", Empty, self.metrics)
-        methods.method("stop", StopRequest, self.stop)
+        methods.telling("stop", StopRequest, self.stop)
 
     def attach(self, listener: Listener) -> None:
         """Hear of callers that go."""
@@ -154,8 +158,21 @@ class Replica:
         self._orphan_timer.cancel()
         methods.handle_call(call)
 
-    async def init(self, request: InitRequest) -> ReplicaReport:
-        """Build the user's object; answered when it is ready to serve."""
+    async def init(self, request: InitRequest, news: News | None = None) -> ReplicaReport:
+        """Build the user's object; answered when it is ready to serve.
+
+        Raises:
+            RayServeException: user code has called `sys.exit`, or its health check gave no answer in time.
+            Exception: whatever else user code raises.
+        """
+        try:
+            return await self._init(request, PhaseTeller(news))
+        except SystemExit as error:
+            if not self.has_process:
+                raise
+            raise called_exit(error) from error  # the daemon ends the process, once it has heard why
+
+    async def _init(self, request: InitRequest, teller: PhaseTeller) -> ReplicaReport:
         self._obey(request.epoch)
         self._version = request.version
         self._config = request.config
@@ -177,11 +194,17 @@ class Replica:
         on_loop = os.environ.get("RAY_SERVE_RUN_SYNC_IN_THREADPOOL", "1") == "0"
         user = self._user = UserCode(self.load_code(request), request.config, sync_on_loop=on_loop)
         args, kwargs = shipping.load_init(request.init)
+        if not user.is_function:
+            await teller.enter(Phase.CONSTRUCTOR)
         self._context.servable_object = await user.build(args, kwargs)
-        app = await self._start_app(user)
+        app = await self._start_app(user, teller)
         await user.record_metadata()
+        if user.has_reconfigure and (request.config.user_config is not None or user.wants_rank):
+            await teller.enter(Phase.RECONFIGURE)
         await user.reconfigure(request.config.user_config)
-        await user.check_health()
+        if user.has_health_check:
+            await teller.enter(Phase.FIRST_HEALTH_CHECK)
+            await user.check_health_within(request.config.health_check_timeout_s)
         self._runner = RequestRunner(user, self.admission, app)
         if self._lifespan is not None:
             self._runner.lifespan_state = self._lifespan.state
@@ -249,12 +272,14 @@ class Replica:
         counts = self._runner.counts if self._runner is not None else reporting.RequestCounts()
         return MetricsReply(families=reporting.picture(self._context, self.admission.ongoing, counts))
 
-    async def stop(self, request: StopRequest) -> MetricsReply:
+    async def stop(self, request: StopRequest, news: News | None = None) -> MetricsReply:
         """Accept nothing more, finish what runs, call the destructor, then let the process end.
 
         Asked again while stopping, it waits for the same end. Answers with what it had measured by then.
         """
         self._obey(request.epoch)
+        if news is not None:
+            self._stop_teller = PhaseTeller(news)
         if self._stopping is None:
             self._stopping = self._loop.create_task(self._stop(request.timeout_s))
         with contextlib.suppress(asyncio.CancelledError):
@@ -274,8 +299,7 @@ class Replica:
         self.admission.draining = True
         self.admission.on_idle = self._idle.set
         with anyio.move_on_after(timeout_s):
-            if self.admission.ongoing:
-                await self._idle.wait()
+            await self._drain()
             if self._runner is not None:
                 await self._runner.finish()
         if self._runner is not None:
@@ -290,6 +314,18 @@ class Replica:
             if "serve_lite.multiplex" in sys.modules:  # lazily: few applications load models by id
                 await sys.modules["serve_lite.multiplex"].unload_all()
         self.ended.set()
+
+    async def _drain(self) -> None:
+        """Wait until no request is left, and tell how many there are meanwhile."""
+        told = 0
+        while (left := self.admission.ongoing) and not self._idle.is_set():
+            if left != told:
+                await self._stop_teller.enter(Phase.DRAINING, f"{left} request{'s' if left > 1 else ''} left")
+                told = left
+            with anyio.move_on_after(_COUNT_EVERY_S):
+                await self._idle.wait()
+        if told:
+            await self._stop_teller.enter(Phase.STOPPING)
 
     # --- what is otherwise where several replicas share a process (engines/inline_replica.py) ---
 
@@ -326,7 +362,7 @@ class Replica:
             if user.has_autoscaling_stats:
                 self._facts.follow_autoscaling(user.autoscaling_stats)
 
-    async def _start_app(self, user: UserCode) -> AsgiApp | None:
+    async def _start_app(self, user: UserCode, teller: PhaseTeller) -> AsgiApp | None:
         instance: Any = user.instance
         if not getattr(type(instance), "_serve_is_asgi_ingress", False):
             return None
@@ -340,6 +376,7 @@ class Replica:
             limit_threads(user.threads_wanted)
         self._docs_path = getattr(instance, "_serve_docs_path", None)
         self._lifespan = Lifespan(app)
+        await teller.enter(Phase.APPLICATION_STARTUP)
         await self._lifespan.startup()
         return app
 

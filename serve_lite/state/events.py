@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from serve_lite.schema import Phase
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import DeploymentMove
 
@@ -47,12 +48,20 @@ class ReplicaFound(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
     rank: int = 0
     wall_time: float = 0.0
     log_file: str = ""
+    phases: dict[str, float] = {}  #: how long its start took, as far as the last daemon wrote it down
 
 
 class ReplicaSpawned(ReplicaNews, frozen=True, kw_only=True):
     """Its process exists."""
 
     pid: int
+
+
+class ReplicaPhased(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
+    """It has come to another phase of its start or its end. Nothing is decided by it."""
+
+    phase: Phase
+    note: str = ""
 
 
 class ReplicaReady(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
@@ -163,6 +172,14 @@ class BuildStarted(_Event, frozen=True, kw_only=True):
     revision: int
 
 
+class BuildPhased(_Event, frozen=True, kw_only=True):
+    """Its build has come to another phase. Nothing is decided by it."""
+
+    app: str
+    revision: int
+    phase: Phase
+
+
 class BuildEnded(_Event, frozen=True, kw_only=True):
     """It is done with it, one way or the other; the goal says which."""
 
@@ -170,10 +187,17 @@ class BuildEnded(_Event, frozen=True, kw_only=True):
     revision: int
 
 
+class AppForgotten(_Event, frozen=True, kw_only=True):
+    """It is no part of the goal any more."""
+
+    app: str
+
+
 Event = (
     ReplicaPlanned
     | ReplicaFound
     | ReplicaSpawned
+    | ReplicaPhased
     | ReplicaReady
     | ReplicaStartFailed
     | ReplicaReconfiguring
@@ -189,5 +213,7 @@ Event = (
     | DeploymentNoted
     | DeploymentForgotten
     | BuildStarted
+    | BuildPhased
     | BuildEnded
+    | AppForgotten
 )

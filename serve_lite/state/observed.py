@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
+from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, Phase, ReplicaState
 from serve_lite.state import events as ev
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import (
@@ -20,6 +20,7 @@ from serve_lite.state.lifecycle import (
     next_deployment_phase,
     next_replica_state,
 )
+from serve_lite.state.phases import BuildView, Progress, is_told
 
 #: A replica that served longer than this was a good one: its end is no reason to wait before the next start.
 STABLE_S = 10.0
@@ -66,6 +67,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     error: str = ""  #: why it failed
     wall_time: float = 0.0  #: of its start, to show
     log_file: str = ""
+    progress: Progress = Progress()
 
     @property
     def is_alive(self) -> bool:
@@ -108,6 +110,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     replicas: dict[ReplicaId, ReplicaView] = {}
     deployments: dict[DeploymentId, DeploymentView] = {}
     builds: dict[str, int] = {}  #: revision that an importer works on, by application
+    built: dict[str, BuildView] = {}  #: how the last build of each application goes or went
 
     def replicas_of(self, deployment: DeploymentId) -> tuple[ReplicaView, ...]:
         """Return the replicas of one deployment, oldest first."""
@@ -126,7 +129,9 @@ def fold(observed: Observed, events: Iterable[ev.Event]) -> Observed:
     draft = _Draft(observed)
     for event in events:
         draft.add(event)
-    return Observed(replicas=draft.replicas, deployments=draft.deployments, builds=draft.builds)
+    return Observed(
+        replicas=draft.replicas, deployments=draft.deployments, builds=draft.builds, built=draft.built
+    )
 
 
 class _Draft:
@@ -136,6 +141,7 @@ class _Draft:
         self.replicas = dict(observed.replicas)
         self.deployments = dict(observed.deployments)
         self.builds = dict(observed.builds)
+        self.built = dict(observed.built)
 
     def add(self, event: ev.Event) -> None:
         match event:
@@ -143,6 +149,10 @@ class _Draft:
                 self._begin(event)
             case ev.ReplicaSpawned():
                 self._change(event.replica, pid=event.pid)
+            case ev.ReplicaPhased():
+                view = self.replicas[event.replica]
+                if is_told(view.state, event.phase):
+                    self._change(view.id, progress=view.progress.enter(event.phase, event.at, event.note))
             case ev.ReplicaReady():
                 self._ready(event)
             case ev.ReplicaStartFailed():
@@ -183,9 +193,16 @@ class _Draft:
                 self.deployments.pop(event.deployment, None)
             case ev.BuildStarted():
                 self.builds[event.app] = event.revision
+                progress = Progress(phase=Phase.IMPORTING, since=event.at)
+                self.built[event.app] = BuildView(revision=event.revision, progress=progress)
+            case ev.BuildPhased():
+                self._build_enters(event, event.phase)
             case ev.BuildEnded():
                 if self.builds.get(event.app) == event.revision:
                     del self.builds[event.app]
+                self._build_enters(event, Phase.READY)
+            case ev.AppForgotten():
+                self.built.pop(event.app, None)
             case _:
                 assert_never(event)
 
@@ -206,7 +223,16 @@ class _Draft:
             pid=event.pid if isinstance(event, ev.ReplicaFound) else None,
             wall_time=event.wall_time,
             log_file=event.log_file,
+            progress=Progress(phase=Phase.RECOVERING, since=event.at, finished=event.phases)
+            if isinstance(event, ev.ReplicaFound)
+            else Progress(phase=Phase.STARTING_PROCESS, since=event.at),
         )
+
+    def _build_enters(self, event: ev.BuildPhased | ev.BuildEnded, phase: Phase) -> None:
+        build = self.built.get(event.app)
+        if build is not None and build.revision == event.revision:
+            progress = build.progress.enter(phase, event.at)
+            self.built[event.app] = BuildView(revision=event.revision, progress=progress)
 
     def _ready(self, event: ev.ReplicaReady) -> None:
         view = self._move(event, ReplicaMove.READY, docs_path=event.docs_path, ready_at=event.at)
@@ -237,7 +263,9 @@ class _Draft:
         view = self._move(event, ReplicaMove.EXITED)
         gone = self.replicas.pop(event.replica)
         if view.state is ReplicaState.STARTING:
-            error = f"The replica's process ended while it was starting: {event.detail}"
+            gone = msgspec.structs.replace(gone, progress=gone.progress.fail(view.progress.phase))
+            doing = view.progress.told_at(event.at)
+            error = f"The replica's process ended while it was starting ({doing}): {event.detail}"
             self._count_failure(view, event.at, error, event.spread)
         elif view.state in (ReplicaState.RUNNING, ReplicaState.UPDATING):
             error = f"The replica's process ended: {event.detail}"
@@ -257,7 +285,8 @@ class _Draft:
         view = self.replicas[event.replica]
         state = next_replica_state(view.state, move)
         if state is not view.state:
-            self._change(view.id, state=state, since=event.at, **changes)
+            progress = view.progress.move(state, event.at, has_failed=move is ReplicaMove.FAILED)
+            self._change(view.id, state=state, since=event.at, progress=progress, **changes)
         return view
 
     def _change(self, replica: ReplicaId, **changes: object) -> None:

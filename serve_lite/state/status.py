@@ -25,6 +25,7 @@ from serve_lite.schema import (
     DeploymentStatusOverview,
     DeploymentStatusTrigger,
     DeploymentTopology,
+    Phase,
     ProxyDetails,
     ProxyStatus,
     ReplicaDetails,
@@ -54,6 +55,7 @@ class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
     proxy_location: str | None = "EveryNode"
     proxy_status: ProxyStatus = ProxyStatus.HEALTHY
     log_file: str | None = None
+    wall_minus_monotonic: float = 0.0  #: seconds between the clock of events and the one that is shown
 
 
 class RevisionSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,6 +191,9 @@ def _app_details(
 ) -> ApplicationDetails:
     status, message = app_status(app, observed)
     is_live = not app.is_deleting
+    build = observed.built.get(app.name)
+    progress = build.progress if build is not None and build.revision == app.revision else None
+    is_building = app.is_building and is_live
     return ApplicationDetails(
         name=app.name,
         route_prefix=app.route_prefix if is_live else None,
@@ -204,6 +209,11 @@ def _app_details(
         },
         external_scaler_enabled=bool((app.submission.document or {}).get("external_scaler_enabled", False)),
         deployment_topology=_topology(app) if app.deployments and is_live else None,
+        phase=(progress.phase if progress else Phase.IMPORTING) if is_building else None,
+        phase_started_s=(_shown_time(progress.since, facts) if progress else app.deployed_at)
+        if is_building
+        else None,
+        phases=dict(progress.finished) if progress is not None else {},
     )
 
 
@@ -244,7 +254,18 @@ def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetai
         state=replica.state,
         pid=replica.pid,
         start_time_s=replica.wall_time,
+        phase=replica.progress.phase,
+        phase_note=replica.progress.note,
+        phase_started_s=_shown_time(replica.progress.since, facts),
+        phases=dict(replica.progress.finished),
+        failed_in=replica.progress.failed_in,
+        last_error=replica.error or replica.health.error,
     )
+
+
+def _shown_time(at: float, facts: InstanceFacts) -> float:
+    """Return seconds since the Unix epoch for a time on the monotonic clock."""
+    return round(at + facts.wall_minus_monotonic, 2)
 
 
 def _topology(app: AppGoal) -> DeploymentTopology:

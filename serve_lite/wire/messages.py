@@ -21,6 +21,7 @@ import msgspec
 
 from serve_lite.config import DeploymentConfig
 from serve_lite.instruments import Family
+from serve_lite.schema import Phase
 from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult
 
 __all__ = ["BuildRequest", "BuildResult"]
@@ -176,7 +177,10 @@ class ControlHead(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 class InitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`init`: build the user's object. Answered with `ReplicaReport` once it is ready to serve."""
+    """`init`: build the user's object. Answered with `ReplicaReport` once it is ready to serve.
+
+    Before that each phase is told as an item (`PhaseNews`).
+    """
 
     replica_id: str
     app_name: str
@@ -197,6 +201,14 @@ class AdoptRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`adopt`: a daemon (again) takes charge. Obeyed only if `epoch` is not older than the last one."""
 
     epoch: int
+
+
+class PhaseNews(msgspec.Struct, array_like=True, omit_defaults=True):
+    """What a replica tells while it carries out `init` or `stop`: what it is busy with now."""
+
+    phase: Phase
+    at: float  #: when that began, on the machine's monotonic clock
+    note: str = ""
 
 
 class ReplicaReport(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -231,7 +243,8 @@ class StopRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`stop`: accept nothing more, wait until idle, run the destructor, answer (`MetricsReply`), exit.
 
     What still runs after `timeout_s` is cancelled, so that its clean-up and the destructor have their turn; a
-    process that is then still there is killed by the daemon soon after.
+    process that is then still there is killed by the daemon soon after. Meanwhile each phase is told as an item
+    (`PhaseNews`).
     """
 
     timeout_s: float | None = None  #: None: as long as it takes
@@ -314,6 +327,12 @@ class GoalRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`goal`: answered with the part of the goal (`state.goal.Goal`) about these applications, without payloads."""
 
     names: list[str]
+
+
+class DetailsReply(msgspec.Struct, kw_only=True):
+    """Answer to `details`: what `GET /api/serve/applications/` says of the applications."""
+
+    applications: dict[str, Any]
 
 
 class DeleteRequest(msgspec.Struct, kw_only=True, omit_defaults=True):

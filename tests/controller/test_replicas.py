@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -195,7 +196,9 @@ async def test_a_constructor_that_ends_the_process_is_told_with_its_last_words(s
     shop.write("shop", SHOP.replace('note("made")', 'print("out of luck", flush=True); os._exit(3)'))
     status, message = await shop.deploy()
     assert status is DEPLOY_FAILED
-    assert "ended while it was starting: it exited with status 3" in message
+    assert re.search(
+        r"ended while it was starting \(constructor since [\d.]+ s\): it exited with status 3", message
+    )
     assert message.endswith("out of luck")
 
 
