@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-#: Each is a module of this package that has a `command` function and, optionally, a `CONTEXT`.
+#: Each is a module of this package, with `_` for `-`, that has a `command` function and, optionally, a `CONTEXT`.
 COMMANDS = (
     "start", "run", "deploy", "build", "validate", "schema", "diff", "scale", "history", "rollback", "status", "logs",
-    "events", "config", "delete", "shutdown",
+    "events", "config", "delete", "shutdown", "controller-health",
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def build_program(names: Iterable[str]) -> typer.Typer:
     )
     program.callback()(root)
     for name in names:
-        module = importlib.import_module(f"serve_lite_cli.{name}")
+        module = importlib.import_module(f"serve_lite_cli.{name.replace('-', '_')}")
         program.command(name, context_settings=getattr(module, "CONTEXT", None))(module.command)
     return program
 

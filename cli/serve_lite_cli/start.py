@@ -13,8 +13,9 @@ from serve_lite.engines.local import find_instance
 from serve_lite.exceptions import InstanceError
 from serve_lite.wire.messages import InstanceInfo
 from serve_lite_cli.address import local_home, url
-from serve_lite_cli.flags import AddressOption, AdminPortOption
+from serve_lite_cli.flags import AddressOption, AdminPortOption, JsonOption
 from serve_lite_cli.listeners import explain_port_in_use, instance_options
+from serve_lite_cli.output import print_json
 
 
 class Location(enum.StrEnum):
@@ -67,10 +68,13 @@ def command(
     grpc_enable_reflection: Annotated[
         bool, typer.Option("--grpc-enable-reflection/--grpc-disable-reflection", help="gRPC reflection.")
     ] = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Start an instance in the background. It stays until `serve shutdown`.
 
     Does nothing but say so if the instance is already running.
+
+    With --json: {"started": BOOL, "home", "http": URL or null, "grpc": ADDRESS or null, "rest": URL}.
     """
     if http_location is not OldLocation.HeadOnly:
         warn("--http-location is deprecated, use --proxy-location.")
@@ -92,12 +96,34 @@ def command(
         running = find_instance(options.home)
         if running is None:
             raise InstanceError(f"The instance in {options.home} is just ending; try again.") from None
-        print("An instance is already running; new HTTP options are not applied.")
         warn_of_differences(http_options, running)
-        print(where(running))
+        tell(running, started=False, as_json=as_json)
         return
     wait_until_up(info)
-    print(f"Started an instance.\n{where(info)}")
+    tell(info, started=True, as_json=as_json)
+
+
+def tell(info: InstanceInfo, *, started: bool, as_json: bool) -> None:
+    """Print where the instance is, and whether it is this command's."""
+    if as_json:
+        print_json({"started": started, **places(info)})
+        return
+    print(
+        "Started an instance."
+        if started
+        else "An instance is already running; new HTTP options are not applied."
+    )
+    print(where(info))
+
+
+def places(info: InstanceInfo) -> dict[str, str | None]:
+    """Return where an instance is, for programs."""
+    return {
+        "home": info.home,
+        "http": None if info.http_host is None else url(info.http_host, info.http_port),
+        "grpc": None if info.grpc_host is None else f"{info.grpc_host}:{info.grpc_port}",
+        "rest": url(info.admin_host, info.admin_port),
+    }
 
 
 def location_of(old: OldLocation) -> Location:

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from serve_lite.admin import operations, plans, prometheus, v1, v2
+from serve_lite.admin import health, operations, plans, prometheus, v1, v2
 from serve_lite.admin.auth import Gate, check_listener
 from serve_lite.admin.controls import Controls, answer, refused
 
@@ -47,6 +47,7 @@ def build_app(controller: Controls, options: AdminOptions, *, token: str | None 
         *v2.routes(controller),
         *v1.routes(controller),
         *prometheus.routes(controller),
+        *health.routes(controller),
         Route("/api/ray/version", ray_version, methods=["GET"]),
         Route("/-/healthz", healthz, methods=["GET"]),
     ]

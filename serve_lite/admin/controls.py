@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from serve_lite.controller.pulse import PulseView
 from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy.diff import AppPlan
@@ -42,6 +43,7 @@ class Controls(Protocol):
     def status(self) -> ServeStatus: ...
     def details(self) -> dict[str, Any]: ...
     async def metrics(self) -> list[Family]: ...
+    def pulse(self) -> PulseView: ...
 
 
 def routes_for(path: str, handlers: Mapping[str, Handler]) -> list[BaseRoute]:
