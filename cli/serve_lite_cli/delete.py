@@ -8,6 +8,7 @@ from urllib.parse import quote
 import typer
 
 from serve_lite_cli.address import control_plane
+from serve_lite_cli.consent import ask
 from serve_lite_cli.flags import AddressOption, JsonOption
 from serve_lite_cli.output import print_json
 from serve_lite_cli.rest import APPLICATIONS
@@ -21,13 +22,10 @@ def command(
 ) -> None:
     """Remove applications; what else runs goes on running.
 
-    With --json: {"deleted": [NAME, ...]}.
+    With --json: {"deleted": [NAME, ...]}; needs --yes.
     """
     client = control_plane(address)
-    if not yes:
-        typer.confirm(
-            f"This will delete {', '.join(names)}. Do you want to continue?", abort=True, err=as_json
-        )
+    ask(f"This will delete {', '.join(names)}.", yes=yes, as_json=as_json)
     for name in names:
         client.delete(f"{APPLICATIONS}{quote(name, safe='')}")
         if not as_json:
