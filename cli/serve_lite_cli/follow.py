@@ -36,7 +36,7 @@ class LogFollower:
         *,
         labels: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
-        """Start at the present end of each file in `folder`; files made later are read from their start.
+        """Start behind the complete lines of each file in `folder`; files made later are read from their start.
 
         Args:
             apps: applications whose files are known by their names.
@@ -51,13 +51,18 @@ class LogFollower:
         self._apps = {re.sub(r"[^A-Za-z0-9_.-]+", "_", app): app for app in apps}
         self._watch = _watch(folder)
         before = self._logs()
-        self._offsets = {name: _size(os.path.join(folder, name)) for name in before}
+        self._offsets = {name: _complete_bytes(os.path.join(folder, name)) for name in before}
+        self._starts = dict(self._offsets)
         self._labels = self._labelled(before)
         self._rests: dict[str, bytes] = {}
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `read_new` has work; -1 where the system has none."""
         return self._watch
+
+    def start_of(self, name: str) -> int:
+        """Return how many bytes of the file `name` are the past, which is not shown; they end with a line."""
+        return self._starts.get(name, 0)
 
     def read_new(self) -> None:
         """Show every line that was completed since the last call."""
@@ -150,8 +155,14 @@ def _drain(watch: int) -> None:
         pass
 
 
-def _size(path: str) -> int:
+def _complete_bytes(path: str) -> int:
+    """Return where the last complete line of a file ends; where the file ends if its last line is a very long one."""
     try:
-        return os.stat(path).st_size
+        with open(path, "rb") as log:
+            size = os.fstat(log.fileno()).st_size
+            begin = log.seek(max(0, size - READ_BYTES))
+            tail = log.read(size - begin)
     except FileNotFoundError:
         return 0
+    end = tail.rfind(b"\n") + 1
+    return begin + end if end or not begin else size

@@ -11,7 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import typer
@@ -132,7 +132,7 @@ def command(
     # Made before the past is read, so that no line is lost in between.
     follower = LogFollower(folder, (), show, labels=sources.labels) if follow else None
     try:
-        for label, line in merged(list(sources.by_label.values()), lines):
+        for label, line in merged(list(sources.by_label.values()), lines, follower):
             show(label, line)
         if follower is not None:
             follow_until_interrupted(follower)
@@ -168,15 +168,21 @@ def sources_in(details: dict[str, Any]) -> Iterator[Source]:
                     )
 
 
-def merged(sources: Sequence[Source], count: int) -> Iterator[tuple[str, str]]:
+def merged(
+    sources: Sequence[Source], count: int, follower: LogFollower | None = None
+) -> Iterator[tuple[str, str]]:
     """Return the last lines of each replica with its label, in the order of their times.
+
+    What `follower` is going to show is left to it.
 
     A line without a time stays behind the one before it. Times are compared as they are written, so replicas that
     write them in different zones are not in order.
     """
-    streams = [
-        [(at, source.label, line) for at, line in timed(last_lines(source.path, count))] for source in sources
-    ]
+    streams = []
+    for source in sources:
+        end = None if follower is None else follower.start_of(os.path.basename(source.path))
+        lines = last_lines(source.path, count, end)
+        streams.append([(at, source.label, line) for at, line in timed(lines)])
     for _, label, line in heapq.merge(*streams, key=lambda entry: entry[0]):
         yield label, line
 
@@ -191,13 +197,20 @@ def timed(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield latest, line
 
 
-def last_lines(path: str, count: int) -> list[str]:
-    """Return the last lines of a file; none if it is gone."""
+def last_lines(path: str, count: int, end: int | None = None) -> list[str]:
+    """Return the last lines of a file, or of its first `end` bytes; none if it is gone."""
     try:
-        with Path(path).open(encoding="utf-8", errors="replace") as log:
-            return [line.rstrip("\n") for line in deque(log, count)]
+        with Path(path).open("rb") as log:
+            lines = deque(log if end is None else _until(log, end), count)
     except FileNotFoundError:
         return []
+    return [line.decode(errors="replace").rstrip("\r\n") for line in lines]
+
+
+def _until(log: BinaryIO, end: int) -> Iterator[bytes]:
+    """Return the lines of a file before an offset."""
+    while (left := end - log.tell()) > 0 and (line := log.readline(left)):
+        yield line
 
 
 def follow_until_interrupted(follower: LogFollower) -> None:

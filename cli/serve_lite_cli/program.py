@@ -55,4 +55,7 @@ def root(
         typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Serve Python applications on this machine, compatible with Ray Serve."""
+    """Serve Python applications on this machine, compatible with Ray Serve.
+
+    Exit codes: 0 done, 1 failed, 2 used wrongly. Errors go to stderr, and with --json nothing but JSON to stdout.
+    """

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from serve_lite.exceptions import InstanceError
-from serve_lite_cli.follow import LogFollower
+from serve_lite_cli.follow import READ_BYTES, LogFollower
+from serve_lite_cli.logs import Source, merged
 
 
 def follow(folder: Path, *apps: str) -> tuple[LogFollower, list[tuple[str, str]]]:
@@ -92,3 +93,25 @@ def test_whoever_cannot_be_asked_is_asked_again_and_no_line_is_lost(tmp_path: Pa
     assert seen == []
     logs.close()
     assert seen == [("a/D 11111111", "first")]
+
+
+def test_the_past_and_what_is_followed_are_each_line_once(tmp_path: Path) -> None:
+    log = tmp_path / "replica_a_D_11111111.log"
+    log.write_text("one\ntwo\nthr")
+    logs, seen = follow(tmp_path, "a")
+    with log.open("a") as file:
+        file.write("ee\nfour\n")  # before the past is read
+    source = Source(app="a", deployment="D", replica="11111111", path=str(log))
+    past = [line for _, line in merged([source], 100, logs)]
+    logs.close()
+    assert past + [line for _, line in seen] == ["one", "two", "three", "four"]
+
+
+def test_a_last_line_that_is_very_long_is_not_looked_through(tmp_path: Path) -> None:
+    log = tmp_path / "replica_a_D_11111111.log"
+    log.write_bytes(b"x" * (READ_BYTES + 1))
+    logs, seen = follow(tmp_path, "a")
+    with log.open("a") as file:
+        file.write("y\n")
+    logs.close()
+    assert seen == [("a/D 11111111", "y")]
