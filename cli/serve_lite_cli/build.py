@@ -71,6 +71,8 @@ def command(
     With --json: the same document as JSON, which `serve deploy` takes too.
     """
     check_flags(len(import_paths), multi_app, single_app, kubernetes_format)
+    if multi_app:
+        say("Warning: --multi-app is the default, and can be left out.")
     servicers = [check_servicer(path, "--grpc-servicer-functions") for path in grpc_servicer_functions or ()]
     folder = os.path.abspath(os.path.expanduser(app_dir))
     if not os.path.isdir(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from serve_lite_cli.output import GAP, aligned
 from serve_lite_cli.program import COMMANDS
 from tests.cli.commands import PROGRAM, Cli
+from tests.instances import DEADLINE_S
 
 CELLS = st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), max_size=8)
 TABLES = st.integers(1, 4).flatmap(
@@ -48,19 +50,20 @@ def test_a_cell_of_several_lines_stays_in_its_column() -> None:
 def on_terminal(cli: Cli, *words: str) -> str:
     """Return what a command writes on a terminal."""
     ours, its = pty.openpty()
-    try:
-        subprocess.run(
-            [*PROGRAM, *words],
-            stdout=its,
-            cwd=cli.folder,
-            env={**cli.environment, "COLUMNS": "200", "TERM": "xterm"},
-            check=True,
-        )
-        os.set_blocking(ours, False)
-        return os.read(ours, 65536).decode()
-    finally:
-        os.close(ours)
-        os.close(its)
+    environment = {**cli.environment, "COLUMNS": "200", "TERM": "xterm"}
+    with (
+        open(ours, "rb", buffering=0) as terminal,
+        subprocess.Popen([*PROGRAM, *words], stdout=its, cwd=cli.folder, env=environment) as command,
+    ):
+        os.close(its)  # the command has the only one left, so its end is the end of the text
+        pieces = []
+        try:
+            while piece := terminal.read(65536):
+                pieces.append(piece)
+        except OSError as error:  # how Linux says that nobody writes any more
+            assert error.errno == errno.EIO
+        assert command.wait(DEADLINE_S) == 0
+    return b"".join(pieces).decode()
 
 
 async def test_on_a_terminal_tables_are_drawn_and_statuses_coloured(cli: Cli) -> None:
