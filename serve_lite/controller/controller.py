@@ -29,6 +29,7 @@ from serve_lite.controller.fleet import Fleet, StopOrder
 from serve_lite.controller.inbox import Inbox
 from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
+from serve_lite.controller.pulse import Pulse, PulseView
 from serve_lite.controller.scaling import Policy, Scaler, Scaling
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
@@ -125,6 +126,7 @@ class Controller:
         self._goal = Goal()
         self._observed = Observed()
         self._inbox = Inbox(clock)
+        self._pulse = Pulse(clock)
         self._changing = anyio.Lock()  #: one change of the goal at a time, stored before it counts
         self._changed = anyio.Event()  #: replaced after every pass
         self._builds: dict[str, tuple[int, anyio.CancelScope]] = {}
@@ -327,6 +329,10 @@ class Controller:
             *self._fleet.pictures.families(),
         ]
 
+    def pulse(self) -> PulseView:
+        """Return how the loop fares."""
+        return self._pulse.view()
+
     def ingress_of(self, name: str) -> str:
         """Return the name of an application's ingress deployment; "" if there is no such application."""
         app = self._goal.apps.get(name)
@@ -385,12 +391,15 @@ class Controller:
             wake_at: float | None = self._clock()
             is_started = False
             while True:
+                self._pulse.falls_asleep(wake_at)
                 events = await self._inbox.collect(until=wake_at)
+                self._pulse.begins_pass()
                 try:
                     wake_at = self._pass(events)
                 except Exception:  # boundary: the loop outlives our own faults
                     logger.exception("a pass of the controller failed")
                     wake_at = self._clock() + AFTER_FAULT_S
+                self._pulse.ends_pass()
                 if not is_started and self._publisher.published.is_set():
                     is_started = True
                     task_status.started()
