@@ -108,15 +108,45 @@ def absolute_paths(document: dict[str, Any], folder: str) -> dict[str, Any]:
 
 def _with_absolute_env(app: Any, folder: str) -> Any:
     """Return one application's part of a document; anything malformed stays for the schema to refuse."""
-    env = app.get("runtime_env") if isinstance(app, dict) else None
-    if not isinstance(env, dict):
+    if not isinstance(app, dict):
         return app
+    changed = dict(app)
+    if "runtime_env" in app:
+        changed["runtime_env"] = absolute_env(app["runtime_env"], folder)
+    if isinstance(app.get("deployments"), list):
+        changed["deployments"] = [_deployment_with_absolute_env(d, folder) for d in app["deployments"]]
+    return changed
+
+
+def _deployment_with_absolute_env(deployment: Any, folder: str) -> Any:
+    options = deployment.get("ray_actor_options") if isinstance(deployment, dict) else None
+    if not isinstance(options, dict) or "runtime_env" not in options:
+        return deployment
+    return {
+        **deployment,
+        "ray_actor_options": {**options, "runtime_env": absolute_env(options["runtime_env"], folder)},
+    }
+
+
+def absolute_env(env: Any, folder: str) -> Any:
+    """Return a runtime environment with local paths that are relative to `folder` made absolute."""
+    if not isinstance(env, dict):
+        return env
     changed = dict(env)
+    for key in ("python", "py_executable"):
+        if isinstance(env.get(key), str) and os.sep in env[key]:  # else it is looked for on the PATH
+            changed[key] = _absolute(env[key], folder)
     if isinstance(env.get("working_dir"), str):
         changed["working_dir"] = _absolute(env["working_dir"], folder)
     if isinstance(env.get("py_modules"), list):
         changed["py_modules"] = [_absolute(m, folder) if isinstance(m, str) else m for m in env["py_modules"]]
-    return {**app, "runtime_env": changed}
+    for key in ("pip", "uv"):
+        packages = env.get(key)
+        if isinstance(packages, str):
+            changed[key] = _absolute(packages, folder)
+        elif isinstance(packages, dict) and isinstance(packages.get("packages"), str):
+            changed[key] = {**packages, "packages": _absolute(packages["packages"], folder)}
+    return changed
 
 
 def _absolute(path: str, folder: str) -> str:

@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import msgspec
 
 from serve_lite import __version__
 from serve_lite.admin.auth import check_listener
 from serve_lite.controller.advisers import Advisers
 from serve_lite.controller.controller import Controller
+from serve_lite.controller.environment_cache import EnvironmentCache
+from serve_lite.controller.environments import Environments, settings_from
 from serve_lite.controller.importer import Importer
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.spawner import Spawner
@@ -121,12 +124,14 @@ class Daemon:
         if self._keeper is not None:
             self._watch_keeper(self._keeper, spawner)
         publisher = Publisher(spawner.socket_path)
-        importer = Importer(spawner)
+        environments = await self._open_environments(group, spawner)
+        importer = Importer(spawner, environments)
         controller = Controller(
             store,
             spawner,
             importer,
             publisher,
+            environments,
             control_socket=self._paths.control,
             orphan_grace_s=self._options.orphan_grace_s,
             http_options=self._http_options(),
@@ -134,7 +139,7 @@ class Daemon:
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
             log_file=os.path.join(self._paths.logs, "daemon.log"),
         )
-        advisers = Advisers(group, spawner, controller.code_of)
+        advisers = Advisers(group, spawner, controller.code_of, environments)
         controller.ask_policies(advisers.policy)
         await group.start(controller.run)  # returns with the replicas of an earlier daemon adopted
         routers = Routers(publisher, advisers.make)
@@ -153,6 +158,13 @@ class Daemon:
         await control.tell_left()
         await listener.aclose()
         await routers.aclose()
+
+    async def _open_environments(self, group: anyio.abc.TaskGroup, spawner: Spawner) -> Environments:
+        limits, kept = settings_from(os.environ)
+        cache = EnvironmentCache(self._paths.environments, kept)
+        if os.path.isdir(cache.folder):  # few instances have one
+            await anyio.to_thread.run_sync(cache.open)
+        return Environments(group, spawner, cache, limits)
 
     def _shut_down(self) -> None:
         """Leave for good: a client asked for it."""
