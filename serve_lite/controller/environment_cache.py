@@ -85,9 +85,9 @@ class EnvironmentCache:
             logger.warning("the time of %s cannot be set: %s", folder, error)
         return prepared
 
-    def discard_broken(self, key: str) -> None:
-        """Remove a folder that `find` could not use, so that a new one can take its name."""
-        folder = os.path.join(self.folder, key)
+    def discard(self, name: str) -> None:
+        """Remove a folder that is of no use if it is there, so that a new one can take its name."""
+        folder = os.path.join(self.folder, name)
         if os.path.isdir(folder):
             self._remove(self._set_aside(folder))
 
@@ -130,4 +130,5 @@ def in_folder(prepared: Prepared, folder: str) -> Prepared:
         prepared,
         path=os.path.join(folder, prepared.path) if prepared.path else "",
         python=os.path.join(folder, prepared.python) if prepared.python else "",
+        scripts=os.path.join(folder, prepared.scripts) if prepared.scripts else "",
     )

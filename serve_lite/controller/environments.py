@@ -23,7 +23,7 @@ from serve_lite.controller.spawner import Spawner
 from serve_lite.exceptions import InstanceError, InvalidConfigError, RayServeException
 from serve_lite.state.environment import Archive, Part
 from serve_lite.state.goal import CodeEnvironment
-from serve_lite.wire.spawning import ArchiveLimits, Prepared, PrepareReply, PrepareRequest
+from serve_lite.wire.spawning import MAKING, ArchiveLimits, Prepared, PrepareReply, PrepareRequest
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Environments:
                 group.start_soon(one, part)
         if errors:
             raise errors[0]
-        return with_prepared(environment, prepared)
+        return with_prepared(environment, prepared, search_path=os.environ.get("PATH", os.defpath))
 
     def forget_failures(self) -> None:
         """Let everything be tried again: somebody has deployed."""
@@ -144,9 +144,12 @@ class Environments:
             del self._making[key]
 
     async def _ask(self, key: str, part: Part) -> Prepared:
-        await anyio.to_thread.run_sync(self._cache.discard_broken, key)
+        await anyio.to_thread.run_sync(self._cache.discard, key)
         log_path = self._spawner.log_path("environment", key)
-        request = PrepareRequest(part=part, folder=self._cache.folder, name=key, limits=self._limits)
+        making = f"{key}{MAKING}{os.urandom(4).hex()}"
+        request = PrepareRequest(
+            part=part, folder=self._cache.folder, making=making, name=key, limits=self._limits
+        )
         try:
             reply = await ask_child(
                 lambda work: self._spawner.spawn_preparer(key, work, log_path),
@@ -157,6 +160,8 @@ class Environments:
             )
         except ChildDiedError as error:
             raise RuntimeEnvError(f"{error} (all it printed: {log_path})") from error
+        finally:  # one that was killed could not; in a daemon that leaves, the next one's start does it
+            self._group.start_soon(anyio.to_thread.run_sync, self._cache.discard, making)
         if reply.prepared is None:
             raise RuntimeEnvError(reply.failure)
         return reply.prepared
@@ -174,17 +179,26 @@ class _Making:
         self.error: RuntimeEnvError | InstanceError | None = None
 
 
-def with_prepared(environment: CodeEnvironment, prepared: Mapping[Part, Prepared]) -> CodeEnvironment:
-    """Return the environment with what its parts have become in their places. Pure."""
+def with_prepared(
+    environment: CodeEnvironment, prepared: Mapping[Part, Prepared], *, search_path: str
+) -> CodeEnvironment:
+    """Return the environment with what its parts have become in their places. Pure.
+
+    Args:
+        search_path: where programs are looked for if the environment does not say; those of packages come first.
+    """
     folders = {part.place: done.path for part, done in prepared.items() if isinstance(part, Archive)}
-    python, library = environment.python, environment.library
+    python, library, env_vars = environment.python, environment.library, environment.env_vars
     for done in prepared.values():
         if done.python:
             python, library = done.python, done.library
+        if done.scripts:
+            env_vars = {**env_vars, "PATH": f"{done.scripts}{os.pathsep}{env_vars.get('PATH', search_path)}"}
     return msgspec.structs.replace(
         environment,
         cwd=folders.get(environment.cwd, environment.cwd),
         sys_path=tuple(folders.get(path, path) for path in environment.sys_path),
+        env_vars=env_vars,
         python=python,
         library=library,
         parts=(),

@@ -6,8 +6,10 @@ sizes that an archive tells of itself are not believed; what is written is count
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,6 +22,17 @@ from serve_lite.wire.spawning import ArchiveLimits, Prepared
 _CONTENT = "content"
 _PIECE = 1 << 20
 _ENCRYPTED = 0x1  #: flag of a member
+
+#: What `zipfile` raises for a file that is damaged, or packed in a way that it does not know.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+)
 
 
 def prepare_archive(archive: Archive, making: Path, limits: ArchiveLimits) -> Prepared:
@@ -65,7 +78,7 @@ def unpack(file: Path, target: Path, limits: ArchiveLimits, shown: str) -> None:
             room = limits.unpacked_bytes
             for member in members:
                 room -= _extract(archive, member, target, room, shown, limits)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except _UNREADABLE as error:
         raise PreparationError(f"{shown} is not a zip file that can be read: {error}.") from error
 
 

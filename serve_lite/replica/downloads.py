@@ -32,7 +32,7 @@ def download(url: str, target: Path, sha256: str, limits: ArchiveLimits) -> None
         ) from None
     except httpx.TimeoutException as error:
         raise PreparationError(
-            f"{shown} cannot be fetched: the server was silent for {_SILENCE_S:g} s."
+            f"{shown} cannot be fetched: the server was silent for {min(_SILENCE_S, limits.timeout_s):g} s."
         ) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = without_credentials(str(error)) or type(error).__name__

@@ -66,7 +66,7 @@ def prepare_interpreter(wanted: Interpreter, making: Path, final: Path) -> Prepa
             f"With these packages a replica cannot run: {trouble}. What is listed under {wanted.packages.installer} "
             "comes before the instance's own packages; name versions that serve-lite can use, or leave them out."
         )
-    return Prepared(python=os.path.join(VENV, "bin", "python"))
+    return Prepared(python=os.path.join(VENV, "bin", "python"), scripts=os.path.join(VENV, "bin"))
 
 
 def library_of(path: Sequence[str], stdlib: Sequence[str]) -> tuple[str, ...]:

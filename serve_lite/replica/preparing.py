@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -23,7 +22,7 @@ from serve_lite.replica.importing import answer
 from serve_lite.replica.interpreters import prepare_interpreter
 from serve_lite.replica.preparation_error import PreparationError
 from serve_lite.state.environment import Archive, without_credentials
-from serve_lite.wire.spawning import MAKING, PREPARED_FILE, Prepared, PrepareReply, PrepareRequest
+from serve_lite.wire.spawning import PREPARED_FILE, Prepared, PrepareReply, PrepareRequest
 
 
 def main(sock: socket.socket) -> None:
@@ -40,7 +39,7 @@ def prepare(request: PrepareRequest) -> Prepared:
         PreparationError: it cannot be made. Nothing of it is left.
     """
     final = Path(request.folder, request.name)
-    making = Path(request.folder, f"{request.name}{MAKING}{secrets.token_hex(4)}")
+    making = Path(request.folder, request.making)
     try:
         making.mkdir(mode=0o700, parents=True)
         if isinstance(request.part, Archive):

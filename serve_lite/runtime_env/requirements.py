@@ -102,7 +102,7 @@ def _read_file(
     for line in _logical_lines(_text(path, where)):
         _read_line(
             line,
-            f"{where} ({path})",
+            where,
             os.path.dirname(path),
             found,
             is_constraint=is_constraint,

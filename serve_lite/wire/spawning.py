@@ -128,10 +128,11 @@ class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class PrepareRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Prepare one part of an environment in `folder`, next to where it is to be, and put it there as `name`."""
+    """Prepare one part of an environment: make it in `folder` under one name, and give it the other when it is done."""
 
     part: Archive | Interpreter
     folder: str
+    making: str  #: the first name, with `MAKING` in it
     name: str
     limits: ArchiveLimits = ArchiveLimits()
 
@@ -141,6 +142,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     path: str = ""  #: folder of an archive's content
     python: str = ""  #: interpreter
+    scripts: str = ""  #: folder of the programs of its packages
     library: tuple[str, ...] = ()  #: absolute folders of packages to put behind its own
 
 
