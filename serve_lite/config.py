@@ -135,6 +135,10 @@ PLACES: dict[str, str] = {
     "keep_alive_timeout_s": "http_options",
     "working_dir": "runtime_env",
     "env_vars": "runtime_env",
+    "py_modules": "runtime_env",
+    "pip": "runtime_env",
+    "uv": "runtime_env",
+    "py_executable": "runtime_env",
     "route_prefix": "the application",
     "import_path": "the application",
 }

@@ -601,8 +601,9 @@ class Controller:
     async def _prepare(self, goal: Goal, app: str) -> None:
         """Have everything prepared that the deployments of an application need."""
         found = goal.apps.get(app)
-        for deployment in found.deployments if found is not None else ():
-            await self._environments.resolve(deployment.environment)
+        deployments = found.deployments if found is not None else ()
+        parts = dict.fromkeys(part for d in deployments for part in d.environment.parts)
+        await self._environments.resolve(CodeEnvironment(parts=tuple(parts)))
 
     def _wanted_environments(self) -> list[CodeEnvironment]:
         """Return the environments that the goal uses, or is about to."""

@@ -41,12 +41,12 @@ class EnvironmentCache:
         self._kept = kept
         self._lock = threading.Lock()  #: nobody may find what is just being removed
 
-    def open(self) -> None:
-        """Make the folder if need be, and remove what was left half-made. For a new daemon, before it makes any."""
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        for name in os.listdir(self.folder):
-            if MAKING in name:
-                self._remove(os.path.join(self.folder, name))
+    def half_made(self) -> list[str]:
+        """Return the names of folders that were left half-made. For a new daemon, before it makes any."""
+        try:
+            return [name for name in os.listdir(self.folder) if MAKING in name]
+        except FileNotFoundError:
+            return []
 
     def key_of(self, part: Part) -> str:
         """Return the name of a part's folder.
@@ -89,7 +89,7 @@ class EnvironmentCache:
         """Remove a folder that is of no use if it is there, so that a new one can take its name."""
         folder = os.path.join(self.folder, name)
         if os.path.isdir(folder):
-            self._remove(self._set_aside(folder))
+            self._remove(folder if MAKING in name else self._set_aside(folder))
 
     def prune(self, wanted: Collection[Part]) -> None:
         """Remove what is not wanted, but for those that were used last or lately."""

@@ -53,6 +53,11 @@ class Environments:
         self._making: dict[str, _Making] = {}  #: by key
         self._failed: dict[str, str] = {}  #: why, by key
 
+    def remove_half_made(self) -> None:
+        """Remove what a daemon that died was making, in the background. Before anything else is asked for."""
+        for name in self._cache.half_made():
+            self._group.start_soon(anyio.to_thread.run_sync, self._cache.discard, name)
+
     async def resolve(self, environment: CodeEnvironment) -> CodeEnvironment:
         """Return the environment with all of its parts there, and real paths in it.
 
@@ -119,12 +124,12 @@ class Environments:
 
     async def _make(self, key: str, making: _Making) -> None:
         """Make one part; ends with its child."""
-        logger.info("preparing the environment %s: %s", key, _described(making.part))
         try:
             with making.scope:
-                making.prepared = in_folder(
-                    await self._ask(key, making.part), os.path.join(self._cache.folder, key)
-                )
+                # Another making may have ended since whoever asked has looked.
+                _, making.prepared = await anyio.to_thread.run_sync(self._cache.find, making.part)
+                if making.prepared is None:
+                    making.prepared = await self._ask(key, making.part)
         except RuntimeEnvError as error:
             self._failed[key] = str(error)
             making.error = error
@@ -136,7 +141,6 @@ class Environments:
             making.done.set()
             self._forget(key, making)
         if making.prepared is not None:
-            logger.info("the environment %s is prepared", key)
             await self.prune()
 
     def _forget(self, key: str, making: _Making) -> None:
@@ -144,6 +148,7 @@ class Environments:
             del self._making[key]
 
     async def _ask(self, key: str, part: Part) -> Prepared:
+        logger.info("preparing the environment %s: %s", key, _described(part))
         await anyio.to_thread.run_sync(self._cache.discard, key)
         log_path = self._spawner.log_path("environment", key)
         making = f"{key}{MAKING}{os.urandom(4).hex()}"
@@ -164,7 +169,8 @@ class Environments:
             self._group.start_soon(anyio.to_thread.run_sync, self._cache.discard, making)
         if reply.prepared is None:
             raise RuntimeEnvError(reply.failure)
-        return reply.prepared
+        logger.info("the environment %s is prepared", key)
+        return in_folder(reply.prepared, os.path.join(self._cache.folder, key))
 
 
 class _Making:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 import msgspec
 
 from serve_lite import __version__
@@ -124,7 +123,10 @@ class Daemon:
         if self._keeper is not None:
             self._watch_keeper(self._keeper, spawner)
         publisher = Publisher(spawner.socket_path)
-        environments = await self._open_environments(group, spawner)
+        limits, kept = settings_from(os.environ)
+        cache = EnvironmentCache(self._paths.environments, kept)
+        environments = Environments(group, spawner, cache, limits)
+        environments.remove_half_made()
         importer = Importer(spawner, environments)
         controller = Controller(
             store,
@@ -158,13 +160,6 @@ class Daemon:
         await control.tell_left()
         await listener.aclose()
         await routers.aclose()
-
-    async def _open_environments(self, group: anyio.abc.TaskGroup, spawner: Spawner) -> Environments:
-        limits, kept = settings_from(os.environ)
-        cache = EnvironmentCache(self._paths.environments, kept)
-        if os.path.isdir(cache.folder):  # few instances have one
-            await anyio.to_thread.run_sync(cache.open)
-        return Environments(group, spawner, cache, limits)
 
     def _shut_down(self) -> None:
         """Leave for good: a client asked for it."""

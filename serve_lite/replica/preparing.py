@@ -74,5 +74,5 @@ def _reply_to(request: PrepareRequest) -> PrepareReply:
         print(f"not prepared: {error}", flush=True)  # noqa: T201  # our output is the log
         return PrepareReply(failure=without_credentials(str(error)))
     except Exception as error:  # boundary: a fault of ours must be an answer, not a silence
-        traceback.print_exc()
+        print(without_credentials(traceback.format_exc()), flush=True)  # noqa: T201
         return PrepareReply(failure=without_credentials(f"{type(error).__name__}: {error}"))

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from serve_lite.checks import invalid, unknown_key, wrong
+from serve_lite.exceptions import InvalidConfigError
 from serve_lite.runtime_env.requirements import read_packages
 from serve_lite.state.environment import Archive, Packages, RuntimeEnv, without_credentials
 
@@ -59,6 +60,16 @@ def read_runtime_env(
     Raises:
         InvalidConfigError: a key is unknown or does not exist here, or has a wrong value.
     """
+    try:
+        return _read(runtime_env, where, base_dir)
+    except InvalidConfigError as error:
+        cleaned = without_credentials(str(error))
+        if cleaned == str(error):
+            raise
+        raise invalid(error.path or where, cleaned) from None
+
+
+def _read(runtime_env: Mapping[str, Any], where: str, base_dir: str | None) -> RuntimeEnv:
     given = {key: value for key, value in runtime_env.items() if value is not None}
     for key in given:
         _check_key(key, where)
@@ -164,7 +175,7 @@ def _download(text: str, where: str, *, is_module: bool) -> Archive:
 
 
 def _wrong_uri(text: str, where: str, why: str) -> Exception:
-    return invalid(where, f"{where} is {without_credentials(text)!r}: {why}.")
+    return invalid(where, f"{where} is {text!r}: {why}.")
 
 
 # --- the rest -----------------------------------------------------------------------------------

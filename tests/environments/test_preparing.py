@@ -161,7 +161,6 @@ async def test_packages_are_installed_once_and_found_by_code_and_programs(
     for process in daemon.processes("replica"):
         process.kill()
     await until(lambda: len(daemon.pids("replica c/")) == 1, "the application is back", deadline_s=PREPARE_S)
-    assert (await settled(daemon, "c"))["status"] == "RUNNING"
     assert (await about(daemon, "/c"))["acme"] == "1.0"
     assert preparations(daemon) == 1
 
@@ -308,7 +307,6 @@ async def test_code_comes_from_archives(daemon: Instance, shelf: Path, tmp_path:
         process.kill()
     await until(lambda: web.asked == ["/shop.zip"] * 2, "it is fetched again", deadline_s=PREPARE_S)
     await until(lambda: len(daemon.pids("replica")) == 1, "the application is back")
-    assert (await settled(daemon))["status"] == "RUNNING"
     assert (await about(daemon))["cwd"] == found["cwd"]
 
     # The password is in no answer and no log.
@@ -337,6 +335,33 @@ async def test_an_archive_that_cannot_be_had_is_told_without_its_password(
         assert "secret" not in str(details)
         assert (await about(daemon))["acme"] is None
     assert environments(daemon) == []
+
+
+async def test_what_cannot_be_prepared_anew_is_tried_once_until_the_next_deploy(
+    daemon: Instance, shelf: Path, tmp_path: Path, web: Web
+) -> None:
+    content = make_zip(tmp_path / "a.zip", {"shop.py": (shelf / "shop.py").read_text()}).read_bytes()
+    web.answers["/shop.zip"] = content
+    document = {"import_path": "shop:one", "runtime_env": {"working_dir": web.url("/shop.zip")}}
+    await running(daemon, document)
+
+    del web.answers["/shop.zip"]
+    [environment] = environments(daemon)
+    os.rename(Path(daemon.home, "environments", environment), tmp_path / environment)
+    [replica] = daemon.processes("replica")
+    replica.kill()
+    again = "start: more replicas are wanted"
+    await until(lambda: daemon.log("daemon.log").count(again) >= 4, "it is started again and again")
+    assert web.asked == ["/shop.zip"] * 2
+    assert "the server answers 404" in (await daemon.admin.get(APPS)).text
+
+    web.answers["/shop.zip"] = content
+    await put(daemon, document)
+    with anyio.fail_after(PREPARE_S):
+        while (await settled(daemon))["status"] != "RUNNING":
+            await anyio.sleep(0.02)
+    assert (await about(daemon))["acme"] is None
+    assert web.asked == ["/shop.zip"] * 3
 
 
 # --- being interrupted --------------------------------------------------------------------------
