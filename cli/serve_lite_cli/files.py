@@ -19,6 +19,10 @@ from serve_lite.exceptions import InvalidConfigError
 
 #: Parts of a path like `applications[0].runtime_env.env_vars`.
 PATH_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+#: A requirement or an option of pip with a path: `./wheels/a.whl[extra]`, `--find-links=../wheels`.
+LOCAL_PATH = re.compile(r"(--[a-z-]+=|-[a-z] +|)(\.{1,2}(?:/[^\s;\[]*)?)(.*)", re.DOTALL)
+#: `pip_version` stands beside a requirements file and is no path.
+PIP_VERSION = re.compile(r"[=<>~!]")
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
@@ -141,12 +145,24 @@ def absolute_env(env: Any, folder: str) -> Any:
     if isinstance(env.get("py_modules"), list):
         changed["py_modules"] = [_absolute(m, folder) if isinstance(m, str) else m for m in env["py_modules"]]
     for key in ("pip", "uv"):
-        packages = env.get(key)
-        if isinstance(packages, str):
-            changed[key] = _absolute(packages, folder)
-        elif isinstance(packages, dict) and isinstance(packages.get("packages"), str):
-            changed[key] = {**packages, "packages": _absolute(packages["packages"], folder)}
+        if isinstance(env.get(key), dict):
+            changed[key] = {name: _absolute_packages(value, folder) for name, value in env[key].items()}
+        elif key in env:
+            changed[key] = _absolute_packages(env[key], folder)
     return changed
+
+
+def _absolute_packages(value: Any, folder: str) -> Any:
+    """Return a requirements file, or packages and options, with local paths made absolute."""
+    if isinstance(value, list):
+        return [_absolute_word(word, folder) if isinstance(word, str) else word for word in value]
+    return _absolute(value, folder) if isinstance(value, str) and not PIP_VERSION.match(value) else value
+
+
+def _absolute_word(word: str, folder: str) -> str:
+    """Return a requirement or an option with the local path in it made absolute, if it says that it is one."""
+    found = LOCAL_PATH.fullmatch(word)
+    return word if found is None else found[1] + _absolute(found[2], folder) + found[3]
 
 
 def _absolute(path: str, folder: str) -> str:
