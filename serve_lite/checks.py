@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -299,6 +300,8 @@ def plain(value: Any) -> Any:
             return {plain(k): plain(v) for k, v in value.items()}
         case list() | tuple():
             return [plain(v) for v in value]
+        case os.PathLike():
+            return os.fspath(value)
         case _:
             return value
 

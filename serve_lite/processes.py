@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 
 #: The folder that holds the package, for interpreters that would not find it on their own.
 PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -16,7 +15,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def python_command(module: str, *arguments: str, python: str = "", library: Sequence[str] = ()) -> list[str]:
+def python_command(
+    module: str, *arguments: str, python: str = "", library: tuple[str, ...] = ()
+) -> list[str]:
     """Return the command that runs `main()` of one of our modules in a fresh interpreter.
 
     With `library`, folders of packages that the interpreter looks into after its own.

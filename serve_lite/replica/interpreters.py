@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,7 +21,7 @@ import serve_lite
 from serve_lite.processes import PACKAGE_ROOT
 from serve_lite.replica.installing import VENV, install, venv_python
 from serve_lite.replica.preparation_error import PreparationError
-from serve_lite.state.environment import Interpreter
+from serve_lite.state.environment import Interpreter, Packages
 from serve_lite.wire.spawning import Prepared
 
 _OLDEST = (3, 11)
@@ -59,12 +60,9 @@ def prepare_interpreter(wanted: Interpreter, making: Path, final: Path) -> Prepa
     install(wanted.packages, python, making, final)
     own = library_of(seen.path, seen.stdlib) if wanted.python else ()
     _put_behind(making, dict.fromkeys((*own, *(ours if is_same else ()))))
-    made = venv_python(making)
-    trouble = _cannot_run(str(made))
-    if trouble:
+    if trouble := _cannot_run(str(venv_python(making))):
         raise PreparationError(
-            f"With these packages a replica cannot run: {trouble}. What is listed under {wanted.packages.installer} "
-            "comes before the instance's own packages; name versions that serve-lite can use, or leave them out."
+            f"With these packages a replica cannot run: {trouble}. {_remedy(wanted.packages, seen)}"
         )
     return Prepared(python=os.path.join(VENV, "bin", "python"), scripts=os.path.join(VENV, "bin"))
 
@@ -112,11 +110,29 @@ def _borrowed(python: str, seen: _Seen, ours: tuple[str, ...]) -> tuple[str, ...
         if not (still := _cannot_run(python, ours)):
             return ours
         raise PreparationError(f"{python} cannot run a replica, even with the instance's packages: {still}.")
-    told, here = ".".join(map(str, seen.version[:2])), ".".join(map(str, sys.version_info[:2]))
+    told, here = _minor(seen.version), _minor(sys.version_info)
     raise PreparationError(
         f"{python} cannot run a replica: {trouble}. It is Python {told}, so the packages of this instance, which "
         f"runs on {here}, are of no use to it; install serve-lite there: `{python} -m pip install serve-lite`."
     )
+
+
+def _remedy(packages: Packages, seen: _Seen) -> str:
+    """Return what helps if a replica cannot run with these packages."""
+    if seen.version[:2] == sys.version_info[:2]:
+        return (
+            f"What is listed under {packages.installer} comes before the instance's own packages; name versions that "
+            "serve-lite can use, or leave them out."
+        )
+    told, here = _minor(seen.version), _minor(sys.version_info)
+    return (
+        f"The interpreter is Python {told}, so the packages of this instance, which runs on {here}, are of no use to "
+        f"it; list serve-lite=={serve_lite.__version__} among the packages."
+    )
+
+
+def _minor(version: tuple[Any, ...]) -> str:
+    return ".".join(map(str, version[:2]))
 
 
 def _cannot_run(python: str, library: tuple[str, ...] = ()) -> str:

@@ -7,7 +7,6 @@ prepared before code can run; equal parts are prepared once and shared.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Literal
 
@@ -69,6 +68,8 @@ class RuntimeEnv(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def digest(value: object) -> str:
     """Return a short name for a value's content."""
+    import hashlib  # 4 ms that `serve run` can do without
+
     return hashlib.sha256(_packer.encode(value)).hexdigest()[:24]
 
 

@@ -187,6 +187,17 @@ async def test_deployments_of_one_application_have_packages_of_their_own(
     assert daemon.log("daemon.log").count("preparing the environment") == 2
 
 
+async def test_a_deployment_has_folders_of_its_own(daemon: Instance, shelf: Path, tmp_path: Path) -> None:
+    make_zip(tmp_path / "lib.zip", {"acme.py": "version = 'zipped'\n"})
+    (tmp_path / "own").mkdir()
+    env = {"working_dir": str(tmp_path / "own"), "py_modules": [str(tmp_path / "lib.zip")]}
+    inner = {"name": "Inner", "ray_actor_options": {"runtime_env": env}}
+    await running(daemon, app(shelf, {}, "two", deployments=[inner]))
+    found = await about(daemon)
+    assert found["acme"] is None
+    assert (found["inner"]["acme"], found["inner"]["cwd"]) == ("zipped", str(tmp_path / "own"))
+
+
 async def test_what_cannot_be_installed_is_one_error_and_the_old_version_serves_on(
     daemon: Instance, shelf: Path
 ) -> None:
