@@ -39,7 +39,7 @@ def install(packages: Packages, python: str, making: Path, final: Path) -> None:
         PreparationError: it cannot be made, or a package cannot be installed; ends with the installer's last lines.
     """
     env = {k: v for k, v in os.environ.items() if not _MISLEADING.match(k)} | dict(packages.variables)
-    env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONSAFEPATH": "1"}
+    env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_USER": "0", "PYTHONSAFEPATH": "1"}
     lists = making / "lists"
     lists.mkdir(mode=0o700)
     arguments = [*_file_option(lists, "-r", "requirements.txt", packages.requirements)]

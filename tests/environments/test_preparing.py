@@ -275,6 +275,45 @@ async def test_code_runs_in_the_interpreter_that_is_named(
     assert (await about(daemon))["acme"] == "2.0"
 
 
+ROUTED = """
+import os
+import sys
+
+import only_there
+import serve_lite as serve
+from serve_lite.request_router import RequestRouter
+
+
+class Noting(RequestRouter):
+    async def choose_replicas(self, candidate_replicas, pending_request=None):
+        with open("router", "w") as file:
+            file.write(f"{os.getpid()} {sys.executable}\\n")
+        return [list(candidate_replicas)]
+
+
+@serve.deployment(request_router_config={"request_router_class": Noting})
+class Routed:
+    def __call__(self, request):
+        return sys.executable
+
+
+app = Routed.bind()
+"""
+
+
+async def test_advice_comes_from_that_interpreter_too(
+    daemon: Instance, tmp_path: Path, interpreter: Path
+) -> None:
+    (tmp_path / "routed.py").write_text(ROUTED)
+    env = {"working_dir": str(tmp_path), "python": str(interpreter)}
+    await running(daemon, {"import_path": "routed:app", "runtime_env": env})
+    note = tmp_path / "router"
+    with anyio.fail_after(PREPARE_S):
+        while not (note.exists() and note.read_text().endswith("\n")):  # until the adviser is up
+            assert (await daemon.http.get("/")).text == str(interpreter)
+    assert note.read_text() == f"{min(daemon.pids('adviser default'))} {interpreter}\n"
+
+
 async def test_an_interpreter_that_cannot_run_a_replica_is_told(
     daemon: Instance, shelf: Path, tmp_path: Path
 ) -> None:
@@ -441,6 +480,26 @@ async def test_what_an_installer_has_started_ends_with_it(daemon: Instance, tmp_
     await daemon.delete("default")
     await until(lambda: not is_running(pid), "the build has ended")
     await until(lambda: not environments(daemon), "nothing of it is left")
+
+
+async def test_a_replica_that_waits_for_its_environment_can_be_stopped(
+    daemon: Instance, shelf: Path, tmp_path: Path, web: Web
+) -> None:
+    content = make_zip(tmp_path / "a.zip", {"shop.py": (shelf / "shop.py").read_text()}).read_bytes()
+    web.answers["/a.zip"] = content
+    await running(daemon, {"import_path": "shop:one", "runtime_env": {"working_dir": web.url("/a.zip")}})
+    [environment] = environments(daemon)
+    os.rename(Path(daemon.home, "environments", environment), tmp_path / environment)
+    asked, go_on = held(web, "/a.zip", content)
+    try:
+        daemon.processes("replica")[0].kill()
+        await until(asked.is_set, "it is asked for the archive again")
+        await daemon.delete("default")
+        await until(lambda: not daemon.pids("preparer"), "the preparer has ended")
+        assert not daemon.pids("replica")
+        assert (await daemon.admin.get(APPS)).json()["applications"] == {}
+    finally:
+        go_on.set()
 
 
 async def test_a_deploy_that_is_overtaken_or_deleted_ends_its_preparation(
