@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -300,10 +299,8 @@ def plain(value: Any) -> Any:
             return {plain(k): plain(v) for k, v in value.items()}
         case list() | tuple():
             return [plain(v) for v in value]
-        case os.PathLike():
-            return os.fspath(value)
         case _:
-            return value
+            return value.__fspath__() if hasattr(value, "__fspath__") else value  # a path, as its text
 
 
 # --- checks of whole records ---------------------------------------------------------------------

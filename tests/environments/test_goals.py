@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+import serve_lite as serve
 from serve_lite.config import DeploymentConfig
 from serve_lite.controller.goals import accept_build, accept_deploy, known_build, reject_build
+from serve_lite.graph import build_deployments, with_runtime_envs
 from serve_lite.runtime_env.merging import code_environment
 from serve_lite.shipping import dump_code, load_code
 from serve_lite.state.environment import Archive, Packages, RuntimeEnv
@@ -128,3 +131,13 @@ def test_code_by_value_says_which_python_it_needs() -> None:
         assert "as Python 3.99 compiled it" in str(error)
     else:
         raise AssertionError("it was loaded")
+
+
+def test_a_path_in_code_is_as_good_as_its_text(tmp_path: Path) -> None:
+    @serve.deployment(ray_actor_options={"runtime_env": {"working_dir": tmp_path}})
+    class Somewhere:
+        pass
+
+    [spec] = with_runtime_envs(build_deployments(Somewhere.bind()))
+    assert spec.runtime_env == RuntimeEnv(working_dir=str(tmp_path))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=DeploymentSpec) == spec
