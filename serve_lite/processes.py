@@ -9,19 +9,27 @@ import os
 import sys
 
 #: The folder that holds the package, for interpreters that would not find it on their own.
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def python_command(module: str, *arguments: str, python: str = "") -> list[str]:
+def python_command(
+    module: str, *arguments: str, python: str = "", library: tuple[str, ...] = ()
+) -> list[str]:
     """Return the command that runs `main()` of one of our modules in a fresh interpreter.
+
+    With `library`, folders of packages that the interpreter looks into after its own.
 
     Not `-m`: that would put the working directory in front of `sys.path`, where a user's `socket.py`
     could take the place of the real one, and would load the module a second time when another imports it.
     """
-    code = f"import sys; sys.path.append({_ROOT!r}); from {module} import main; sys.exit(main())"
+    behind = "".join(f"site.addsitedir({folder!r}); " for folder in library)
+    behind = f"import site; {behind}" if behind else ""
+    code = (
+        f"import sys; sys.path.append({PACKAGE_ROOT!r}); {behind}from {module} import main; sys.exit(main())"
+    )
     return [python or sys.executable, "-P", "-c", code, *arguments]
 
 

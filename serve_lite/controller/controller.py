@@ -24,6 +24,7 @@ import msgspec
 
 from serve_lite import instruments
 from serve_lite.controller import goals
+from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe
 from serve_lite.controller.fleet import Fleet, StopOrder
 from serve_lite.controller.inbox import Inbox
@@ -40,7 +41,7 @@ from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.schema import DeploymentStatus, ProxyStatus, ReplicaState, ServeStatus
 from serve_lite.state import events as ev
-from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
+from serve_lite.state.goal import AppGoal, BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
 from serve_lite.state.lifecycle import DeploymentMove, IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
@@ -87,6 +88,7 @@ class Controller:
     Args:
         builder: builds applications that come as an import path.
         publisher: tells routers; the controller tells it.
+        environments: prepares what user code needs around it.
         control_socket: path that replicas connect to for the handles they hold.
         http_options: as REST shows them.
         logging_config: of applications that bring none.
@@ -98,6 +100,7 @@ class Controller:
         spawner: Spawner,
         builder: Builder,
         publisher: Publisher,
+        environments: Environments,
         *,
         control_socket: str = "",
         orphan_grace_s: float = 60.0,
@@ -111,6 +114,8 @@ class Controller:
         self.proxy_status = ProxyStatus.HEALTHY  #: the daemon keeps it true
         self.epoch = store.stored.epoch  #: of this daemon; replicas obey the newest
         self._store, self._spawner, self._builder, self._publisher = store, spawner, builder, publisher
+        self._environments = environments
+        environments.wanted = self._wanted_environments
         self._control_socket, self._orphan_grace_s = control_socket, orphan_grace_s
         self._facts = InstanceFacts(
             node_id=store.stored.node_id,
@@ -166,6 +171,7 @@ class Controller:
             )
         request = goals.with_logging(request, self._logging_config)
         alive = {r.deployment for r in self._observed.replicas.values()}
+        self._environments.forget_failures()
         goal = await self._change_goal(
             lambda goal: goals.accept_deploy(goal, request, now=time.time(), alive=alive)
         )
@@ -192,9 +198,8 @@ class Controller:
     async def _built(self, goal: Goal, name: str) -> Goal:
         """Return the goal with an application built, or with why it was not."""
         app = goal.apps[name]
-        assert app.submission.build is not None
         try:
-            result = await self._builder.build(app.submission.build, app.submission.environment)
+            result = goals.known_build(app) or await self._imported(app)
             return goals.accept_build(goal, name, app.revision, result, ())
         except InstanceError:
             raise
@@ -255,6 +260,7 @@ class Controller:
             kept = ", ".join(str(p.revision) for p in known)
             raise goals.UnknownNameError(f"{what.capitalize()} of {name!r} is kept; there are: {kept}.")
         alive = {r.deployment for r in self._observed.replicas.values()}
+        self._environments.forget_failures()
         goal = await self._change_goal(
             lambda goal: goals.accept_rollback(
                 goals.at_revision(goal, if_revisions), wanted[0], now=time.time(), alive=alive
@@ -416,6 +422,7 @@ class Controller:
             clock=self._clock,
             epoch=stored.epoch,
             on_stats=self._scaler.take_stats,
+            environments=self._environments,
         )
         self._observed = Observed(deployments=stored.deployments)
         self._set_goal(stored.goal)
@@ -622,14 +629,17 @@ class Controller:
             scope.cancel()
 
     async def _build(self, app: str, revision: int, scope: anyio.CancelScope) -> None:
-        """Have an application built and make the result the goal. Cancelling the scope ends the importer."""
-        submission = self._goal.apps[app].submission
-        assert submission.build is not None
+        """Have an application built and make the result the goal. Cancelling the scope ends the importer.
+
+        Its deployments' environments are prepared before: what cannot start must not replace what runs.
+        """
         with scope:
             try:
                 try:
-                    result = await self._builder.build(submission.build, submission.environment)
+                    building = self._goal.apps[app]
+                    result = goals.known_build(building) or await self._imported(building)
                     alive = {r.deployment for r in self._observed.replicas.values()}
+                    await self._prepare(goals.accept_build(self._goal, app, revision, result, alive), app)
                     await self._change_goal(
                         lambda goal: goals.accept_build(goal, app, revision, result, alive)
                     )
@@ -644,6 +654,24 @@ class Controller:
         if self._builds.get(app) == (revision, scope):
             del self._builds[app]
         self._inbox.post(ev.BuildEnded(app=app, revision=revision, at=self._clock()))
+
+    async def _imported(self, app: AppGoal) -> BuildResult:
+        """Return what an importer finds."""
+        assert app.submission.build is not None
+        return await self._builder.build(app.submission.build, app.submission.environment)
+
+    async def _prepare(self, goal: Goal, app: str) -> None:
+        """Have everything prepared that the deployments of an application need."""
+        found = goal.apps.get(app)
+        deployments = found.deployments if found is not None else ()
+        parts = dict.fromkeys(part for d in deployments for part in d.environment.parts)
+        await self._environments.resolve(CodeEnvironment(parts=tuple(parts)))
+
+    def _wanted_environments(self) -> list[CodeEnvironment]:
+        """Return the environments that the goal uses, or is about to."""
+        apps = self._goal.apps.values()
+        deployments = [d for app in apps for d in (*app.deployments, *app.retired)]
+        return [*(app.submission.environment for app in apps), *(d.environment for d in deployments)]
 
     # --- scaling ---
 

@@ -18,6 +18,7 @@ import anyio.to_thread
 import msgspec
 
 from serve_lite.controller.child import Child, ExitInfo
+from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe, last_words
 from serve_lite.controller.metrics import Pictures
 from serve_lite.controller.oom import count_oom_kills, explain_kill
@@ -86,10 +87,12 @@ class Fleet:
         clock: Callable[[], float],
         epoch: int,
         on_stats: Callable[[ReplicaId, dict[str, float]], None],
+        environments: Environments,
     ) -> None:
         self._group, self._spawner, self._store = group, spawner, store
         self._post, self._clock, self._epoch = post, clock, epoch
         self._note = note  #: hears of phases, at once: they are shown and decide nothing
+        self._environments = environments
         self._on_stats = on_stats  #: hears what a replica's `record_autoscaling_stats` returned
         self._live: dict[ReplicaId, _Supervised] = {}
         self.pictures = Pictures()  #: what replicas told of their metrics
@@ -173,10 +176,13 @@ class Fleet:
 
     async def _run_new(self, replica: _Supervised, request: InitRequest, environment: CodeEnvironment) -> str:
         try:
+            resolved = await self._resolve(replica, environment)
+            if resolved is None:
+                return "was stopped before it was started"
             # A daemon that leaves in between would leave a process that nobody has written down.
             with anyio.CancelScope(shield=True):
                 await self._store.plan_replica(replica.row)
-                child = await self._spawner.spawn_replica(replica.id, environment, replica.row.log_file)
+                child = await self._spawner.spawn_replica(replica.id, resolved, replica.row.log_file)
                 replica.child = child
                 replica.row = msgspec.structs.replace(replica.row, pid=child.pid, start_time=child.start_time)
                 self._store.put_replica(replica.row)
@@ -185,6 +191,29 @@ class Fleet:
             return f"was not started: {error}"
         self._post(ev.ReplicaSpawned(replica=replica.id, at=self._clock(), pid=child.pid))
         return await self._accompany(replica, child, lambda: self._initialise(replica, request))
+
+    async def _resolve(self, replica: _Supervised, environment: CodeEnvironment) -> CodeEnvironment | None:
+        """Return the environment with everything prepared; None if the replica is not wanted any more."""
+        if not environment.parts:
+            return environment
+        resolved: CodeEnvironment | None = None
+        failure: ServeLiteError | None = None
+
+        async def resolve() -> None:
+            nonlocal resolved, failure
+            try:
+                resolved = await self._environments.resolve(environment)
+            except ServeLiteError as error:
+                failure = error
+            group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(resolve)
+            await replica.ordered.wait()  # or the above
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return None if replica.ordered.is_set() else resolved
 
     async def _run_adopted(self, replica: _Supervised) -> str:
         assert replica.child is not None

@@ -126,6 +126,10 @@ def run_child(task: ChildTask) -> int:
     elif request.kind == "servicers":
         die_with_parent(signal.SIGKILL)
         servicers.main(work)
+    elif request.kind == "preparer":
+        from serve_lite.replica import preparing  # rare, and replicas need nothing that it loads
+
+        preparing.main(work)
     elif request.kind == "adviser":
         die_with_parent(signal.SIGKILL)  # what it knows is of use to this daemon alone
         advising.main(work)

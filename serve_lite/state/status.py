@@ -36,6 +36,7 @@ from serve_lite.schema import (
     TargetGroup,
     TopologyNode,
 )
+from serve_lite.state.environment import without_credentials
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
 from serve_lite.state.observed import DeploymentView, Observed, ReplicaView
@@ -348,12 +349,26 @@ def _reasons(views: Mapping[str, DeploymentView | None], names: Sequence[str]) -
 
 
 def redacted(value: Any) -> Any:
-    """Return a copy of a document without the values of environment variables."""
+    """Return a copy of a document without the values of environment variables, and passwords in URLs."""
     if isinstance(value, dict):
-        return {k: _hidden(v) if k == "env_vars" else redacted(v) for k, v in value.items()}
+        return {k: _redacted_entry(k, v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(v) for v in value]
     return value
+
+
+def _redacted_entry(key: str, value: Any) -> Any:
+    if key == "env_vars":
+        return _hidden(value)
+    return _environment_shown(value) if key == "runtime_env" else redacted(value)
+
+
+def _environment_shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _hidden(v) if k == "env_vars" else _environment_shown(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_environment_shown(v) for v in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def _hidden(variables: Any) -> Any:
