@@ -8,6 +8,7 @@ one as REST does, `config_to_document` as a config file has it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -86,14 +87,51 @@ def _as_dict(cls: type[Any], *, none: bool) -> Check:
     return check
 
 
+@described(
+    {
+        "anyOf": [
+            {"type": "number", "minimum": 0, "maximum": 1},
+            {"type": "integer", "minimum": 0},
+            {"type": "null"},
+        ]
+    }
+)
+def _num_gpus(value: Any, where: str, lax: bool) -> float | None:
+    number: float | None = checks.real(at_least=0, none=True)(value, where, lax)
+    if number is not None and number > 1 and not number.is_integer():
+        raise invalid(
+            where,
+            f"{where} must be a share of one GPU, from 0 to 1, or a whole number of GPUs, not {number:g}: a replica "
+            f"cannot have a part of one GPU beside others. Write {math.floor(number)} or {math.ceil(number)}.",
+        )
+    return number
+
+
+#: Resources that have options of their own.
+_OWN_OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory", "object_store_memory": "memory"}
+_AMOUNTS = checks.mapping_of(checks.real(at_least=0), none=True)
+
+
+@described(lambda: checks.schema_of(_AMOUNTS))
+def _resources(value: Any, where: str, lax: bool) -> dict[str, float] | None:
+    given: dict[str, float] | None = _AMOUNTS(value, where, lax)
+    for name in given or {}:
+        if name in _OWN_OPTIONS:
+            raise invalid(
+                f"{where}.{name}",
+                f"{where}.{name}: {name} is no resource of your own; use {_OWN_OPTIONS[name]} beside it.",
+            )
+    return given
+
+
 _ACTOR_OPTIONS: Mapping[str, Check] = MappingProxyType(
     {
         "accelerator_type": checks.text(none=True),
         "memory": checks.real(at_least=0, none=True),
         "num_cpus": checks.real(at_least=0, none=True),
-        "num_gpus": checks.real(at_least=0, none=True),
+        "num_gpus": _num_gpus,
         "object_store_memory": checks.real(at_least=0, none=True),
-        "resources": checks.mapping_of(checks.real(at_least=0), none=True),
+        "resources": _resources,
         "runtime_env": checks.mapping_of(none=True),
         "label_selector": checks.mapping_of(checks.text(), none=True),
         "fallback_strategy": checks.list_of(checks.mapping_of(), none=True),

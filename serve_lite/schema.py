@@ -221,6 +221,8 @@ class ReplicaDetails(ServeActorDetails, frozen=True, kw_only=True):
     state: ReplicaState
     pid: int | None = None
     start_time_s: float | None = None  #: seconds since the Unix epoch
+    allotted_resources: dict[str, float] = {}  #: set aside for it, by Ray's names
+    gpu_ids: list[str] = []  #: its GPUs, as in CUDA_VISIBLE_DEVICES
 
 
 class DeploymentNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from serve_lite.controller import goals
 from serve_lite.controller.failures import describe
 from serve_lite.controller.fleet import Fleet, StopOrder
 from serve_lite.controller.inbox import Inbox
+from serve_lite.controller.machine import Inventory, with_devices
 from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.scaling import Policy, Scaler, Scaling
@@ -35,6 +36,7 @@ from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
 from serve_lite.exceptions import InstanceError, RayServeException, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
+from serve_lite.policy.claims import with_claims
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.schema import DeploymentStatus, ProxyStatus, ReplicaState, ServeStatus
@@ -43,6 +45,7 @@ from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment, De
 from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
 from serve_lite.state.lifecycle import DeploymentMove, IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
+from serve_lite.state.resources import MachineOptions
 from serve_lite.state.status import (
     InstanceFacts,
     instance_details,
@@ -87,6 +90,7 @@ class Controller:
         publisher: tells routers; the controller tells it.
         control_socket: path that replicas connect to for the handles they hold.
         http_options: as REST shows them.
+        machine: what the instance was told of it.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Controller:
         grpc_options: Mapping[str, Any] | None = None,
         proxy_location: str | None = "EveryNode",
         log_file: str | None = None,
+        machine: MachineOptions = MachineOptions(),  # noqa: B008  (frozen)
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.proxy_status = ProxyStatus.HEALTHY  #: the daemon keeps it true
@@ -135,6 +140,11 @@ class Controller:
             clock=clock,
             wake=self._inbox.wake,
             spawn=lambda work: self._group.start_soon(lambda: work),
+        )
+        self._inventory = Inventory(
+            machine,
+            wake=self._inbox.wake,
+            spawn=lambda look: self._group.start_soon(look, name="look for GPUs"),
         )
         publisher.on_load = self.take_load
         self._fleet: Fleet
@@ -380,6 +390,7 @@ class Controller:
             rank=row.rank,
             wall_time=row.wall_time,
             log_file=row.log_file,
+            allotment=row.allotment,
             at=now,
         )
 
@@ -391,7 +402,9 @@ class Controller:
         goal = self._goal
         if self._keeps_goal:
             goal = msgspec.structs.replace(goal, is_shutting_down=True)
-        plan = reconcile(goal, self._observed, now, self._scaler.load_by_replica())
+        plan = reconcile(
+            goal, self._observed, now, self._scaler.load_by_replica(), self._inventory.machine_for(goal)
+        )
         self._fold(plan.findings)
         begun = [self._begin(action, now) for action in plan.actions]
         self._fold(event for event, _ in begun if event is not None)
@@ -475,6 +488,7 @@ class Controller:
             rank=action.rank,
             wall_time=time.time(),
             log_file=self._spawner.log_path("replica", name),
+            allotment=action.allotment,
         )
         event = ev.ReplicaPlanned(
             replica=name,
@@ -485,6 +499,7 @@ class Controller:
             world_size=goal.target,
             wall_time=row.wall_time,
             log_file=row.log_file,
+            allotment=action.allotment,
             at=now,
         )
         request = InitRequest(
@@ -501,9 +516,12 @@ class Controller:
             epoch=self.epoch,
             control_socket=self._control_socket,
             orphan_grace_s=self._orphan_grace_s,
+            allotment=action.allotment,
         )
-        self._record(name, f"start: {action.reason}")
-        return event, lambda: self._fleet.start(row, request, goal.environment)
+        environment = with_devices(goal.environment, action.allotment, self._inventory.machine)
+        where = f" (GPU {', '.join(action.allotment.gpu_ids)})" if action.allotment.gpu_ids else ""
+        self._record(name, f"start: {action.reason}{where}")
+        return event, lambda: self._fleet.start(row, request, environment)
 
     def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
         view = self._observed.replicas[action.replica]
@@ -638,7 +656,7 @@ class Controller:
             events: returns what the step from one goal to the next means; None: what a deploy means.
         """
         async with self._changing:
-            goal = change(self._goal)
+            goal = with_claims(self._goal, change(self._goal))
             if goal is not self._goal:
                 # A caller who goes away in the middle must not leave file and memory different.
                 with anyio.CancelScope(shield=True):

@@ -133,6 +133,7 @@ class Daemon:
             grpc_options=self._grpc_options(),
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
             log_file=os.path.join(self._paths.logs, "daemon.log"),
+            machine=self._options.machine,
         )
         advisers = Advisers(group, spawner, controller.code_of)
         controller.ask_policies(advisers.policy)

@@ -7,7 +7,9 @@ import os
 import msgspec
 
 from serve_lite.daemon.home import Paths, home_from_environment, paths
+from serve_lite.daemon.machine_options import machine_from_environment
 from serve_lite.exceptions import InvalidConfigError
+from serve_lite.state.resources import MachineOptions
 
 __all__ = ["InstanceOptions", "Paths", "home_from_environment", "options_from", "paths"]
 
@@ -68,6 +70,9 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     ssl_keyfile_password: str | None = None
     ssl_ca_certs: str | None = None
     log_level: str = "INFO"
+    #: `$SERVE_LITE_NUM_CPUS`, `$SERVE_LITE_NUM_GPUS`, `$SERVE_LITE_MEMORY_BYTES`, `$SERVE_LITE_RESOURCES`, and the GPUs
+    #: of `$CUDA_VISIBLE_DEVICES`
+    machine: MachineOptions = msgspec.field(default_factory=machine_from_environment)
     is_embedded: bool = False  #: belongs to one process and ends with it, applications included
 
     def with_home(self) -> InstanceOptions:

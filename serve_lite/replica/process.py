@@ -26,6 +26,7 @@ from serve_lite.context import (
     ReplicaContext,
     ReplicaRank,
     make_replica_context,
+    note_allotment,
     note_ongoing_limit,
     set_replica_context,
 )
@@ -168,6 +169,7 @@ class Replica:
             code_version=request.version,
         )
         note_ongoing_limit(self._context, request.config.max_ongoing_requests)
+        note_allotment(self._context, request.allotment)
         self.become(self._context)
         self.write_logs(request.config, self._context)
         if request.control_socket:

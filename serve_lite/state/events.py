@@ -10,6 +10,7 @@ import msgspec
 
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import DeploymentMove
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
@@ -35,6 +36,7 @@ class ReplicaPlanned(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True)
     world_size: int = 0
     wall_time: float = 0.0  #: to show
     log_file: str = ""
+    allotment: Allotment = NO_ALLOTMENT
 
 
 class ReplicaFound(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,6 +49,7 @@ class ReplicaFound(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
     rank: int = 0
     wall_time: float = 0.0
     log_file: str = ""
+    allotment: Allotment = NO_ALLOTMENT
 
 
 class ReplicaSpawned(ReplicaNews, frozen=True, kw_only=True):
@@ -147,6 +150,14 @@ class DeploymentNoted(_Event, frozen=True, kw_only=True):
     message: str
 
 
+class DeploymentHeld(_Event, frozen=True, kw_only=True):
+    """Some of its replicas wait for resources, or none do any more."""
+
+    deployment: DeploymentId
+    since: float | None  #: None: all that are wanted could be started
+    message: str
+
+
 class DeploymentForgotten(_Event, frozen=True, kw_only=True):
     """It is no part of the goal and has no replicas."""
 
@@ -187,6 +198,7 @@ Event = (
     | DeploymentConfigured
     | DeploymentMoved
     | DeploymentNoted
+    | DeploymentHeld
     | DeploymentForgotten
     | BuildStarted
     | BuildEnded

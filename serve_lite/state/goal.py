@@ -88,6 +88,7 @@ class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     target: int  #: replicas wanted
     environment: CodeEnvironment = CodeEnvironment()
     route_prefix: str | None = None  #: of its application; None for deployments that are no ingress
+    claim: int = 0  #: lower ones get resources first (policy/claims.py)
 
 
 class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -20,6 +20,7 @@ from serve_lite.state.lifecycle import (
     next_deployment_phase,
     next_replica_state,
 )
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 #: A replica that served longer than this was a good one: its end is no reason to wait before the next start.
 STABLE_S = 10.0
@@ -64,6 +65,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     error: str = ""  #: why it failed
     wall_time: float = 0.0  #: of its start, to show
     log_file: str = ""
+    allotment: Allotment = NO_ALLOTMENT  #: its own until its process is gone
 
     @property
     def is_alive(self) -> bool:
@@ -97,6 +99,7 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
     message: str = ""
     since: float = 0.0  #: in this status
+    held_since: float | None = None  #: replicas of it wait for resources
     dead: tuple[ReplicaView, ...] = ()  #: the last replicas that ended by themselves or failed, newest first
 
 
@@ -177,6 +180,8 @@ class _Draft:
                 self._deployment_moved(event.deployment, event.move, event.message, event.at)
             case ev.DeploymentNoted():
                 self._change_deployment(event.deployment, message=event.message)
+            case ev.DeploymentHeld():
+                self._change_deployment(event.deployment, held_since=event.since, message=event.message)
             case ev.DeploymentForgotten():
                 self.deployments.pop(event.deployment, None)
             case ev.BuildStarted():
@@ -204,6 +209,7 @@ class _Draft:
             pid=event.pid if isinstance(event, ev.ReplicaFound) else None,
             wall_time=event.wall_time,
             log_file=event.log_file,
+            allotment=event.allotment,
         )
 
     def _ready(self, event: ev.ReplicaReady) -> None:

@@ -36,6 +36,7 @@ from serve_lite.schema import (
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
 from serve_lite.state.observed import DeploymentView, Observed, ReplicaView
+from serve_lite.state.resources import needs_of
 
 REDACTED = "<redacted>"  #: stands for the values of environment variables, which are often secrets
 
@@ -179,8 +180,10 @@ def _app_details(app: AppGoal, observed: Observed, facts: InstanceFacts) -> Appl
 def _deployment_details(goal: DeploymentGoal, observed: Observed, facts: InstanceFacts) -> DeploymentDetails:
     overview = deployment_overview(goal.id, observed)
     view = observed.deployments.get(goal.id)
-    actor_options = goal.config.ray_actor_options
-    needs = {"CPU": actor_options.get("num_cpus", 1), "GPU": actor_options.get("num_gpus")}
+    # As Ray shows it, with its default of one CPU, which is not set aside here.
+    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options).shown()
+    if not goal.config.ray_actor_options.get("num_cpus", 1):
+        del needs["CPU"]
     return DeploymentDetails(
         name=goal.id.name,
         status=overview.status,
@@ -188,7 +191,7 @@ def _deployment_details(goal: DeploymentGoal, observed: Observed, facts: Instanc
         message=overview.message,
         deployment_config=redacted(config_to_dict(goal.config, goal.id.name)),
         target_num_replicas=goal.target,
-        required_resources={name: n for name, n in needs.items() if n},
+        required_resources=needs,
         replicas=[_replica_details(r, facts) for r in observed.replicas_of(goal.id)],
         recent_dead_replicas=[_replica_details(r, facts) for r in (view.dead if view else ())],
     )
@@ -204,6 +207,8 @@ def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetai
         state=replica.state,
         pid=replica.pid,
         start_time_s=replica.wall_time,
+        allotted_resources=replica.allotment.shown(),
+        gpu_ids=list(replica.allotment.gpu_ids),
     )
 
 

@@ -22,6 +22,7 @@ import msgspec
 from serve_lite.config import DeploymentConfig
 from serve_lite.instruments import Family
 from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 __all__ = ["BuildRequest", "BuildResult"]
 
@@ -191,6 +192,7 @@ class InitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     epoch: int = 0
     control_socket: str = ""
     orphan_grace_s: float = 60.0
+    allotment: Allotment = NO_ALLOTMENT
 
 
 class AdoptRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
