@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
+
+import msgspec
 
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite.state.resources import MachineOptions
@@ -58,8 +59,8 @@ def _resources() -> dict[str, float]:
     if not text:
         return {}
     try:
-        given = json.loads(text)
-    except ValueError as error:
+        given = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
         raise InvalidConfigError(f"{RESOURCES} is no JSON: {error}. {_EXAMPLE}") from error
     if not isinstance(given, dict):
         raise InvalidConfigError(f"{RESOURCES} must be a JSON object, not {text!r}. {_EXAMPLE}")
