@@ -58,6 +58,23 @@ def children_of(pid: int) -> list[int]:
             return []
 
 
+def resident_bytes(pid: int) -> int:
+    """Return how much of the machine's memory a process and those below it occupy; 0 if it is gone.
+
+    Pages that several of them share count for each.
+    """
+    total, below = 0, [pid]
+    while below:
+        one = below.pop()
+        try:
+            with open(f"/proc/{one}/statm", "rb") as statm:
+                total += int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+        below += children_of(one)
+    return total
+
+
 def open_pidfd(pid: int) -> int | None:
     """Return a descriptor that becomes readable when the process ends; None where there is no such thing.
 

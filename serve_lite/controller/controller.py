@@ -28,6 +28,7 @@ from serve_lite.controller.failures import describe
 from serve_lite.controller.fleet import Fleet, StopOrder
 from serve_lite.controller.inbox import Inbox
 from serve_lite.controller.machine import Inventory, with_devices
+from serve_lite.controller.memory import MemoryWatch
 from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.scaling import Policy, Scaler, Scaling
@@ -145,6 +146,11 @@ class Controller:
             machine,
             wake=self._inbox.wake,
             spawn=lambda look: self._group.start_soon(look, name="look for GPUs"),
+        )
+        self._memory = MemoryWatch(
+            tell=self._inbox.post,
+            clock=clock,
+            spawn=lambda watch: self._group.start_soon(watch, name="watch memory"),
         )
         publisher.on_load = self.take_load
         self._fleet: Fleet
@@ -413,6 +419,7 @@ class Controller:
             if perform is not None:
                 perform()
         self._remember(before)
+        self._memory.follow(self._observed)
         self._finish_shutdown()
         self._changed.set()
         self._changed = anyio.Event()

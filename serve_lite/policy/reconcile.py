@@ -127,14 +127,14 @@ def _plan_deployment(
     admit_to: _Admit,
 ) -> Plan:
     alive = [r for r in replicas if r.is_alive]
-    sick = [r for r in alive if r.is_running and is_unhealthy(r)]
+    sick = [r for r in alive if r.overuse or (r.is_running and is_unhealthy(r))]
     well = [r for r in alive if r not in sick]
     gate = _start_gate(goal, view, well, now)
     removals = tuple(
         StopReplica(
             replica=r.id,
             is_failure=True,
-            reason=f"it failed {r.health.strikes} health checks: {r.health.error}",
+            reason=r.overuse or f"it failed {r.health.strikes} health checks: {r.health.error}",
         )
         for r in sick
     )

@@ -107,6 +107,12 @@ class ReplicaHealthAnswered(ReplicaNews, frozen=True, kw_only=True):
     spread: float = 0.0
 
 
+class ReplicaOverused(ReplicaNews, frozen=True, kw_only=True):
+    """It was seen with more memory than it was given."""
+
+    reason: str
+
+
 class ReplicaStopping(ReplicaNews, frozen=True, kw_only=True):
     """It was told to stop."""
 
@@ -193,6 +199,7 @@ Event = (
     | ReplicaRefused
     | ReplicaHealthAsked
     | ReplicaHealthAnswered
+    | ReplicaOverused
     | ReplicaStopping
     | ReplicaExited
     | DeploymentConfigured

@@ -60,6 +60,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     next_settings: str = ""  #: being taken, while UPDATING
     refused: str = ""  #: settings that it was told and did not take
     health: Health = Health()
+    overuse: str = ""  #: what it took of the machine that it was not given
     docs_path: str | None = None
     reason: str = ""  #: why it stops or stopped
     error: str = ""  #: why it failed
@@ -170,6 +171,9 @@ class _Draft:
                 self._change(event.replica, health=health)
             case ev.ReplicaHealthAnswered():
                 self._health(event)
+            case ev.ReplicaOverused():
+                if event.replica in self.replicas:  # it may have ended while it was looked at
+                    self._change(event.replica, overuse=event.reason)
             case ev.ReplicaStopping():
                 self._stopping(event)
             case ev.ReplicaExited():

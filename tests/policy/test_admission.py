@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from serve_lite.policy.claims import with_claims
 from serve_lite.schema import DeploymentStatus, ReplicaState
+from serve_lite.state.events import ReplicaOverused
 from serve_lite.state.goal import DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import DeploymentView
@@ -125,6 +126,21 @@ def test_a_replacement_that_has_to_wait_leaves_the_deployment_unhealthy_and_says
     world.look()
     world.run(5)
     assert view(world).status is DeploymentStatus.HEALTHY
+
+
+def test_a_replica_that_took_more_than_it_was_given_is_replaced_and_its_deployment_unhealthy_meanwhile() -> (
+    None
+):
+    world = World(machine=TWO_GPUS)
+    world.deploy(on(0, also={"memory": 1000}))
+    world.run(15)
+    (greedy,) = world.running()
+    world.fold([ReplicaOverused(replica=greedy.id, reason="it used 2 KiB", at=world.now)])
+    world.look()
+    assert view(world).status is DeploymentStatus.UNHEALTHY and "it used 2 KiB" in view(world).message
+    world.run(5)
+    assert view(world).status is DeploymentStatus.HEALTHY and greedy not in world.running()
+    world.fold([ReplicaOverused(replica=greedy.id, reason="it has ended meanwhile", at=world.now)])
 
 
 # --- who comes first ----------------------------------------------------------------------------

@@ -30,3 +30,19 @@ def app(args: dict[str, Any]) -> serve.Application:
     return Allotted.options(
         num_replicas=int(args.get("replicas", 1)), ray_actor_options=args.get("needs", {})
     ).bind()
+
+
+@serve.deployment
+class Greedy:
+    """Takes as many bytes as it is asked to, and keeps them."""
+
+    def __init__(self) -> None:
+        self._kept: list[bytearray] = []
+
+    async def __call__(self, request: Request) -> int:
+        self._kept.append(bytearray(b"x") * int(request.query_params.get("take", 0)))
+        return os.getpid()
+
+
+def greedy(args: dict[str, Any]) -> serve.Application:
+    return Greedy.options(name="Allotted", ray_actor_options={"memory": args["memory"]}).bind()

@@ -223,3 +223,23 @@ async def test_resources_of_the_users_own_are_what_the_instance_was_given(
     )
     await deploy(daemon, "modest", {}, replicas=3)
     await running(daemon, "modest", 3)
+
+
+async def test_a_replica_that_takes_more_memory_than_it_was_given_is_replaced(daemon: Instance) -> None:
+    app = AppSubmission(
+        name="greedy",
+        route_prefix="/greedy",
+        environment=CodeEnvironment(cwd=str(HERE), sys_path=(str(HERE),)),
+        build=BuildRequest(app_name="greedy", import_path="allotted:greedy", args={"memory": 300e6}),
+    )
+    await daemon.ask("deploy", DeployRequest(apps=[app]), DeployReply)
+    (first,) = await running(daemon, "greedy", 1)
+    assert (await daemon.http.get("/greedy?take=1000000")).json() == first, "that is within what it has"
+    assert (await daemon.http.get("/greedy?take=400000000")).json() == first
+    (second,) = await running(daemon, "greedy", 1, others_than={first})
+    await healthy(daemon, "greedy")
+    (dead,) = (await details(daemon, "greedy"))["recent_dead_replicas"]
+    assert dead["pid"] == first
+    events = daemon.log("daemon.log")
+    assert "MiB of memory, more than the 286.1 MiB that `memory` in its ray_actor_options gives it" in events
+    assert (await daemon.http.get("/greedy")).json() == second
