@@ -205,6 +205,9 @@ OPTIONS: Mapping[str, Check] = MappingProxyType(
         "request_router_config": _as_dict(RequestRouterConfig, none=True),
         "serialize_sync": checks.flag,
         "sync_threads": checks.integer(at_least=1, none=True),
+        "max_replica_age_s": checks.real(at_least=1, none=True),
+        "max_replica_requests": checks.integer(at_least=1, none=True),
+        "max_replica_memory_bytes": checks.integer(at_least=1, none=True),
         # What one machine does not need: checked, remembered in `DeploymentConfig.accepted`, not used.
         "placement_group_bundles": checks.list_of(checks.mapping_of(checks.real(at_least=0)), none=True),
         "placement_group_strategy": _strategy,
@@ -230,6 +233,9 @@ ACCEPTED_ONLY = frozenset(
         "route_prefix",
     }
 )
+
+#: When a replica has served long enough.
+RECYCLING = ("max_replica_age_s", "max_replica_requests", "max_replica_memory_bytes")
 
 #: Names of 2.7, with today's.
 ALIASES: Mapping[str, str] = MappingProxyType({"max_concurrent_queries": "max_ongoing_requests"})
@@ -416,6 +422,9 @@ def config_to_dict(config: DeploymentConfig, name: str | None = None) -> dict[st
         "max_surge_percent": config.max_surge_percent,
         "serialize_sync": config.serialize_sync,
         "sync_threads": config.sync_threads,
+        "max_replica_age_s": config.max_replica_age_s,
+        "max_replica_requests": config.max_replica_requests,
+        "max_replica_memory_bytes": config.max_replica_memory_bytes,
         "is_driver_deployment": False,
     }
     if config.logging_config is not None:
@@ -432,7 +441,7 @@ def config_to_document(config: DeploymentConfig, name: str) -> dict[str, Any]:
     for only_shown in ("max_concurrent_queries", "is_driver_deployment"):
         if only_shown not in config.accepted:
             del entry[only_shown]
-    for unset in ("max_surge_percent", "sync_threads"):
+    for unset in ("max_surge_percent", "sync_threads", *RECYCLING):
         if entry[unset] is None:
             del entry[unset]
     if config.request_router_config is None:

@@ -248,11 +248,14 @@ class Fleet:
         """Hear what the replica tells of itself."""
 
         def hear() -> None:
-            stats = (
-                _decode_facts(connection.table.facts).autoscaling_stats if connection.table.facts else None
-            )
-            if stats:
-                self._on_stats(replica.id, stats)
+            if not connection.table.facts:
+                return
+            facts = _decode_facts(connection.table.facts)
+            if facts.autoscaling_stats:
+                self._on_stats(replica.id, facts.autoscaling_stats)
+            if facts.worn != replica.worn:
+                replica.worn = facts.worn
+                self._post(ev.ReplicaWorn(replica=replica.id, reason=facts.worn, at=self._clock()))
 
         connection.table.on_facts = hear
         hear()
@@ -415,6 +418,7 @@ class _Supervised:
         self.order: StopOrder | None = None
         self.ordered = anyio.Event()
         self.is_initialised = False  #: it may have requests to finish
+        self.worn = ""  #: what it said last of having served long enough
         self.stop_asked: anyio.Event | None = None  #: set when it has answered the order to stop, or cannot
         self.metrics_asked: anyio.Event | None = None  #: set when it has told its metrics, or cannot
 

@@ -22,7 +22,7 @@ from serve_lite.state.observed import ReplicaView
 from serve_lite.state.resources import NO_ALLOTMENT, Allotment, Needs, needs_of
 
 _MAKES_ROOM = (
-    "There is no room beside those of the old version, so one of these is stopped for each that is started."
+    "There is no room beside those that they replace, so one of these is stopped for each that is started."
 )
 
 
@@ -115,5 +115,5 @@ def _in_the_way(
 
 def _stop(replica: ReplicaView) -> StopReplica:
     return StopReplica(
-        replica=replica.id, reason="one of the wanted version needs its place: there is no room for both"
+        replica=replica.id, reason="the one that replaces it needs its place: there is no room for both"
     )

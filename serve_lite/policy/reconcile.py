@@ -157,7 +157,7 @@ def _plan_deployment(
 
 
 def _stale(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
-    return [r for r in replicas if not is_current(goal, r)]
+    return [r for r in replicas if not is_current(goal, r) or r.worn]
 
 
 def _plan_checks(
@@ -246,7 +246,9 @@ def _failing_message(view: DeploymentView, gate: StartGate) -> str:
 
 def is_reached(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> bool:
     """Whether exactly the wanted replicas run, and no others exist."""
-    return len(replicas) == goal.target and all(r.is_running and is_current(goal, r) for r in replicas)
+    return len(replicas) == goal.target and all(
+        r.is_running and is_current(goal, r) and not r.worn for r in replicas
+    )
 
 
 def _given_up_message(view: DeploymentView) -> str:

@@ -107,6 +107,12 @@ class ReplicaHealthAnswered(ReplicaNews, frozen=True, kw_only=True):
     spread: float = 0.0
 
 
+class ReplicaWorn(ReplicaNews, frozen=True, kw_only=True):
+    """It has served long enough, by what its deployment's options say; "" if these say so no more."""
+
+    reason: str
+
+
 class ReplicaOverused(ReplicaNews, frozen=True, kw_only=True):
     """It was seen with more memory than it was given."""
 
@@ -200,6 +206,7 @@ Event = (
     | ReplicaHealthAsked
     | ReplicaHealthAnswered
     | ReplicaOverused
+    | ReplicaWorn
     | ReplicaStopping
     | ReplicaExited
     | DeploymentConfigured

@@ -61,6 +61,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     refused: str = ""  #: settings that it was told and did not take
     health: Health = Health()
     overuse: str = ""  #: what it took of the machine that it was not given
+    worn: str = ""  #: why another one of the same kind should take its place
     docs_path: str | None = None
     reason: str = ""  #: why it stops or stopped
     error: str = ""  #: why it failed
@@ -171,6 +172,8 @@ class _Draft:
                 self._change(event.replica, health=health)
             case ev.ReplicaHealthAnswered():
                 self._health(event)
+            case ev.ReplicaWorn():
+                self._change(event.replica, worn=event.reason)
             case ev.ReplicaOverused():
                 if event.replica in self.replicas:  # it may have ended while it was looked at
                     self._change(event.replica, overuse=event.reason)

@@ -165,6 +165,7 @@ class ReplicaFacts(msgspec.Struct, array_like=True, omit_defaults=True):
     routing_stats: dict[str, Any] = {}  #: what the user's `record_routing_stats` returned last
     metadata: dict[str, Any] = {}  #: what the user's `record_replica_metadata` returned
     autoscaling_stats: dict[str, float] = {}  #: what the user's `record_autoscaling_stats` returned last
+    worn: str = ""  #: why it should be replaced by a new one; for the controller
 
 
 class ControlHead(msgspec.Struct, array_like=True, omit_defaults=True):

@@ -122,6 +122,9 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"route_prefix": "x"}, ValueError, "forward slash"),
     ({"serialize_sync": "maybe"}, ValueError, "true or false"),
     ({"sync_threads": 0}, ValueError, "at least 1"),
+    ({"max_replica_age_s": 0.5}, ValueError, "at least 1"),
+    ({"max_replica_requests": 0}, ValueError, "at least 1"),
+    ({"max_replica_memory_bytes": "much"}, ValueError, "an integer"),
     ({"version": ["v1"]}, TypeError, "version"),
     ({"name": ""}, ValueError, "not empty"),
     ({"user_config": {1, 2}}, ValueError, "user_config is not JSON-serializable"),
@@ -234,6 +237,10 @@ RIGHT: list[tuple[dict[str, Any], Any]] = [
     ({"init_kwargs": {"a": 1}}, {"a": 1}),
     ({"serialize_sync": True}, True),
     ({"sync_threads": 2}, 2),
+    ({"max_replica_age_s": 3600}, 3600.0),
+    ({"max_replica_requests": 1000}, 1000),
+    ({"max_replica_memory_bytes": 2**30}, 2**30),
+    ({"max_replica_memory_bytes": None}, None),
 ]
 
 
