@@ -36,6 +36,8 @@ class Inventory:
         options: what the instance was told; it wins over what is found.
         wake: called when more is known.
         spawn: starts a task that ends by itself.
+        look_again_s: pause before GPUs are looked for once more where none were found and somebody waits for one: a
+            driver may come up later than we do.
     """
 
     def __init__(
@@ -44,11 +46,14 @@ class Inventory:
         *,
         wake: Callable[[], None],
         spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
+        look_again_s: float = 30.0,
     ) -> None:
         self.machine = Machine(gpus=None)
         self._options, self._wake, self._spawn = options, wake, spawn
+        self._look_again_s = look_again_s
         self._is_measured = False
         self._is_looking = False
+        self._is_wanted = False  #: somebody asks for GPUs
 
     def machine_for(self, goal: Goal) -> Machine:
         """Return what is known of what the goal asks for; begins to look for what is not."""
@@ -61,7 +66,8 @@ class Inventory:
         if asked and not self._is_measured:
             self._is_measured = True
             self._measure()
-        if self.machine.gpus is None and not self._is_looking and any(needs.wants_gpus for needs in asked):
+        self._is_wanted = any(needs.wants_gpus for needs in asked)
+        if self._is_wanted and not self.machine.gpus and not self._is_told and not self._is_looking:
             self._is_looking = True
             self._spawn(self._look_for_gpus)
         return self.machine
@@ -77,14 +83,29 @@ class Inventory:
             "this machine has %g CPUs and %.0f bytes of memory for replicas", cpus, memory or math.nan
         )
 
+    @property
+    def _is_told(self) -> bool:
+        """Whether all is known of GPUs that will ever be."""
+        is_given = self._options.num_gpus is not None or self._options.gpu_ids is not None
+        return is_given and self.machine.gpus is not None
+
     async def _look_for_gpus(self) -> None:
-        present = await present_gpus()
-        gpus, counts_by_bus = chosen_gpus(present, self._options)
-        logger.info(
-            "GPUs for replicas: %s", ", ".join(f"{g.id} ({g.name or 'unknown'})" for g in gpus) or "none"
-        )
-        self.machine = msgspec.structs.replace(self.machine, gpus=gpus, counts_by_bus=counts_by_bus)
-        self._wake()
+        try:
+            while self._is_wanted:  # ends with GPUs, or with nobody who waits for one
+                present = await present_gpus()
+                gpus, counts_by_bus = chosen_gpus(present, self._options)
+                if gpus != self.machine.gpus:
+                    names = ", ".join(f"{gpu.id} ({gpu.name or 'unknown'})" for gpu in gpus)
+                    logger.info("GPUs for replicas: %s", names or "none")
+                    self.machine = msgspec.structs.replace(
+                        self.machine, gpus=gpus, counts_by_bus=counts_by_bus
+                    )
+                    self._wake()
+                if gpus or self._is_told:
+                    return
+                await anyio.sleep(self._look_again_s)
+        finally:
+            self._is_looking = False
 
 
 def with_devices(environment: CodeEnvironment, allotment: Allotment, machine: Machine) -> CodeEnvironment:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import anyio
 import pytest
 
 from serve_lite.controller.machine import (
+    Inventory,
     PresentGpu,
     chosen_gpus,
     gpus_of_driver,
@@ -19,6 +21,8 @@ from serve_lite.controller.machine import (
 )
 from serve_lite.state.goal import CodeEnvironment
 from serve_lite.state.resources import NO_ALLOTMENT, Allotment, Gpu, Machine, MachineOptions
+from tests.instances import until
+from tests.policy.cases import application, goal_of, wanted
 
 TOOL = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d)
   MIG 3g.20gb     Device  0: (UUID: MIG-c6d4f1ef-42e4)
@@ -94,6 +98,51 @@ def test_a_replica_sees_its_own_gpus_and_is_told_the_order_if_they_are_numbers_o
     assert with_devices(environment, two, Machine()).env_vars == {"A": "1", "CUDA_VISIBLE_DEVICES": "1,3"}
     ours = with_devices(environment, two, Machine(counts_by_bus=True))
     assert ours.env_vars["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID" and ours.cwd == "/srv"
+
+
+async def test_gpus_of_a_driver_that_comes_late_are_found_while_somebody_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    woken: list[Machine] = []
+    goal = goal_of(application(wanted(ray_actor_options={"num_gpus": 1})))
+    async with anyio.create_task_group() as group:
+        inventory = Inventory(
+            MachineOptions(),
+            wake=lambda: woken.append(inventory.machine),
+            spawn=group.start_soon,
+            look_again_s=0.01,
+        )
+        assert inventory.machine_for(goal).gpus is None
+        await until(lambda: woken, "it has looked")
+        assert inventory.machine_for(goal).gpus == ()
+        tool = tmp_path / "half"
+        tool.write_text("#!/bin/sh\necho 'GPU 0: Tesla T4 (UUID: GPU-1)'\n")
+        tool.chmod(0o755)
+        tool.rename(tmp_path / "nvidia-smi")
+        await until(lambda: inventory.machine_for(goal).gpus, "it has found one")
+    assert woken[-1].gpus == (Gpu(id="0", name="Tesla T4"),) and len(woken) == 2
+
+
+async def test_nobody_looks_on_when_nobody_waits_and_nothing_is_looked_for_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    waits, idle = (
+        goal_of(application(wanted(ray_actor_options=options)))
+        for options in ({"num_gpus": 1}, {"num_cpus": 1})
+    )
+    woken: list[None] = []
+    async with anyio.create_task_group() as group:  # which ends when the last look does
+        unsure = Inventory(
+            MachineOptions(), wake=lambda: woken.append(None), spawn=group.start_soon, look_again_s=0.01
+        )
+        unsure.machine_for(waits)
+        await until(lambda: woken, "it has looked")
+        unsure.machine_for(idle)
+        told = Inventory(MachineOptions(num_gpus=0), wake=lambda: woken.append(None), spawn=group.start_soon)
+        told.machine_for(waits)
+    assert unsure.machine_for(idle).gpus == told.machine_for(waits).gpus == ()
 
 
 # --- CPUs and memory ----------------------------------------------------------------------------
