@@ -114,6 +114,5 @@ def _in_the_way(
 
 
 def _stop(replica: ReplicaView) -> StopReplica:
-    return StopReplica(
-        replica=replica.id, reason="the one that replaces it needs its place: there is no room for both"
-    )
+    reason = "there is no room for both it and the one that replaces it"
+    return StopReplica(replica=replica.id, reason=f"{replica.worn}, and {reason}" if replica.worn else reason)

@@ -183,11 +183,11 @@ def _find(
 ) -> tuple[Event | None, float | None]:
     """Return what is new about the deployment's status, and when there may be more."""
     if is_reached(goal, replicas):
-        if view.status is not DeploymentStatus.HEALTHY:
+        if view.status is not DeploymentStatus.HEALTHY or view.is_recycling:
             return DeploymentMoved(deployment=goal.id, move=DeploymentMove.REACHED, at=now), None
         return None, None
     present = sum(r.is_alive and r.version == goal.version for r in replicas)
-    if view.status is DeploymentStatus.HEALTHY and present < goal.target:
+    if view.status is DeploymentStatus.HEALTHY and present < goal.target and not view.is_recycling:
         # Nobody saw them end: they died with the last daemon, or while it was away.
         message = f"{HEALTH_MESSAGE} Of {goal.target} replicas {present} were left when the daemon started."
         return DeploymentMoved(

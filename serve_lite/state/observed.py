@@ -102,6 +102,9 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     message: str = ""
     since: float = 0.0  #: in this status
     held_since: float | None = None  #: replicas of it wait for resources
+    is_recycling: bool = (
+        False  #: one that had served long enough was stopped, and since then not all were there
+    )
     dead: tuple[ReplicaView, ...] = ()  #: the last replicas that ended by themselves or failed, newest first
 
 
@@ -237,6 +240,8 @@ class _Draft:
     def _stopping(self, event: ev.ReplicaStopping) -> None:
         view = self._move(event, ReplicaMove.STOP, reason=event.reason)
         if not event.is_failure:
+            if view.worn and self._is_wanted(view):
+                self._change_deployment(view.deployment, is_recycling=True)
             return
         self._change(event.replica, error=event.reason)
         self._count_failure(view, event.at, event.reason, event.spread)
@@ -351,6 +356,8 @@ class _Draft:
         view = self.deployments.get(deployment)
         if view is None:
             return
+        if move is DeploymentMove.REACHED and view.is_recycling:
+            self._change_deployment(deployment, is_recycling=False)
         after = next_deployment_phase((view.status, view.trigger), move)
         if after is None:
             return

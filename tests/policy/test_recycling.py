@@ -73,17 +73,23 @@ def test_without_surge_one_stops_first() -> None:
     world.run(30)
     assert not {r.id for r in world.running()} & set(before)
     assert (served.least, served.most) == (2, 3)
+    assert served.statuses == {DeploymentStatus.HEALTHY}, "nothing is wrong with it"
 
 
 def test_without_room_for_both_one_stops_first() -> None:
     world = World(machine=Machine(gpus=(Gpu(id="0"),)))
     world.deploy(wanted("v1", 1, ray_actor_options={"num_gpus": 1}))
     world.run(15)
+    world.check = served = Served()
     (before,) = worn_out(world)
     world.run(30)
     (after,) = world.running()
+    assert served.statuses == {DeploymentStatus.HEALTHY} and served.least == 0
     assert after.id != before and after.allotment.gpu_ids == ("0",)
-    assert world.observed.deployments[MODEL].status is DeploymentStatus.HEALTHY
+    assert (world.observed.deployments[MODEL].message, world.observed.deployments[MODEL].is_recycling) == (
+        "",
+        False,
+    )
 
 
 def test_one_that_cannot_be_replaced_goes_on_serving_and_others_are_tried_for_ever() -> None:
