@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import re
-import shutil
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,6 +134,8 @@ class PresentGpu(msgspec.Struct, frozen=True):
 
 async def present_gpus() -> list[PresentGpu]:
     """Return all GPUs that the driver knows, none without a driver."""
+    import shutil  # 2 ms, so not before somebody wants a GPU
+
     tool = shutil.which(_TOOL)
     if tool is not None:
         try:

@@ -18,8 +18,8 @@ from serve_lite.policy.devices import Pool
 from serve_lite.policy.rollout import is_usable
 from serve_lite.schema import ReplicaState
 from serve_lite.state.goal import DeploymentGoal
-from serve_lite.state.observed import ReplicaView
-from serve_lite.state.resources import NO_ALLOTMENT, Allotment, Needs, needs_of
+from serve_lite.state.observed import Observed, ReplicaView
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment, Machine, Needs, needs_of
 
 _MAKES_ROOM = (
     "There is no room beside those that they replace, so one of these is stopped for each that is started."
@@ -32,63 +32,72 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     reason: str  #: "needs 1 GPU, and 0 of 2 are free"
     remedy: str = ""  #: a sentence on what is done about it
-    ends_retired: bool = False  #: what the newest version of the application left out has to make room
 
 
-class Admission(msgspec.Struct, frozen=True, kw_only=True):
-    """What may happen now."""
-
-    actions: tuple[Action, ...]
-    hold: Hold | None = None
-
-
-def admit(
-    goal: DeploymentGoal,
-    moves: Sequence[Action],
-    replicas: Sequence[ReplicaView],
-    pool: Pool,
-    *,
-    leaving: Sequence[Allotment] = (),
-    retired: Sequence[Allotment] = (),
-) -> Admission:
-    """Return the moves with what each start is given, without those that do not fit.
+class Room:
+    """What replicas may still be given on one pass. Lives within it.
 
     Args:
-        moves: what the deployment wants to happen.
-        replicas: those of the deployment that are well or stopping, oldest first.
-        pool: what is free; booked for those that may start, and reserved for the first that may not.
-        leaving: what replicas of any deployment have that are stopping.
-        retired: what those of deployments have that the newest version of the application has left out.
+        machine: what there is.
+        observed: whose replicas have some of it.
     """
-    needs = needs_of(goal.config.ray_actor_options)
-    if needs.is_nothing:
-        return Admission(actions=tuple(moves))
-    allowed: list[Action] = []
-    held = 0
-    for move in moves:
-        if not isinstance(move, StartReplica):
-            allowed.append(move)
-        elif held == 0 and (allotment := pool.take(needs)) is not None:
-            allowed.append(msgspec.structs.replace(move, allotment=allotment))
-        else:  # one does not overtake its own brothers
-            held += 1
-    if not held:
-        return Admission(actions=tuple(allowed))
-    reason = pool.explain(needs)
-    alive = [r for r in replicas if r.is_alive]
-    stops = {move.replica for move in moves if isinstance(move, StopReplica)}
-    room = [r for r in alive if r.id not in stops and not is_usable(goal, r)]
-    freed = (*leaving, *(r.allotment for r in alive if r.id in stops))
-    victims = [] if _is_under_way(goal, alive, allowed) else _in_the_way(needs, room, freed, pool)
-    of_old = (*freed, *(r.allotment for r in room))
-    is_enough = pool.would_fit(needs, of_old)
-    remedy = _MAKES_ROOM if is_enough and any(not is_usable(goal, r) for r in replicas) else ""
-    ends_retired = not is_enough and bool(retired) and pool.would_fit(needs, (*of_old, *retired))
-    pool.reserve(needs)
-    return Admission(
-        actions=(*(_stop(victim) for victim in victims), *allowed),
-        hold=Hold(count=held, reason=reason, remedy=remedy, ends_retired=ends_retired),
-    )
+
+    def __init__(self, machine: Machine, observed: Observed) -> None:
+        self._pool = Pool(machine, (r.allotment for r in observed.replicas.values()))
+        self._leaving = tuple(r.allotment for r in observed.replicas.values() if not r.is_alive)
+        #: applications in which what the newest version has left out has to make room for it
+        self.crowded: set[str] = set()
+
+    def admit(
+        self,
+        goal: DeploymentGoal,
+        wanted: Sequence[Action],
+        replicas: Sequence[ReplicaView],
+        retired: Sequence[ReplicaView] = (),
+    ) -> tuple[tuple[Action, ...], Hold | None]:
+        """Return the wanted moves with what each start is given, without those that do not fit; and why these wait.
+
+        To be called in the order of claims: what the first that waits needs is reserved for it.
+
+        Args:
+            replicas: of the deployment, oldest first.
+            retired: those of what the newest version of the application has left out.
+        """
+        needs = needs_of(goal.config.ray_actor_options)
+        if needs.is_nothing:
+            return tuple(wanted), None
+        allowed, held = self._allow(needs, wanted)
+        if not held:
+            return allowed, None
+        reason = self._pool.explain(needs)
+        stops = {move.replica for move in wanted if isinstance(move, StopReplica)}
+        alive = [r for r in replicas if r.is_alive]
+        old = [r for r in alive if r.id not in stops and not is_usable(goal, r)]
+        freed = (*self._leaving, *(r.allotment for r in alive if r.id in stops))
+        victims = [] if _is_under_way(goal, alive, allowed) else _in_the_way(needs, old, freed, self._pool)
+        of_old = (*freed, *(r.allotment for r in old))
+        is_enough = self._pool.would_fit(needs, of_old)
+        remedy = _MAKES_ROOM if is_enough and any(not is_usable(goal, r) for r in replicas) else ""
+        of_retired = [r.allotment for r in retired if r.is_alive]
+        if not is_enough and of_retired and self._pool.would_fit(needs, (*of_old, *of_retired)):
+            self.crowded.add(goal.id.app_name)
+        self._pool.reserve(needs)
+        return (*(_stop(victim) for victim in victims), *allowed), Hold(
+            count=held, reason=reason, remedy=remedy
+        )
+
+    def _allow(self, needs: Needs, wanted: Sequence[Action]) -> tuple[tuple[Action, ...], int]:
+        """Return the moves that may be made, and how many starts are left out."""
+        allowed: list[Action] = []
+        held = 0
+        for move in wanted:
+            if not isinstance(move, StartReplica):
+                allowed.append(move)
+            elif not held and (allotment := self._pool.take(needs)) is not None:
+                allowed.append(msgspec.structs.replace(move, allotment=allotment))
+            else:  # one does not overtake its own brothers
+                held += 1
+        return tuple(allowed), held
 
 
 def _is_under_way(goal: DeploymentGoal, replicas: Sequence[ReplicaView], allowed: Sequence[Action]) -> bool:

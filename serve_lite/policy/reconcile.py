@@ -7,7 +7,7 @@ its findings folded, a second pass at the same time plans nothing: that is what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from serve_lite.policy.actions import (
     Action,
@@ -18,16 +18,15 @@ from serve_lite.policy.actions import (
     StartBuild,
     StopReplica,
 )
-from serve_lite.policy.admission import Admission, Hold, admit
-from serve_lite.policy.devices import Pool
+from serve_lite.policy.admission import Room
 from serve_lite.policy.health import is_unhealthy, next_check_at
+from serve_lite.policy.holds import SLOW_START_S, failing_message, find_hold
 from serve_lite.policy.ranks import plan_ranks
 from serve_lite.policy.restart import StartGate, budget, plan_start
 from serve_lite.policy.rollout import NO_LOAD, is_current, places_at_once, plan_rollout
 from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 from serve_lite.state.events import (
     DeploymentForgotten,
-    DeploymentHeld,
     DeploymentMoved,
     DeploymentNoted,
     Event,
@@ -36,13 +35,7 @@ from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import DeploymentMove
 from serve_lite.state.observed import HEALTH_MESSAGE, DeploymentView, Observed, ReplicaView
-from serve_lite.state.resources import UNLIMITED, Allotment, Machine
-
-#: Decides which of the moves of a deployment may be made; given those of its replicas that are well or stopping.
-_Admit = Callable[[DeploymentGoal, Sequence[Action], Sequence[ReplicaView]], Admission]
-
-#: A start that takes longer is mentioned in the status. Ray Serve: RAY_SERVE_SLOW_STARTUP_WARNING_S.
-SLOW_START_S = 30.0
+from serve_lite.state.resources import UNLIMITED, Machine
 
 
 def reconcile(
@@ -61,7 +54,7 @@ def reconcile(
     by_deployment = _group(observed)
     plans = [_plan_builds(goal, observed)]
     known: set[DeploymentId] = set()
-    room = _Room(machine, observed)
+    room = Room(machine, observed)
     live = [app for app in goal.apps.values() if not app.is_deleting and not goal.is_shutting_down]
     by_claim = sorted(
         ((d.claim, app, d) for app in live for d in app.deployments), key=lambda entry: entry[0]
@@ -71,7 +64,8 @@ def reconcile(
         view = observed.deployments.get(deployment.id)
         if view is not None:  # else its first event is still to be folded
             replicas = by_deployment.get(deployment.id, ())
-            plans.append(_plan_deployment(deployment, view, replicas, now, load, room.of(app, by_deployment)))
+            retired = [r for d in app.retired for r in by_deployment.get(d.id, ())]
+            plans.append(_plan_deployment(deployment, view, replicas, now, load, room, retired))
     for app in live:
         if not is_in_place(app, observed) and app.name not in room.crowded:
             # Callers of the version before may still need them.
@@ -79,32 +73,6 @@ def reconcile(
     plans += [_plan_removal(d, by_deployment.get(d, ()), observed, now) for d in _unknown(observed, known)]
     plans.append(_plan_forgetting(goal, observed))
     return _together(plans)
-
-
-class _Room:
-    """What replicas may be given on this pass. Lives within one `reconcile`."""
-
-    def __init__(self, machine: Machine, observed: Observed) -> None:
-        self._pool = Pool(machine, (r.allotment for r in observed.replicas.values()))
-        self._leaving = [r.allotment for r in observed.replicas.values() if not r.is_alive]
-        #: applications in which what the newest version has left out has to make room for it
-        self.crowded: set[str] = set()
-
-    def of(self, app: AppGoal, replicas: Mapping[DeploymentId, Sequence[ReplicaView]]) -> _Admit:
-        """Return what decides on the starts of one deployment of the application."""
-
-        def decide(
-            goal: DeploymentGoal, moves: Sequence[Action], present: Sequence[ReplicaView]
-        ) -> Admission:
-            retired: list[Allotment] = []
-            for left_out in app.retired:
-                retired += [r.allotment for r in replicas.get(left_out.id, ()) if r.is_alive]
-            found = admit(goal, moves, present, self._pool, leaving=self._leaving, retired=retired)
-            if found.hold is not None and found.hold.ends_retired:
-                self.crowded.add(app.name)
-            return found
-
-        return decide
 
 
 def _start_gate(
@@ -124,7 +92,8 @@ def _plan_deployment(
     replicas: Sequence[ReplicaView],
     now: float,
     load: Mapping[ReplicaId, int],
-    admit_to: _Admit,
+    room: Room,
+    retired: Sequence[ReplicaView],
 ) -> Plan:
     alive = [r for r in replicas if r.is_alive]
     sick = [r for r in alive if r.overuse or (r.is_running and is_unhealthy(r))]
@@ -138,19 +107,18 @@ def _plan_deployment(
         )
         for r in sick
     )
-    admission = admit_to(goal, plan_rollout(goal, well, gate, load), [r for r in replicas if r not in sick])
-    moves, hold = admission.actions, admission.hold
+    wanted = (*removals, *plan_rollout(goal, well, gate, load))
+    moves, hold = room.admit(goal, wanted, replicas, retired)
     leaving = {a.replica for a in moves if isinstance(a, StopReplica)}
-    places = plan_ranks(goal, alive) if not removals and not moves else []
+    places = plan_ranks(goal, alive) if not moves else []
     checks, check_at = _plan_checks(goal, [r for r in well if r.is_running and r.id not in leaving], now)
-    is_told = (
-        hold is None or view.status is DeploymentStatus.HEALTHY
-    )  # else the hold is what there is to tell
+    # Else the hold is what there is to tell.
+    is_told = hold is None or view.status is DeploymentStatus.HEALTHY
     finding, note_at = _find(goal, view, replicas, gate, now) if is_told else (None, None)
-    held, tell_hold_at = _find_hold(goal, view, gate, hold, now)
+    held, tell_hold_at = find_hold(goal, view, gate, hold, now)
     wants_start = sum(r.version == goal.version for r in well) < goal.target or bool(_stale(goal, well))
     return Plan(
-        actions=(*removals, *moves, *places, *checks),
+        actions=(*moves, *places, *checks),
         findings=tuple(f for f in (held, finding) if f is not None),
         wake_at=_earliest(check_at, note_at, tell_hold_at, gate.opens_at if wants_start else None),
     )
@@ -207,43 +175,6 @@ def _find(
     return None, note_at
 
 
-def _find_hold(
-    goal: DeploymentGoal, view: DeploymentView, gate: StartGate, hold: Hold | None, now: float
-) -> tuple[Event | None, float | None]:
-    """Return what is new about replicas that wait for resources, and when there is more to tell."""
-    is_unhealthy = view.status is DeploymentStatus.UNHEALTHY
-    if hold is None:
-        if view.held_since is None:
-            return None, None
-        message = HEALTH_MESSAGE if is_unhealthy else ""
-        return DeploymentHeld(deployment=goal.id, since=None, message=message, at=now), None
-    # Later than now: the machine was restarted.
-    since = view.held_since if view.held_since is not None and view.held_since <= now else now
-    message = _hold_message(goal, hold, is_slow=since + SLOW_START_S <= now)
-    if view.starts.failures:
-        message = f"{_failing_message(view, gate)}\n{message}"
-    elif is_unhealthy:
-        message = f"{HEALTH_MESSAGE} {message}"
-    tell_at = since + SLOW_START_S if since + SLOW_START_S > now else None
-    if (since, message) == (view.held_since, view.message):
-        return None, tell_at
-    return DeploymentHeld(deployment=goal.id, since=since, message=message, at=now), tell_at
-
-
-def _hold_message(goal: DeploymentGoal, hold: Hold, *, is_slow: bool) -> str:
-    if is_slow:  # in Ray Serve's words
-        who = f"{hold.count} replicas that have taken more than {SLOW_START_S:.0f}s"
-    else:
-        who = "1 replica that waits" if hold.count == 1 else f"{hold.count} replicas that wait"
-    subject = f"Deployment '{goal.id.name}' in application '{goal.id.app_name}' has {who} to be scheduled"
-    return f"{subject}: each {hold.reason}. {hold.remedy}".rstrip()
-
-
-def _failing_message(view: DeploymentView, gate: StartGate) -> str:
-    retrying = f"Retrying {gate.tries_left} more time(s)" if gate.tries_left else "It will be retried"
-    return f"A replica failed to start with exception. {retrying}. Error:\n{view.starts.error}"
-
-
 def is_reached(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> bool:
     """Whether exactly the wanted replicas run, and no others exist."""
     return len(replicas) == goal.target and all(
@@ -264,7 +195,7 @@ def _progress_message(
 ) -> tuple[str, float | None]:
     """Return what there is to tell while the goal is not reached, and when there may be more."""
     if view.starts.failures:
-        return _failing_message(view, gate), None
+        return failing_message(view, gate), None
     starting = [r for r in replicas if r.state is ReplicaState.STARTING]
     slow = [r for r in starting if r.begun_at + SLOW_START_S <= now]
     if slow:

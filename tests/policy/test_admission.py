@@ -8,14 +8,16 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serve_lite.policy.actions import StopReplica
 from serve_lite.policy.claims import with_claims
+from serve_lite.policy.reconcile import reconcile
 from serve_lite.schema import DeploymentStatus, ReplicaState
 from serve_lite.state.events import ReplicaOverused
 from serve_lite.state.goal import DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
-from serve_lite.state.observed import DeploymentView
-from serve_lite.state.resources import Gpu, Machine, needs_of
-from tests.policy.cases import application, goal_of, wanted
+from serve_lite.state.observed import DeploymentView, Health, Observed
+from serve_lite.state.resources import Allotment, Gpu, Machine, needs_of
+from tests.policy.cases import application, goal_of, replicas, wanted
 from tests.policy.test_devices import is_within
 from tests.policy.world import Behaviour, Pass, World
 
@@ -234,6 +236,25 @@ def test_a_new_version_that_needs_more_takes_the_place_of_several() -> None:
     world.deploy(on(2, version="v2", target=1))
     world.run(20)
     assert gpus_of(world, A, "v2") == ["0", "1"] and view(world).status is DeploymentStatus.HEALTHY
+
+
+def test_a_new_replica_that_is_ill_gives_its_own_place_to_the_next_one_and_no_old_one_stops_for_it() -> None:
+    goal = on(1, version="v2", target=2)
+    needs = needs_of(goal.config.ray_actor_options)
+    (old,) = replicas("v1", 1, deployment=A, allotment=Allotment(needs=needs, gpu_ids=("0",)))
+    (ill,) = replicas(
+        "v2",
+        1,
+        deployment=A,
+        rank=1,
+        allotment=Allotment(needs=needs, gpu_ids=("1",)),
+        health=Health(strikes=3),
+    )
+    observed = Observed(
+        replicas={r.id: r for r in (old, ill)}, deployments={A: DeploymentView(version="v2", settings="s1")}
+    )
+    plan = reconcile(goal_of(application(goal)), observed, 100.0, machine=TWO_GPUS)
+    assert [a.replica for a in plan.actions if isinstance(a, StopReplica)] == [ill.id]
 
 
 def test_nothing_is_stopped_for_a_version_that_would_not_fit_even_then() -> None:
