@@ -683,6 +683,9 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     retry_after_s: float | None = None
     serialize_sync: bool = False
     sync_threads: int | None = None  #: None: min(max_ongoing_requests, 5)
+    max_replica_age_s: float | None = None  #: a replica that is older is replaced; None: never for that
+    max_replica_requests: int | None = None  #: the same for one that has answered as many
+    max_replica_memory_bytes: int | None = None  #: the same for one that occupies more
     logging_config: dict[str, Any] | None = None
     request_router_config: dict[str, Any] | None = None
     accepted: dict[str, Any] = {}  #: options that Ray knows and one machine does not need, as given

@@ -28,6 +28,8 @@ from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe
 from serve_lite.controller.fleet import Fleet, StopOrder
 from serve_lite.controller.inbox import Inbox
+from serve_lite.controller.machine import Inventory, with_devices
+from serve_lite.controller.memory import MemoryWatch
 from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.pulse import Pulse, PulseView
@@ -37,14 +39,16 @@ from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
 from serve_lite.exceptions import InstanceError, RayServeException, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
+from serve_lite.policy.claims import with_claims
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
-from serve_lite.schema import DeploymentStatus, ProxyStatus, ReplicaState, ServeStatus
+from serve_lite.schema import DeploymentStatus, Phase, ProxyStatus, ReplicaState, ServeStatus
 from serve_lite.state import events as ev
 from serve_lite.state.goal import AppGoal, BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
 from serve_lite.state.lifecycle import DeploymentMove, IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
+from serve_lite.state.resources import MachineOptions
 from serve_lite.state.status import (
     InstanceFacts,
     RevisionSummary,
@@ -92,6 +96,7 @@ class Controller:
         control_socket: path that replicas connect to for the handles they hold.
         http_options: as REST shows them.
         logging_config: of applications that bring none.
+        machine: what the instance was told of it.
     """
 
     def __init__(
@@ -109,6 +114,7 @@ class Controller:
         proxy_location: str | None = "EveryNode",
         logging_config: dict[str, Any] | None = None,
         log_file: str | None = None,
+        machine: MachineOptions = MachineOptions(),  # noqa: B008  (frozen)
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.proxy_status = ProxyStatus.HEALTHY  #: the daemon keeps it true
@@ -146,6 +152,16 @@ class Controller:
             clock=clock,
             wake=self._inbox.wake,
             spawn=lambda work: self._group.start_soon(lambda: work),
+        )
+        self._inventory = Inventory(
+            machine,
+            wake=self._inbox.wake,
+            spawn=lambda look: self._group.start_soon(look, name="look for GPUs"),
+        )
+        self._memory = MemoryWatch(
+            tell=self._inbox.post,
+            clock=clock,
+            spawn=lambda watch: self._group.start_soon(watch, name="watch memory"),
         )
         publisher.on_load = self.take_load
         self._fleet: Fleet
@@ -445,6 +461,7 @@ class Controller:
             wall_time=row.wall_time,
             log_file=row.log_file,
             phases=row.phases,
+            allotment=row.allotment,
             at=now,
         )
 
@@ -456,7 +473,9 @@ class Controller:
         goal = self._goal
         if self._keeps_goal:
             goal = msgspec.structs.replace(goal, is_shutting_down=True)
-        plan = reconcile(goal, self._observed, now, self._scaler.load_by_replica())
+        plan = reconcile(
+            goal, self._observed, now, self._scaler.load_by_replica(), self._inventory.machine_for(goal)
+        )
         self._fold(plan.findings)
         begun = [self._begin(action, now) for action in plan.actions]
         self._fold(event for event, _ in begun if event is not None)
@@ -465,6 +484,7 @@ class Controller:
             if perform is not None:
                 perform()
         self._remember(before)
+        self._memory.follow(self._observed)
         self._finish_shutdown()
         self._changed.set()
         self._changed = anyio.Event()
@@ -544,6 +564,7 @@ class Controller:
             rank=action.rank,
             wall_time=time.time(),
             log_file=self._spawner.log_path("replica", name),
+            allotment=action.allotment,
         )
         event = ev.ReplicaPlanned(
             replica=name,
@@ -554,6 +575,7 @@ class Controller:
             world_size=goal.target,
             wall_time=row.wall_time,
             log_file=row.log_file,
+            allotment=action.allotment,
             at=now,
         )
         request = InitRequest(
@@ -570,9 +592,12 @@ class Controller:
             epoch=self.epoch,
             control_socket=self._control_socket,
             orphan_grace_s=self._orphan_grace_s,
+            allotment=action.allotment,
         )
-        self._record(name, f"start: {action.reason}")
-        return event, lambda: self._fleet.start(row, request, goal.environment, planned_at=now)
+        environment = with_devices(goal.environment, action.allotment, self._inventory.machine)
+        where = f" (GPU {', '.join(action.allotment.gpu_ids)})" if action.allotment.gpu_ids else ""
+        self._record(name, f"start: {action.reason}{where}")
+        return event, lambda: self._fleet.start(row, request, environment, planned_at=now)
 
     def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
         view = self._observed.replicas[action.replica]
@@ -639,7 +664,9 @@ class Controller:
                     building = self._goal.apps[app]
                     result = goals.known_build(building) or await self._imported(building)
                     alive = {r.deployment for r in self._observed.replicas.values()}
-                    await self._prepare(goals.accept_build(self._goal, app, revision, result, alive), app)
+                    await self._prepare(
+                        goals.accept_build(self._goal, app, revision, result, alive), app, revision
+                    )
                     await self._change_goal(
                         lambda goal: goals.accept_build(goal, app, revision, result, alive)
                     )
@@ -656,16 +683,25 @@ class Controller:
         self._inbox.post(ev.BuildEnded(app=app, revision=revision, at=self._clock()))
 
     async def _imported(self, app: AppGoal) -> BuildResult:
-        """Return what an importer finds."""
+        """Return what an importer finds, in the environment that it needs."""
         assert app.submission.build is not None
+        if app.submission.environment.parts:
+            self._enter(app.name, app.revision, Phase.PREPARING_ENVIRONMENT)
+            await self._environments.resolve(app.submission.environment)
+            self._enter(app.name, app.revision, Phase.IMPORTING)
         return await self._builder.build(app.submission.build, app.submission.environment)
 
-    async def _prepare(self, goal: Goal, app: str) -> None:
+    def _enter(self, app: str, revision: int, phase: Phase) -> None:
+        self._note_phase(ev.BuildPhased(app=app, revision=revision, phase=phase, at=self._clock()))
+
+    async def _prepare(self, goal: Goal, app: str, revision: int) -> None:
         """Have everything prepared that the deployments of an application need."""
         found = goal.apps.get(app)
         deployments = found.deployments if found is not None else ()
         parts = dict.fromkeys(part for d in deployments for part in d.environment.parts)
-        await self._environments.resolve(CodeEnvironment(parts=tuple(parts)))
+        if parts:
+            self._enter(app, revision, Phase.PREPARING_ENVIRONMENT)
+            await self._environments.resolve(CodeEnvironment(parts=tuple(parts)))
 
     def _wanted_environments(self) -> list[CodeEnvironment]:
         """Return the environments that the goal uses, or is about to."""
@@ -728,7 +764,7 @@ class Controller:
             events: returns what the step from one goal to the next means; None: what a deploy means.
         """
         async with self._changing:
-            goal = change(self._goal)
+            goal = with_claims(self._goal, change(self._goal))
             if goal is not self._goal:
                 # A caller who goes away in the middle must not leave file and memory different.
                 with anyio.CancelScope(shield=True):

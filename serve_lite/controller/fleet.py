@@ -196,6 +196,7 @@ class Fleet:
         """Return the environment with everything prepared; None if the replica is not wanted any more."""
         if not environment.parts:
             return environment
+        self._enter(replica, PhaseNews(Phase.PREPARING_ENVIRONMENT, self._clock()))
         resolved: CodeEnvironment | None = None
         failure: ServeLiteError | None = None
 
@@ -213,7 +214,10 @@ class Fleet:
             group.cancel_scope.cancel()
         if failure is not None:
             raise failure
-        return None if replica.ordered.is_set() else resolved
+        if replica.ordered.is_set():
+            return None
+        self._enter(replica, PhaseNews(Phase.STARTING_PROCESS, self._clock()))
+        return resolved
 
     async def _run_adopted(self, replica: _Supervised) -> str:
         assert replica.child is not None
@@ -292,11 +296,14 @@ class Fleet:
         """Hear what the replica tells of itself."""
 
         def hear() -> None:
-            stats = (
-                _decode_facts(connection.table.facts).autoscaling_stats if connection.table.facts else None
-            )
-            if stats:
-                self._on_stats(replica.id, stats)
+            if not connection.table.facts:
+                return
+            facts = _decode_facts(connection.table.facts)
+            if facts.autoscaling_stats:
+                self._on_stats(replica.id, facts.autoscaling_stats)
+            if facts.worn != replica.worn:
+                replica.worn = facts.worn
+                self._post(ev.ReplicaWorn(replica=replica.id, reason=facts.worn, at=self._clock()))
 
         connection.table.on_facts = hear
         hear()
@@ -482,6 +489,7 @@ class _Supervised:
         self.ordered = anyio.Event()
         self.progress: Progress | None = None  #: of its start, if it began under this daemon
         self.is_initialised = False  #: it may have requests to finish
+        self.worn = ""  #: what it said last of having served long enough
         self.stop_asked: anyio.Event | None = None  #: set when it has answered the order to stop, or cannot
         self.metrics_asked: anyio.Event | None = None  #: set when it has told its metrics, or cannot
 

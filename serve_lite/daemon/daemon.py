@@ -142,6 +142,7 @@ class Daemon:
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
             logging_config=self._options.logging_config,
             log_file=os.path.join(self._paths.logs, "daemon.log"),
+            machine=self._options.machine,
         )
         advisers = Advisers(group, spawner, controller.code_of, environments)
         controller.ask_policies(advisers.policy)

@@ -94,6 +94,7 @@ class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     target: int  #: replicas wanted
     environment: CodeEnvironment = CodeEnvironment()
     route_prefix: str | None = None  #: of its application; None for deployments that are no ingress
+    claim: int = 0  #: lower ones get resources first (policy/claims.py)
 
     def without_payload(self) -> DeploymentGoal:
         """Return the deployment with neither code nor constructor arguments."""

@@ -40,6 +40,7 @@ from serve_lite.state.environment import without_credentials
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
 from serve_lite.state.observed import DeploymentView, Observed, ReplicaView
+from serve_lite.state.resources import needs_of
 
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 REDACTED = "<redacted>"  #: stands for the values of environment variables, which are often secrets
@@ -223,8 +224,10 @@ def _deployment_details(
 ) -> DeploymentDetails:
     overview = deployment_overview(goal.id, observed)
     view = observed.deployments.get(goal.id)
-    actor_options = goal.config.ray_actor_options
-    needs = {"CPU": actor_options.get("num_cpus", 1), "GPU": actor_options.get("num_gpus")}
+    # As Ray shows it, with its default of one CPU, which is not set aside here.
+    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options).shown()
+    if not goal.config.ray_actor_options.get("num_cpus", 1):
+        del needs["CPU"]
     return DeploymentDetails(
         name=goal.id.name,
         status=overview.status,
@@ -232,7 +235,7 @@ def _deployment_details(
         message=overview.message,
         deployment_config=redacted(config_to_dict(goal.config, goal.id.name)),
         target_num_replicas=goal.target,
-        required_resources={name: n for name, n in needs.items() if n},
+        required_resources=needs,
         replicas=[_replica_details(r, facts) for r in observed.replicas_of(goal.id)],
         recent_dead_replicas=[_replica_details(r, facts) for r in (view.dead if view else ())],
         autoscaling_detail=msgspec.UNSET if scaling is None else _with_direction(scaling, overview.status),
@@ -261,6 +264,8 @@ def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetai
         phases=dict(replica.progress.finished),
         failed_in=replica.progress.failed_in,
         last_error=replica.error or replica.health.error,
+        allotted_resources=replica.allotment.shown(),
+        gpu_ids=list(replica.allotment.gpu_ids),
     )
 
 

@@ -99,6 +99,9 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"ray_actor_options": 3}, TypeError, "a dict"),
     ({"ray_actor_options": {"num_cpu": 1}}, ValueError, "did you mean 'num_cpus'"),
     ({"ray_actor_options": {"num_cpus": -1}}, ValueError, "at least 0"),
+    ({"ray_actor_options": {"num_gpus": -1}}, ValueError, "at least 0"),
+    ({"ray_actor_options": {"num_gpus": 1.5}}, ValueError, "a whole number of GPUs, not 1.5"),
+    ({"ray_actor_options": {"resources": {"GPU": 1}}}, ValueError, "use num_gpus beside it"),
     ({"max_constructor_retry_count": 0}, ValueError, "at least 1"),
     ({"rolling_update_percentage": 0}, ValueError, "larger than 0"),
     ({"max_surge_percent": 101}, ValueError, "at most 100"),
@@ -119,6 +122,9 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"route_prefix": "x"}, ValueError, "forward slash"),
     ({"serialize_sync": "maybe"}, ValueError, "true or false"),
     ({"sync_threads": 0}, ValueError, "at least 1"),
+    ({"max_replica_age_s": 0.5}, ValueError, "at least 1"),
+    ({"max_replica_requests": 0}, ValueError, "at least 1"),
+    ({"max_replica_memory_bytes": "much"}, ValueError, "an integer"),
     ({"version": ["v1"]}, TypeError, "version"),
     ({"name": ""}, ValueError, "not empty"),
     ({"user_config": {1, 2}}, ValueError, "user_config is not JSON-serializable"),
@@ -231,6 +237,10 @@ RIGHT: list[tuple[dict[str, Any], Any]] = [
     ({"init_kwargs": {"a": 1}}, {"a": 1}),
     ({"serialize_sync": True}, True),
     ({"sync_threads": 2}, 2),
+    ({"max_replica_age_s": 3600}, 3600.0),
+    ({"max_replica_requests": 1000}, 1000),
+    ({"max_replica_memory_bytes": 2**30}, 2**30),
+    ({"max_replica_memory_bytes": None}, None),
 ]
 
 
