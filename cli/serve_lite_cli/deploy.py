@@ -16,7 +16,7 @@ from serve_lite_cli.named import NamedApplication, name_application
 from serve_lite_cli.output import print_json
 from serve_lite_cli.plan import is_config_file, read_runtime_env
 from serve_lite_cli.progress import follow_deploy
-from serve_lite_cli.rest import APPLICATIONS, DEPLOYMENTS
+from serve_lite_cli.rest import APPLICATIONS, DEPLOYMENTS, with_query
 from serve_lite_cli.steps import seconds_of
 from serve_lite_cli.submission import Submission, read_submission
 
@@ -82,13 +82,22 @@ def command(
     merge: Annotated[
         bool, typer.Option("--merge", help="Leave applications alone that are not named.")
     ] = False,
+    by_content: Annotated[
+        bool,
+        typer.Option(
+            "--by-content",
+            help="With a config file: look into the code's files again, and replace the deployments whose files have "
+            "changed. An import path always does.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Deploy the applications that a config file describes, or one application by its import path.
 
     The call is asynchronous: success means that the request is valid and stored. Applications deployed by an
     earlier file or import path and missing in this one are removed, unless --merge is given. Deployments without
-    changes are left alone.
+    changes are left alone; what their code imports is looked into with an import path, and for a file with
+    --by-content.
 
     With --json: {"applications": {NAME: STATUS}}.
     """
@@ -124,7 +133,8 @@ def command(
         raise InvalidConfigError(
             "--merge needs a file with `applications:`; this one is a single application."
         )
-    path = DEPLOYMENTS if given.is_single else APPLICATIONS + ("?merge=true" if merge else "")
+    asked = {"merge": merge, "by_content": by_content or isinstance(given, NamedApplication)}
+    path = with_query(DEPLOYMENTS if given.is_single else APPLICATIONS, asked)
     client = control_plane(address)
     try:
         headers = client.put(path, given.document, given.headers)

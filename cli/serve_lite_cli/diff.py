@@ -11,7 +11,7 @@ from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite_cli.address import control_plane
 from serve_lite_cli.flags import AddressOption, JsonOption
 from serve_lite_cli.output import print_json, print_table
-from serve_lite_cli.rest import APPLICATIONS
+from serve_lite_cli.rest import APPLICATIONS, with_query
 from serve_lite_cli.submission import read_submission
 
 #: An application with new code is built to know what would come of it, and imports take their time.
@@ -33,6 +33,12 @@ def command(
     config_file_name: Annotated[
         str, typer.Argument(metavar="FILE", help="Config file, as for `serve deploy`.")
     ],
+    by_content: Annotated[
+        bool,
+        typer.Option(
+            "--by-content", help="As for `serve deploy FILE --by-content`: files that have changed count."
+        ),
+    ] = False,
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +54,10 @@ def command(
     given.tell_notice()
     try:
         plans = control_plane(address).post(
-            f"{APPLICATIONS}diff", given.document, given.headers, timeout_s=BUILD_TIMEOUT_S
+            with_query(f"{APPLICATIONS}diff", {"by_content": by_content}),
+            given.document,
+            given.headers,
+            timeout_s=BUILD_TIMEOUT_S,
         )["applications"]
     except InvalidConfigError as error:
         raise given.config.explain(error) from error

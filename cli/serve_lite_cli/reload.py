@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import importlib.util
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -212,7 +211,8 @@ def with_content_versions(plan: Plan) -> Plan:
         msgspec.structs.replace(
             app,
             build=None if app.build is None else msgspec.structs.replace(app.build, by_content=True),
-            code_version=f"reload {secrets.token_hex(8)}",  # none is known: files are read each time
+            code_version="by content",  # nothing else counts
+            is_reread=True,
         )
         for app in plan.request.apps
     ]

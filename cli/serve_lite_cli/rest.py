@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,12 @@ MOST_OF_A_STRANGER = 500
 
 #: Longer than a DELETE may take, which waits for replicas to drain.
 TIMEOUT_S = 60.0
+
+
+def with_query(path: str, asked: Mapping[str, bool]) -> str:
+    """Return `path` with those parameters that are asked for."""
+    said = "&".join(f"{name}=true" for name, is_asked in asked.items() if is_asked)
+    return f"{path}?{said}" if said else path
 
 
 class Refused(InvalidConfigError):

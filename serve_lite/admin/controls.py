@@ -82,6 +82,18 @@ def refused(message: str, *, status: int = 400, path: str = "") -> JSONResponse:
     return JSONResponse({"error": message, "path": path}, status)
 
 
+def asks_for(parameter: str, request: Request) -> bool:
+    """Whether the request has `?<parameter>=true`.
+
+    Raises:
+        InvalidConfigError: it has another value than true or false.
+    """
+    asked = request.query_params.get(parameter, "false").lower()
+    if asked not in ("true", "false"):
+        raise wrong(asked, parameter, "true or false")
+    return asked == "true"
+
+
 def refused_because(error: ServeLiteError) -> JSONResponse:
     """Return the answer to a request that asked for something wrong, or that could not be carried out.
 

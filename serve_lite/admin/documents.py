@@ -44,22 +44,26 @@ def is_single_app(document: Mapping[str, Any]) -> bool:
 
 
 def deploy_request(
-    document: dict[str, Any], *, base_dir: str | None = None, merge: bool = False
+    document: dict[str, Any], *, base_dir: str | None = None, merge: bool = False, by_content: bool = False
 ) -> DeployRequest:
     """Return the request that makes a multi-application document the goal, or with `merge` a part of it.
+
+    With `by_content` files are looked into again, and what has changed in them is a change like any other.
 
     Raises:
         InvalidConfigError: something in it is wrong; its `path` says what.
     """
     parsed = parse_deploy_document(document)
     apps = [
-        _submission(app, f"applications[{i}].", base_dir, parsed.logging_config)
+        _submission(app, f"applications[{i}].", base_dir, parsed.logging_config, is_reread=by_content)
         for i, app in enumerate(parsed.applications)
     ]
     return DeployRequest(apps=apps, replace_declarative=not merge, document=document, merge=merge)
 
 
-def single_app_request(document: dict[str, Any], *, base_dir: str | None = None) -> DeployRequest:
+def single_app_request(
+    document: dict[str, Any], *, base_dir: str | None = None, by_content: bool = False
+) -> DeployRequest:
     """Return the request that makes a single-application document the goal; its name is "default".
 
     Raises:
@@ -72,11 +76,17 @@ def single_app_request(document: dict[str, Any], *, base_dir: str | None = None)
             "name: Specifying the name of an application is only allowed for apps that are listed in a multi-app "
             "config file, under `applications:`.",
         )
-    return DeployRequest(apps=[_submission(app, "", base_dir)], replace_declarative=True, document=document)
+    submission = _submission(app, "", base_dir, is_reread=by_content)
+    return DeployRequest(apps=[submission], replace_declarative=True, document=document)
 
 
 def _submission(
-    app: ServeApplicationSchema, where: str, base_dir: str | None, logs: LoggingConfig | None = None
+    app: ServeApplicationSchema,
+    where: str,
+    base_dir: str | None,
+    logs: LoggingConfig | None = None,
+    *,
+    is_reread: bool,
 ) -> AppSubmission:
     """Return one application; `where` is the prefix of paths into its part of the document."""
     _refuse_redacted(app.submitted, where.removesuffix("."))
@@ -90,10 +100,11 @@ def _submission(
         environment=environment,
         runtime_env=runtime_env,
         own_runtime_envs=_own_runtime_envs(app, where, base_dir),
-        build=BuildRequest(app_name=app.name, import_path=app.import_path, args=app.args),
+        build=BuildRequest(app_name=app.name, import_path=app.import_path, args=app.args, by_content=True),
         overrides=app.overrides,
         document=app.submitted,
         code_version=_code_version(app, base_dir, environment),
+        is_reread=is_reread,
         logging_config=None if logs is None else logs.to_dict(),
     )
 

@@ -12,11 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from serve_lite.admin.controls import Controls, answer, checked, read_document, refused_because, routes_for
+from serve_lite.admin.controls import (
+    Controls,
+    answer,
+    asks_for,
+    checked,
+    read_document,
+    refused_because,
+    routes_for,
+)
 from serve_lite.admin.documents import base_dir_of, deploy_request, is_single_app
-from serve_lite.admin.endpoints import BASE_DIR, MERGE, Endpoint
+from serve_lite.admin.endpoints import BASE_DIR, BY_CONTENT, MERGE, Endpoint
 from serve_lite.admin.v1 import SINGLE, whole_request
-from serve_lite.admin.v2 import CONFIG, PATH, asks_for_merge
+from serve_lite.admin.v2 import CONFIG, PATH
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.policy.diff import AppPlan
 
@@ -35,7 +43,7 @@ ENDPOINTS = (
         summary="What a document would do",
         about="To each application and deployment, without doing it. Applications with new code are built to find out. "
         "Ours; Ray Serve has no such thing.",
-        parameters=(MERGE, BASE_DIR),
+        parameters=(MERGE, BY_CONTENT, BASE_DIR),
         body={"anyOf": [CONFIG, SINGLE]},
         answer=Plans,
     ),
@@ -47,12 +55,16 @@ def routes(controls: Controls) -> list[BaseRoute]:
 
     async def post(request: Request) -> Response:
         try:
-            base_dir, merge = base_dir_of(request.headers), asks_for_merge(request)
+            base_dir, merge = base_dir_of(request.headers), asks_for("merge", request)
+            by_content = asks_for("by_content", request)
             document = await read_document(request)
             if is_single_app(document):
-                wanted = await whole_request(document, controls.details(), base_dir=base_dir)
+                wanted = await whole_request(
+                    document, controls.details(), base_dir=base_dir, by_content=by_content
+                )
             else:
-                wanted = await checked(document, partial(deploy_request, base_dir=base_dir, merge=merge))
+                make = partial(deploy_request, base_dir=base_dir, merge=merge, by_content=by_content)
+                wanted = await checked(document, make)
                 wanted.keeps_kind = not merge
             plans = await controls.plan(wanted)
         except ServeLiteError as error:

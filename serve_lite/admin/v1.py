@@ -18,6 +18,7 @@ from serve_lite.admin.controls import (
     Controls,
     accepted,
     answer,
+    asks_for,
     checked,
     drained,
     read_document,
@@ -25,7 +26,7 @@ from serve_lite.admin.controls import (
     routes_for,
 )
 from serve_lite.admin.documents import base_dir_of, single_app_request
-from serve_lite.admin.endpoints import BASE_DIR, Endpoint
+from serve_lite.admin.endpoints import BASE_DIR, BY_CONTENT, Endpoint
 from serve_lite.admin.notices import log_notice
 from serve_lite.checks import invalid
 from serve_lite.exceptions import ServeLiteError
@@ -70,7 +71,7 @@ ENDPOINTS = (
         summary="Make one application the goal, and nothing beside it",
         about='It is called "default"; every other application is removed. `host` and `port` have to be those that the '
         "instance has. Refused while a document with several applications is in force.",
-        parameters=(BASE_DIR,),
+        parameters=(BY_CONTENT, BASE_DIR),
         body=SINGLE,
         is_tagged=True,
         is_conditional=True,
@@ -101,7 +102,12 @@ def routes(controls: Controls) -> list[BaseRoute]:
     async def put(request: Request) -> Response:
         try:
             document = await read_document(request)
-            wanted = await whole_request(document, controls.details(), base_dir=base_dir_of(request.headers))
+            wanted = await whole_request(
+                document,
+                controls.details(),
+                base_dir=base_dir_of(request.headers),
+                by_content=asks_for("by_content", request),
+            )
             wanted.if_revisions = revisions_wanted(request, controls.tag())
             reply = await controls.submit(wanted)
             log_notice(document)
@@ -133,14 +139,14 @@ def routes(controls: Controls) -> list[BaseRoute]:
 
 
 async def whole_request(
-    document: dict[str, Any], details: dict[str, Any], *, base_dir: str | None
+    document: dict[str, Any], details: dict[str, Any], *, base_dir: str | None, by_content: bool
 ) -> DeployRequest:
     """Return the request that makes a single-application document everything that runs, as in 2.7.
 
     Raises:
         InvalidConfigError: something in it is wrong, or it does not fit the instance that has these `details`.
     """
-    wanted = await checked(document, partial(single_app_request, base_dir=base_dir))
+    wanted = await checked(document, partial(single_app_request, base_dir=base_dir, by_content=by_content))
     check_same_listener(document, details.get("http_options") or {})
     wanted.replace_all = wanted.keeps_kind = True
     return wanted

@@ -24,6 +24,7 @@ from serve_lite.admin.conditions import answer_unless_known, revisions_wanted, t
 from serve_lite.admin.controls import (
     Controls,
     accepted,
+    asks_for,
     checked,
     drained,
     read_document,
@@ -32,10 +33,10 @@ from serve_lite.admin.controls import (
     routes_for,
 )
 from serve_lite.admin.documents import base_dir_of, deploy_request
-from serve_lite.admin.endpoints import APPLICATION, BASE_DIR, MERGE, Endpoint, Parameter
+from serve_lite.admin.endpoints import APPLICATION, BASE_DIR, BY_CONTENT, MERGE, Endpoint, Parameter
 from serve_lite.admin.instance import not_applied_header
 from serve_lite.admin.notices import log_notice
-from serve_lite.checks import invalid, wrong
+from serve_lite.checks import invalid
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.schema import ServeInstanceDetails
 from serve_lite.wire.messages import InstanceSettings
@@ -70,7 +71,7 @@ ENDPOINTS = (
         about="Applications of earlier documents that it does not list are removed; those of scripts stay. The "
         "document is checked whole before anything changes. 200 means that it is stored; what "
         "becomes of it is seen by GET. Refused while a single-application document is in force.",
-        parameters=(MERGE, BASE_DIR),
+        parameters=(MERGE, BY_CONTENT, BASE_DIR),
         body=CONFIG,
         is_tagged=True,
         is_conditional=True,
@@ -81,7 +82,7 @@ ENDPOINTS = (
         path=PATH,
         summary="Add or replace the applications that a document lists",
         about="The same as PUT with `merge=true`. Ours; Ray Serve has no such thing.",
-        parameters=(BASE_DIR,),
+        parameters=(BY_CONTENT, BASE_DIR),
         body=CONFIG,
         is_tagged=True,
         is_conditional=True,
@@ -115,7 +116,7 @@ def routes(controls: Controls, settings: InstanceSettings) -> list[BaseRoute]:
 
     async def put(request: Request) -> Response:
         try:
-            merge = asks_for_merge(request)
+            merge = asks_for("merge", request)
         except ServeLiteError as error:
             return refused_because(error)
         return await store(request, merge=merge)
@@ -126,8 +127,13 @@ def routes(controls: Controls, settings: InstanceSettings) -> list[BaseRoute]:
     async def store(request: Request, *, merge: bool) -> Response:
         try:
             document = await read_document(request)
-            base_dir = base_dir_of(request.headers)
-            wanted = await checked(document, partial(deploy_request, base_dir=base_dir, merge=merge))
+            make = partial(
+                deploy_request,
+                base_dir=base_dir_of(request.headers),
+                merge=merge,
+                by_content=asks_for("by_content", request),
+            )
+            wanted = await checked(document, make)
             wanted.keeps_kind = not merge
             wanted.if_revisions = revisions_wanted(request, controls.tag())
             reply = await controls.submit(wanted)
@@ -173,18 +179,6 @@ def routes(controls: Controls, settings: InstanceSettings) -> list[BaseRoute]:
         *routes_for(PATH, {"GET": get, "PUT": put, "PATCH": patch, "DELETE": delete}),
         *routes_for(f"{PATH}/{{name}}", {"DELETE": delete_one}),
     ]
-
-
-def asks_for_merge(request: Request) -> bool:
-    """Whether the request has `?merge=true`.
-
-    Raises:
-        InvalidConfigError: it has another value than true or false.
-    """
-    asked = request.query_params.get("merge", "false").lower()
-    if asked not in ("true", "false"):
-        raise wrong(asked, "merge", "true or false")
-    return asked == "true"
 
 
 def source_wanted(request: Request) -> str:

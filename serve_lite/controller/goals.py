@@ -151,9 +151,14 @@ def known_build(app: AppGoal) -> BuildResult | None:
     """
     if app.submission.build is None:
         return BuildResult(deployments=app.submission.deployments)
-    version = app.submission.code_version
-    is_same = version and version == app.code_version and app.deployments
-    return BuildResult(deployments=tuple(d.spec for d in app.deployments)) if is_same else None
+    is_same = app.submission.code_version == app.code_version and app.deployments
+    is_known = is_same and _may_be_known(app.submission)
+    return BuildResult(deployments=tuple(d.spec for d in app.deployments)) if is_known else None
+
+
+def _may_be_known(submission: AppSubmission) -> bool:
+    """Whether an equal code version says that what was built before is what would be built."""
+    return bool(submission.code_version) and not submission.is_reread
 
 
 def accept_delete(goal: Goal, names: Iterable[str]) -> Goal:
@@ -342,7 +347,7 @@ def _accept_app(
         if _has_new_parts(new, app):  # prepared in a build, for which the payloads are kept
             return msgspec.structs.replace(app, submission=submission, is_building=True)
         return new
-    is_known = before is not None and before.deployments and submission.code_version
+    is_known = before is not None and before.deployments and _may_be_known(submission)
     if is_known and before is not None and before.code_version == submission.code_version:
         specs = tuple(d.spec for d in before.deployments)
         new = _with_deployments(app, specs, submission, revision, goal, alive)

@@ -77,9 +77,11 @@ def version_of(
 
     Args:
         code_version: of the application: the same as before means that its code and arguments are.
-            The version of a deployment's content counts instead if it was built with one.
+            Beside it counts what is in the files, where that was looked at.
     """
-    code: list[object] = [spec.version] if spec.version else [code_version, spec.code, spec.init]
+    code: list[object] = (
+        [code_version, spec.content] if spec.content else [code_version, spec.code, spec.init]
+    )
     return _digest([*code, environment, _chosen(config, RESTART_OPTIONS)])
 
 

@@ -1,6 +1,6 @@
-"""Versions of deployments by what is in their files, so that only those are replaced whose code has changed.
+"""What is in the files of deployments, as a text, so that only those are replaced whose code has changed.
 
-For applications that are deployed again whenever a file changes. A deployment's content is the user's files that its
+For applications that are deployed again after a file has changed. A deployment's content is the user's files that its
 module needs, its constructor arguments with the files that those need, and the router it asks for. What it only has a
 handle to is not among it: that is another deployment.
 """
@@ -19,7 +19,7 @@ from serve_lite.state.goal import DeploymentSpec
 
 
 def with_content_versions(specs: Sequence[DeploymentSpec], import_path: str) -> tuple[DeploymentSpec, ...]:
-    """Return the deployments that were just built here, each with the version of its content.
+    """Return the deployments that were just built here, each with a digest of its content.
 
     To be called in the process that imported the application, which knows the modules that were loaded for it.
     """
@@ -30,7 +30,7 @@ def with_content_versions(specs: Sequence[DeploymentSpec], import_path: str) -> 
 def versioned(
     specs: Sequence[DeploymentSpec], import_path: str, sources: Sources
 ) -> tuple[DeploymentSpec, ...]:
-    """Return the deployments with the versions that `sources` gives them; those that have one keep it.
+    """Return the deployments with what `sources` finds in their files.
 
     A loaded module that no import statement leads to was loaded in a way that cannot be read from files. Any
     deployment may need it, so it counts for all.
@@ -40,16 +40,14 @@ def versioned(
     known = sources.needed_by([entry, *(root for _, roots in contents for root in roots)])
     unexplained = sources.loaded - known.keys()
     return tuple(
-        spec
-        if spec.version
-        else msgspec.structs.replace(spec, version=_version(digests, sources, {*roots, *unexplained}))
+        msgspec.structs.replace(spec, content=_digest(digests, sources, {*roots, *unexplained}))
         for spec, (digests, roots) in zip(specs, contents, strict=True)
     )
 
 
-def _version(digests: Sequence[str], sources: Sources, roots: Iterable[str]) -> str:
+def _digest(digests: Sequence[str], sources: Sources, roots: Iterable[str]) -> str:
     files = sources.digest(sources.needed_by(roots))
-    return "content " + hashlib.sha256("\n".join([*digests, files]).encode()).hexdigest()[:24]
+    return hashlib.sha256("\n".join([*digests, files]).encode()).hexdigest()[:24]
 
 
 def _content(spec: DeploymentSpec) -> tuple[list[str], set[str]]:

@@ -44,7 +44,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     calls: tuple[str, ...] = ()  #: deployments of the same application it holds handles to
     added_path: tuple[str, ...] = ()  #: what the application's module put on `sys.path` itself
     runtime_env: RuntimeEnv | None = None  #: its own, as its code says; None: older, see `config`
-    version: str = ""  #: of its content, if its app is built so; equal to the running one: no restart
+    content: str = ""  #: a digest of what its files and arguments hold, if its app is built so
 
 
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,7 +53,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     app_name: str
     import_path: str  #: `module:attribute` or `module.attribute`
     args: dict[str, Any] = {}  #: for an application builder function
-    by_content: bool = False  #: versions of deployments are made from what is in their files
+    by_content: bool = False  #: each deployment is told by what is in its files
 
 
 class BuildResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -80,6 +80,7 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     overrides: tuple[dict[str, Any], ...] = ()  #: the `deployments:` list of a config file, validated
     document: dict[str, Any] | None = None  #: the app's part of the config file exactly as submitted
     code_version: str = ""  #: equal to the running one: no new build, no restart; "" is always new
+    is_reread: bool = False  #: it is built in any case: files may hold something else under the same names
     logging_config: dict[str, Any] | None = None  #: of deployments that have none of their own
 
 

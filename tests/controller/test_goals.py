@@ -20,6 +20,7 @@ from serve_lite.controller.goals import (
     at_revision,
     configured_events,
     forget_app,
+    known_build,
     reject_build,
 )
 from serve_lite.exceptions import InvalidConfigError, RayServeException
@@ -65,11 +66,18 @@ def test_every_serve_run_is_a_new_version() -> None:
     assert before.version != after.version
 
 
-def test_a_deployments_own_version_survives_serve_run() -> None:
-    mine = msgspec.structs.replace(spec(), version="mine")
-    first = deploy(Goal(), driver_app("shop", mine))
-    second = deploy(first, driver_app("shop", mine))
-    assert first.apps["shop"].deployments[0].version == second.apps["shop"].deployments[0].version
+def test_files_that_are_to_be_looked_into_again_are_built_and_replace_what_differs() -> None:
+    one, other = (msgspec.structs.replace(spec(name), content="as it was") for name in ("Door", "Price"))
+    running = built(deploy(Goal(), config_app()), "shop", other, one)
+    again = deploy(running, config_app(is_reread=True))
+    assert again.apps["shop"].is_building and known_build(again.apps["shop"]) is None
+    edited = msgspec.structs.replace(one, content="as it is now")
+    now = {d.id.name: d.version for d in built(again, "shop", other, edited).apps["shop"].deployments}
+    before = {d.id.name: d.version for d in running.apps["shop"].deployments}
+    assert now["Price"] == before["Price"] and now["Door"] != before["Door"]
+    plain = deploy(built(again, "shop", other, edited), config_app())
+    assert not plain.apps["shop"].is_building
+    assert {d.id.name: d.version for d in plain.apps["shop"].deployments} == now
 
 
 def test_a_configured_app_is_built_first_and_what_ran_goes_on_meanwhile() -> None:

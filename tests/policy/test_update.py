@@ -23,10 +23,10 @@ from tests.policy.cases import MODEL
 
 
 def goal(
-    code_version: str = "c1", spec_version: str = "", env: dict[str, str] | None = None, **options: Any
+    code_version: str = "c1", content: str = "", env: dict[str, str] | None = None, **options: Any
 ) -> DeploymentGoal:
     config = DeploymentConfig(**options)
-    spec = DeploymentSpec(name="Model", config=config, code=b"code", init=b"", version=spec_version)
+    spec = DeploymentSpec(name="Model", config=config, code=b"code", init=b"", content=content)
     environment = CodeEnvironment(env_vars=env or {})
     return DeploymentGoal(
         id=MODEL,
@@ -69,9 +69,10 @@ def test_other_code_or_environment_causes_a_restart() -> None:
     assert change(goal(), goal(env={"A": "1"})) is Change.RESTART
 
 
-def test_a_deployments_own_version_counts_instead_of_the_applications() -> None:
-    assert change(goal("c1", "mine"), goal("c2", "mine")) is Change.NOTHING
-    assert change(goal("c1", "mine"), goal("c1", "other")) is Change.RESTART
+def test_what_is_in_the_files_counts_beside_the_code_version() -> None:
+    assert change(goal("c1", "one"), goal("c1", "one")) is Change.NOTHING
+    assert change(goal("c1", "one"), goal("c1", "two")) is Change.RESTART
+    assert change(goal("c1", "one"), goal("c2", "one")) is Change.RESTART
 
 
 def test_only_a_change_of_the_number_alone_is_told_as_scaling() -> None:
