@@ -6,16 +6,19 @@ What those check beyond single values is only partly in it: a document that fits
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from serve_lite import __version__
-from serve_lite.checks import fields_schema, schema_of, text
-from serve_lite.options import ALIASES, OPTIONS
+from serve_lite.checks import Check, fields_schema, or_null, schema_of, text
+from serve_lite.options import ACTOR_OPTIONS, ALIASES, OPTIONS
+from serve_lite.runtime_env.described import environment_schema
 from serve_lite.schema import APPLICATION_FIELDS, DEPLOY_FIELDS, NOTE_PREFIX
 
 _NOTES: dict[str, Any] = {"patternProperties": {f"^{NOTE_PREFIX}": {}}}
 #: Only for a document that is one application.
 _ONLY_SINGLE = ("host", "port")
+_ENVIRONMENT: dict[str, Any] = {"$ref": "#/$defs/environment"}
 
 
 def document_schema() -> dict[str, Any]:
@@ -28,15 +31,20 @@ def document_schema() -> dict[str, Any]:
             fields_schema(
                 DEPLOY_FIELDS, required=["applications"], description="Several applications.", **_NOTES
             ),
-            fields_schema(
-                APPLICATION_FIELDS, required=["import_path"], description="A single application.", **_NOTES
-            ),
+            _application(APPLICATION_FIELDS, description="A single application.", **_NOTES),
         ],
         "$defs": {
-            "application": fields_schema(listed, required=["import_path"], description="One application."),
+            "application": _application(listed, description="One application."),
             "deployment": _deployment(),
+            "environment": environment_schema(),
         },
     }
+
+
+def _application(fields: Mapping[str, Check], **more: Any) -> dict[str, Any]:
+    schema = fields_schema(fields, required=["import_path"], **more)
+    schema["properties"]["runtime_env"] = _ENVIRONMENT
+    return schema
 
 
 def _deployment() -> dict[str, Any]:
@@ -45,6 +53,9 @@ def _deployment() -> dict[str, Any]:
         required=["name"],
         description="Options of one deployment; they win over those in the code.",
     )
+    actor = dict(fields_schema(ACTOR_OPTIONS))
+    actor["properties"]["runtime_env"] = or_null(_ENVIRONMENT)
+    schema["properties"]["ray_actor_options"] = or_null(actor)
     for old, new in ALIASES.items():
         schema["properties"][old] = schema_of(OPTIONS[new]) | {"deprecated": True}
     number_and_scaling = {"num_replicas": {"type": "integer"}, "autoscaling_config": {"type": "object"}}

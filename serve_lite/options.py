@@ -131,7 +131,8 @@ def _resources(value: Any, where: str, lax: bool) -> dict[str, float] | None:
     return given
 
 
-_ACTOR_OPTIONS: Mapping[str, Check] = MappingProxyType(
+#: What `ray_actor_options` may hold. What is in its `runtime_env` is read by runtime_env/reading.py.
+ACTOR_OPTIONS: Mapping[str, Check] = MappingProxyType(
     {
         "accelerator_type": checks.text(none=True),
         "memory": checks.real(at_least=0, none=True),
@@ -146,16 +147,14 @@ _ACTOR_OPTIONS: Mapping[str, Check] = MappingProxyType(
 )
 
 
-@described(lambda: or_null(checks.fields_schema(_ACTOR_OPTIONS)))
+@described(lambda: or_null(checks.fields_schema(ACTOR_OPTIONS)))
 def actor_options(value: Any, where: str, lax: bool) -> dict[str, Any]:
     """Check `ray_actor_options`; returns them as given."""
     if value is None:  # as Ray does
         return {}
     if not isinstance(value, Mapping):
         raise wrong(value, where, "a dict", wrong_type=True)
-    given = checks.check_fields(
-        value, _ACTOR_OPTIONS, where, lax, thing="ray_actor_options", elsewhere=PLACES
-    )
+    given = checks.check_fields(value, ACTOR_OPTIONS, where, lax, thing="ray_actor_options", elsewhere=PLACES)
     return {k: checks.plain(v) for k, v in given.items()}
 
 

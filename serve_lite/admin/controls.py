@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from serve_lite.admin.bodies import MAX_BODY_BYTES, BodyTooLargeError, parse_object
 from serve_lite.admin.mistakes import RefusedDocumentError, find_mistakes, path_of
+from serve_lite.checks import wrong
 from serve_lite.controller.goals import NotScalableError, StaleRevisionError, UnknownNameError
 from serve_lite.controller.pulse import PulseView
 from serve_lite.controller.store import EventRow

@@ -80,7 +80,7 @@ MERGE = Parameter(
 BY_CONTENT = Parameter(
     name="by_content",
     place="query",
-    about="`true`: import the applications again, and replace the deployments whose files hold something else than when "
-    "they were last imported. Else files are looked into only when `import_path`, `args` or `runtime_env` change.",
+    about="`true`: import the applications again, and replace the deployments whose files hold something else than "
+    "when they were last imported. Else files are looked into only when `import_path`, `args` or `runtime_env` change.",
     shape={"enum": ["true", "false"], "default": "false"},
 )

@@ -87,7 +87,7 @@ def _read(runtime_env: Mapping[str, Any], where: str, base_dir: str | None) -> R
             _source(module, f"{where}.py_modules[{i}]", base_dir, is_module=True)
             for i, module in enumerate(modules)
         ),
-        env_vars=_variables(given.get("env_vars") or {}, f"{where}.env_vars"),
+        env_vars=_variables(given.get("env_vars", {}), f"{where}.env_vars"),
         python=_python(given, where, base_dir),
         packages=_packages(given, where, base_dir),
     )

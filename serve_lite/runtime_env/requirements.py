@@ -19,8 +19,8 @@ import msgspec
 from serve_lite.checks import invalid, unknown_key, wrong
 from serve_lite.state.environment import Installer, Packages
 
-#: Keys of the mapping: what may be said beside the packages, under each installer's names.
-_KEYS: Mapping[Installer, Mapping[str, str]] = MappingProxyType(
+#: Keys of the mapping beside `packages`: what may be said beside the packages, under each installer's names.
+KEYS: Mapping[Installer, Mapping[str, str]] = MappingProxyType(
     {
         "pip": {"check": "pip_check", "version": "pip_version", "options": "pip_install_options"},
         "uv": {"check": "uv_check", "version": "uv_version", "options": "uv_pip_install_options"},
@@ -58,7 +58,7 @@ def read_packages(installer: Installer, value: Any, where: str, base_dir: str | 
     Raises:
         InvalidConfigError: it has a wrong form, or a file cannot be read.
     """
-    keys = _KEYS[installer]
+    keys = KEYS[installer]
     given: Mapping[str, Any] = {"packages": value}
     if isinstance(value, Mapping):
         given = value
