@@ -309,6 +309,8 @@ class DeploymentDetails(msgspec.Struct, frozen=True, kw_only=True):
     required_resources: dict[str, float]  #: of one replica
     replicas: list[ReplicaDetails]
     recent_dead_replicas: list[ReplicaDetails] = []
+    waits_for: str = ""  #: what replicas that cannot be started yet wait for, such as "a GPU"
+    waits_since_s: float | None = None  #: seconds since the Unix epoch
     autoscaling_detail: AutoscalingDetail | msgspec.UnsetType = (
         msgspec.UNSET
     )  #: only where it scales by itself

@@ -18,6 +18,9 @@ from serve_lite_cli.steps import FAILED, Step, steps_of
 #: The control plane is asked this often; REST has no way to be told.
 LOOK_EVERY_S = 0.1
 
+#: So many parts that are not ready are named when the time is over.
+MOST_TOLD = 5
+
 
 class Display(Protocol):
     """Where a deploy is shown."""
@@ -32,6 +35,7 @@ class Lines:
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
         self._shown: dict[str, str] = {}
+        self._held: dict[str, Step] = {}
 
     def show(self, steps: Mapping[str, Step]) -> None:
         """Tell what has changed since the last time: replicas first, then what they belong to."""
@@ -39,7 +43,18 @@ class Lines:
             said = str(step)
             if self._shown.get(who) != said:
                 self._shown[who] = said
-                self._show(f"{who}: {said}")
+                self._show(f"{who}: {self._waited(who, step)}{said}")
+
+    def _waited(self, who: str, step: Step) -> str:
+        """Return how long a deployment has waited for resources, if it has ceased to."""
+        before = self._held.get(who)
+        if step.level == 1 and step.since is not None:
+            self._held[who] = step
+            if before is None or before.now == step.now:
+                return ""
+        else:
+            self._held.pop(who, None)
+        return f"{before.so_far(time.time())}, " if before is not None else ""
 
     def close(self) -> None:
         """All is told already."""
@@ -99,9 +114,18 @@ def _follow(
         if give_up_at is not None and time.monotonic() > give_up_at:
             waiting = [name for name, app in wanted.items() if app["status"] == "DEPLOYING"]
             raise RayServeException(
-                f"Not ready after {timeout_s:g} s: {', '.join(waiting)}. The deploy goes on."
+                f"Not ready after {timeout_s:g} s: {', '.join(waiting)}.{_under_way(wanted)} The deploy goes on."
             )
         time.sleep(LOOK_EVERY_S)
+
+
+def _under_way(apps: Mapping[str, Any]) -> str:
+    """Return what the parts of applications are busy with, as the end of a sentence; "" if nothing is known."""
+    now = time.time()
+    busy = {who: step for who, step in steps_of(apps).items() if step.since is not None}
+    told = [f"{who}: {step.so_far(now)}" for who, step in busy.items() if step.is_telling]
+    others = f", and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+    return f" Now {', '.join(told[:MOST_TOLD])}{others}." if told else ""
 
 
 def check(apps: dict[str, Any]) -> None:

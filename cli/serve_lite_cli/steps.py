@@ -15,6 +15,10 @@ SHOWN_S = 0.05
 
 SETTLED = {"RUNNING", "HEALTHY", "DEPLOY_FAILED", "UNHEALTHY"}
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+STILL_STARTING = ("UPDATING", "UPSCALING")
+
+#: In a deployment's message, before the reason why replicas wait.
+_HELD = " to be scheduled: "
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +38,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     def is_telling(self) -> bool:
         """Whether it says more than what its parts say."""
         return self.level == 2 or bool(self.note) or self.now not in ("DEPLOYING", "UPDATING")
+
+    def so_far(self, now: float) -> str:
+        """Return the phase with its seconds; of one that nobody waits for only its name."""
+        return self.now if self.since is None else f"{self.now} {max(0.0, now - self.since):.1f} s"
 
     def __str__(self) -> str:
         told = [f"{phase} {seconds:.1f} s" for phase, seconds in self.finished if seconds >= SHOWN_S]
@@ -104,11 +112,20 @@ def _took_s(app: Mapping[str, Any]) -> float | None:
 def _of_deployment(name: str, details: Mapping[str, Any]) -> Step:
     status = details["status"]
     said = details["message"].strip().splitlines() if status != "HEALTHY" else []
+    note = said[0].removesuffix(" Error:") if said else ""
+    if details.get("waits_for") and status in STILL_STARTING:
+        return Step(
+            level=1,
+            name=name,
+            now=f"waiting for {details['waits_for']}",
+            note=next((reason for line in said if (reason := line.partition(_HELD)[2])), note),
+            since=details["waits_since_s"],
+        )
     return Step(
         level=1,
         name=name,
         now=status,
-        note=said[0].removesuffix(" Error:") if said else "",
+        note=note,
         is_settled=status in SETTLED,
         has_failed=status in FAILED,
     )

@@ -31,6 +31,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
     count: int
     reason: str  #: "needs 1 GPU, and 0 of 2 are free"
+    what: str  #: the same in a word or two: "a GPU"
     remedy: str = ""  #: a sentence on what is done about it
 
 
@@ -69,7 +70,7 @@ class Room:
         allowed, held = self._allow(needs, wanted)
         if not held:
             return allowed, None
-        reason = self._pool.explain(needs)
+        reason, what = self._pool.explain(needs), self._pool.missing(needs)
         stops = {move.replica for move in wanted if isinstance(move, StopReplica)}
         alive = [r for r in replicas if r.is_alive]
         old = [r for r in alive if r.id not in stops and not is_usable(goal, r)]
@@ -83,7 +84,7 @@ class Room:
             self.crowded.add(goal.id.app_name)
         self._pool.reserve(needs)
         return (*(_stop(victim) for victim in victims), *allowed), Hold(
-            count=held, reason=reason, remedy=remedy
+            count=held, reason=reason, what=what, remedy=remedy
         )
 
     def _allow(self, needs: Needs, wanted: Sequence[Action]) -> tuple[tuple[Action, ...], int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from serve_lite.state.resources import NO_ALLOTMENT, Allotment, Gpu, Machine, Needs
 
@@ -18,6 +19,7 @@ from serve_lite.state.resources import NO_ALLOTMENT, Allotment, Gpu, Machine, Ne
 UNITS = 10_000
 _WHOLE = UNITS
 _CPU, _MEMORY = "CPU", "memory"
+_NAMES: Mapping[str, str] = MappingProxyType({_CPU: "a CPU", _MEMORY: "memory"})
 
 
 def units(amount: float) -> int:
@@ -91,6 +93,13 @@ class Pool:
         if self._choose_gpus(needs) is None:
             reasons.append(self._explain_gpus(needs))
         return ", and ".join(reasons)
+
+    def missing(self, needs: Needs) -> str:
+        """Return what a replica waits for, by name: "a GPU", "memory and 2 GPUs". "" if for nothing."""
+        names = [_NAMES.get(name, repr(name)) for name in self._lacking(needs)]
+        if self._choose_gpus(needs) is None:
+            names.append(f"{needs.gpus:g} GPUs" if needs.gpus > 1 else "a GPU")
+        return " and ".join(names)
 
     # --- reckoning ---
 

@@ -26,7 +26,7 @@ def find_hold(
         if view.held_since is None:
             return None, None
         message = HEALTH_MESSAGE if is_unhealthy else ""
-        return DeploymentHeld(deployment=goal.id, since=None, message=message, at=now), None
+        return DeploymentHeld(deployment=goal.id, since=None, message=message, waits_for="", at=now), None
     # Later than now: the machine was restarted.
     since = view.held_since if view.held_since is not None and view.held_since <= now else now
     message = _message(goal, hold, is_slow=since + SLOW_START_S <= now)
@@ -35,9 +35,10 @@ def find_hold(
     elif is_unhealthy:
         message = f"{HEALTH_MESSAGE} {message}"
     tell_at = since + SLOW_START_S if since + SLOW_START_S > now else None
-    if (since, message) == (view.held_since, view.message):
+    if (since, message, hold.what) == (view.held_since, view.message, view.waits_for):
         return None, tell_at
-    return DeploymentHeld(deployment=goal.id, since=since, message=message, at=now), tell_at
+    held = DeploymentHeld(deployment=goal.id, since=since, message=message, waits_for=hold.what, at=now)
+    return held, tell_at
 
 
 def failing_message(view: DeploymentView, gate: StartGate) -> str:

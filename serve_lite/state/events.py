@@ -177,6 +177,7 @@ class DeploymentHeld(_Event, frozen=True, kw_only=True):
     deployment: DeploymentId
     since: float | None  #: None: all that are wanted could be started
     message: str
+    waits_for: str  #: "a GPU"; "" for nothing
 
 
 class DeploymentForgotten(_Event, frozen=True, kw_only=True):

@@ -106,6 +106,7 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     message: str = ""
     since: float = 0.0  #: in this status
     held_since: float | None = None  #: replicas of it wait for resources
+    waits_for: str = ""  #: these, in a word or two
     is_recycling: bool = (
         False  #: one that had served long enough was stopped, and since then not all were there
     )
@@ -203,7 +204,12 @@ class _Draft:
             case ev.DeploymentNoted():
                 self._change_deployment(event.deployment, message=event.message)
             case ev.DeploymentHeld():
-                self._change_deployment(event.deployment, held_since=event.since, message=event.message)
+                self._change_deployment(
+                    event.deployment,
+                    held_since=event.since,
+                    waits_for=event.waits_for,
+                    message=event.message,
+                )
             case ev.DeploymentForgotten():
                 self.deployments.pop(event.deployment, None)
             case ev.BuildStarted():

@@ -238,6 +238,8 @@ def _deployment_details(
         required_resources=needs,
         replicas=[_replica_details(r, facts) for r in observed.replicas_of(goal.id)],
         recent_dead_replicas=[_replica_details(r, facts) for r in (view.dead if view else ())],
+        waits_for=view.waits_for if view else "",
+        waits_since_s=_shown_time(view.held_since, facts) if view and view.held_since is not None else None,
         autoscaling_detail=msgspec.UNSET if scaling is None else _with_direction(scaling, overview.status),
     )
 

@@ -80,6 +80,17 @@ def test_what_holds_a_deployment_up_is_told() -> None:
     ] == ("UPDATING: 1 replica waits: 1 GPU is needed and 0 of 2 are free.")
 
 
+def test_what_waits_for_resources_says_for_what_and_how_long() -> None:
+    held = shop(message="A replica failed.\nIt has 1 replica that waits to be scheduled: each needs 1 GPU.")
+    [details] = held["shop"]["deployments"].values()
+    details |= {"waits_for": "a GPU", "waits_since_s": DEPLOYED + 1}
+    step = steps_of(held)["shop/Model"]
+    assert str(step) == "waiting for a GPU: each needs 1 GPU."
+    assert (step.so_far(DEPLOYED + 3.5), step.is_telling) == ("waiting for a GPU 2.5 s", True)
+    [_, line] = [line.plain for line in lines_of(list(steps_of(held).values()), DEPLOYED + 3.5)]
+    assert line == "  Model  waiting for a GPU  2.5 s  each needs 1 GPU."
+
+
 def test_while_it_is_built_an_application_is_all_there_is_to_tell() -> None:
     building = shop(replica(state="RUNNING"), phase="importing", phase_started_s=DEPLOYED)
     assert said(building) == {"shop": "importing"}

@@ -46,9 +46,47 @@ async def test_waiting_has_an_end(cli: Cli) -> None:
     name = cli.write("app.yaml", "import_path: slow:app\n")
     done = await cli("deploy", name, "--wait", "--timeout-s", "0.3")
     assert done.code == 1
-    assert "Not ready after 0.3 s: default. The deploy goes on." in done.err
+    told = r"Not ready after 0\.3 s: default\. Now default: importing \d\.\d s\. The deploy goes on\."
+    assert re.search(told, done.err), done
     cli.write("go", "")
     assert await cli.until_settled("default") == "RUNNING"
+
+
+TWO_ON_A_GPU = """
+import serve_lite as serve
+
+
+@serve.deployment(ray_actor_options={"num_gpus": 1})
+class One:
+    def __init__(self, *others): ...
+    def __call__(self): ...
+
+
+app = One.options(name="Second").bind(One.options(name="First").bind())
+alone = One.options(name="Second").bind()
+"""
+
+
+async def test_waiting_for_a_gpu_is_told_with_its_seconds(cli: Cli) -> None:
+    cli.write("gpus.py", TWO_ON_A_GPU)
+    done = await cli("start", "--http-port", "0", SERVE_LITE_NUM_GPUS="1")
+    assert done.code == 0, done
+    name = cli.write("serve.yaml", "applications:\n- import_path: gpus:app\n")
+    async with await cli.begin("deploy", name, "--wait") as waiting:
+        await waiting.until("default/Second: waiting for a GPU: each needs 1 GPU, and 0 of 1 are free\\.\n")
+
+        done = await cli("deploy", name, "--wait", "--timeout-s", "0.1")  # the same: it is not built again
+        assert done.code == 1
+        assert re.search(
+            r"default/Second: waiting for a GPU \d+\.\d s[,.].* The deploy goes on\.", done.err
+        ), done
+
+        cli.write("serve.yaml", "applications:\n- import_path: gpus:alone\n")
+        assert (await cli("deploy", name)).code == 0  # the first one goes
+        await waiting.until(r"default/Second: waiting for a GPU \d+\.\d s, (UPDATING|HEALTHY)\n")
+        assert await waiting.ended() == 0
+    details = json.loads((await cli("status", "--json")).out)["applications"]["default"]["deployments"]
+    assert (details["Second"]["waits_for"], details["Second"]["waits_since_s"]) == ("", None)
 
 
 async def test_programs_get_json_and_nothing_else(cli: Cli) -> None:

@@ -78,11 +78,14 @@ def test_one_that_waits_starts_when_another_has_gone_and_its_message_goes() -> N
     world.deploy(on(1, A, target=2), on(1, B))
     world.run(5)
     assert gpus_of(world, B) == [] and view(world, B).held_since is not None
+    assert view(world, B).waits_for == "a GPU"
     world.deploy(on(1, A, target=1), on(1, B))
     world.run(5)
     assert len(gpus_of(world, B)) == 1
-    assert (view(world, B).status, view(world, B).message, view(world, B).held_since) == (
+    seen = view(world, B)
+    assert (seen.status, seen.message, seen.waits_for, seen.held_since) == (
         DeploymentStatus.HEALTHY,
+        "",
         "",
         None,
     )

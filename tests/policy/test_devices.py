@@ -243,3 +243,20 @@ def test_who_waits_gets_its_turn_though_others_never_stop_coming(
         held = held[1:] + ([late] if late is not None else [])
     # All that were there before it have left: what came since may not be in its way.
     raise AssertionError(f"it is still waiting beside {held}")
+
+
+@pytest.mark.parametrize(
+    ("needs", "name"),
+    [
+        (gpus(1), "a GPU"),
+        (gpus(0.5), "a GPU"),
+        (gpus(2), "2 GPUs"),
+        (Needs(cpus=5), "a CPU"),
+        (Needs(memory_bytes=2**40, gpus=1), "memory and a GPU"),
+        (Needs(custom={"slot": 3}), "'slot'"),
+    ],
+)
+def test_what_is_missing_has_a_short_name(needs: Needs, name: str) -> None:
+    pool = Pool(TWO_GPUS, [Allotment(needs=gpus(1), gpu_ids=(gpu,)) for gpu in ("0", "1")])
+    assert pool.missing(needs) == name
+    assert Pool(TWO_GPUS, []).missing(gpus(2)) == ""
