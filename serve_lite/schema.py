@@ -369,6 +369,8 @@ class ServeInstanceDetails(msgspec.Struct, frozen=True, kw_only=True):
     target_groups: list[TargetGroup] = []
     #: leaving an option out of a document restores the value in the code
     restores_unset_config_options: bool = True
+    #: the document in force, as submitted, with the applications that there are; None if there is none
+    deployed_config: dict[str, Any] | None = None
 
 
 class ReplicaRank(msgspec.Struct, frozen=True):

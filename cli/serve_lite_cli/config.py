@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,12 @@ def command(
     name: Annotated[
         str, typer.Option("--name", "-n", help="Print only the configuration of this application.")
     ] = "",
+    document: Annotated[
+        bool,
+        typer.Option(
+            "--document", help="Print it all as one config file, which `serve deploy` takes as it is."
+        ),
+    ] = False,
     effective: Annotated[
         bool,
         typer.Option(
@@ -29,14 +35,21 @@ def command(
 ) -> None:
     """Print the current configuration of the applications as YAML.
 
-    With --json: {NAME: CONFIG}; the configuration of an application that was not deployed by one is null.
+    With --json: {NAME: CONFIG}; the configuration of an application that was not deployed by one is null. With
+    --document too: the config file, or null.
     """
+    if document and (name or effective):
+        raise typer.BadParameter("--document is about all applications; leave out --name and --effective.")
     if effective:
         if name:
             raise typer.BadParameter("--effective is about the instance, and --name about one application.")
         show_effective(control_plane(address), as_json=as_json)
         return
-    apps = control_plane(address).get(APPLICATIONS)["applications"]
+    details = control_plane(address).get(APPLICATIONS)
+    if document:
+        show_document(details.get("deployed_config"), as_json=as_json)
+        return
+    apps = details["applications"]
     configs = {app: details.get("deployed_app_config") for app, details in apps.items()}
     if as_json:
         print_json({app: config for app, config in configs.items() if name in ("", app)})
@@ -47,3 +60,13 @@ def command(
         print(to_yaml(configs[name]), end="")
     else:
         print(f'No config has been deployed for application "{name}".')
+
+
+def show_document(document: dict[str, Any] | None, *, as_json: bool) -> None:
+    """Print the config file that deploys what is deployed."""
+    if as_json:
+        print_json(document)
+    elif document is None:
+        print("No configuration was found.")
+    else:
+        print(to_yaml(document), end="")

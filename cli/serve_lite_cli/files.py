@@ -135,7 +135,10 @@ def _problem(error: MarkedYAMLError) -> str:
     """Return what is wrong with the YAML, and what to do about the usual mistakes."""
     problem, context = str(error.problem), error.context or ""
     if "found another document" in problem:
-        return "a second document begins here; put all applications into one, under one `applications:`"
+        return (
+            "a second document begins here; put all applications into one, under one `applications:` "
+            "(`serve config --document` prints them so)"
+        )
     if r"'\t'" in problem or "tab" in problem.lower():
         return "not valid YAML: a tab; indent with spaces"
     if "mapping values are not allowed" in problem:

@@ -1,7 +1,7 @@
 """An application named by its import path, as the document that `serve deploy` sends. Nothing is imported here.
 
 Unlike `serve run`, which talks to the instance beside it, this goes through REST: all that the instance has to know is
-in the document, so that `serve config` gives it back and a file made of it deploys the same.
+in the document, so that `serve config --document` gives back a file that deploys the same.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     config_name: str = ""  #: the config file as the user wrote it
     folder: str = ""  #: of the config file, where servicer functions are looked for too
     code_folders: tuple[str, ...] = ()  #: local folders that the applications' code is in
-    config_file: str = ""  #: absolute
+    config_file: str = ""  #: or the file with the runtime_env of an import path; absolute
 
     @property
     def names(self) -> list[str]:
@@ -90,8 +90,13 @@ def plan_config_file(name: str) -> Plan:
         config_name=name,
         folder=given.config.folder,
         code_folders=(*base, *(folder for env in envs for folder in local_folders(env))),
-        config_file=os.path.join(given.config.folder, os.path.basename(os.path.realpath(given.config.name))),
+        config_file=real_path(given.config.name),
     )
+
+
+def real_path(name: str) -> str:
+    """Return the absolute path of a file, which is where a change of it is seen: links are followed."""
+    return os.path.realpath(os.path.expanduser(name))
 
 
 def environment_for(app_dir: str, runtime_env: Mapping[str, Any]) -> tuple[RuntimeEnv, CodeEnvironment]:

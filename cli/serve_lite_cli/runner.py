@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Callable
 
+import msgspec
+
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.engines.launch import AlreadyUpError, start_instance
 from serve_lite.exceptions import InstanceError
@@ -27,6 +29,7 @@ from serve_lite_cli.plan import (
     plan_config_file,
     plan_import_path,
     read_runtime_env,
+    real_path,
 )
 from serve_lite_cli.quick import RunOptions
 
@@ -76,13 +79,16 @@ def plan_from(asked: RunOptions, *, is_silent: bool = False) -> Plan:
         return plan_config_file(target)
     if not is_silent:
         print(f"Running import path: '{target}'.", flush=True)
-    return plan_import_path(
+    plan = plan_import_path(
         target,
         parse_arguments(asked.arguments),
         name=asked.name,
         route_prefix=asked.route_prefix,
         app_dir=asked.app_dir,
         runtime_env=env,
+    )
+    return (
+        msgspec.structs.replace(plan, config_file=real_path(asked.runtime_env)) if asked.runtime_env else plan
     )
 
 

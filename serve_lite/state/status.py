@@ -158,6 +158,7 @@ def instance_details(
         applications={name: _app_details(app, observed, facts, scaling) for name, app in goal.apps.items()},
         target_capacity=goal.target_capacity,
         target_groups=_target_groups(goal, facts),
+        deployed_config=redacted(document_in_force(goal)),
     )
     plain: dict[str, Any] = msgspec.to_builtins(details)
     return plain
@@ -176,6 +177,18 @@ def revision_summary(past: AppGoal, present: AppGoal | None) -> RevisionSummary:
         replicas={d.id.name: d.target for d in past.deployments},
         config=redacted(past.submission.document),
     )
+
+
+def document_in_force(goal: Goal) -> dict[str, Any] | None:
+    """Return the document with which the declared applications that there are would be deployed as they are."""
+    declared = [
+        app.submission.document
+        for app in goal.apps.values()
+        if app.submission.document is not None and not app.is_deleting
+    ]
+    if goal.document is None or not declared:
+        return None
+    return goal.document | {"applications": declared} if "applications" in goal.document else declared[0]
 
 
 def deploy_mode(goal: Goal) -> str:
@@ -367,6 +380,8 @@ def redacted(value: Any) -> Any:
 def _redacted_entry(key: str, value: Any) -> Any:
     if key == "env_vars":
         return _hidden(value)
+    if key == "ssl_keyfile_password" and value:
+        return REDACTED
     return _environment_shown(value) if key == "runtime_env" else redacted(value)
 
 

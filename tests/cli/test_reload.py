@@ -271,6 +271,15 @@ async def test_a_deployment_added_is_started_and_one_left_out_is_removed(code: C
         assert (await text_of(url)).endswith("says other")
 
 
+async def test_the_file_with_the_runtime_env_is_watched_too(code: Cli) -> None:
+    code.write("env.yaml", "env_vars: {COLOUR: red}\n")
+    async with reloading(code, "main:app", "--runtime-env", "env.yaml") as (running, _):
+        edit(code, "env.yaml", "red", "green")
+        said = await said_after(running, r"up to date: (.*)\.\n")
+        assert "in path env.yaml." in said
+        assert said.endswith("replaced Back, Front.\n")
+
+
 # --- config files -----------------------------------------------------------------------------
 
 CONFIG = """

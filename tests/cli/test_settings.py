@@ -202,6 +202,15 @@ async def test_serve_run_takes_options_of_its_file_below_those_of_the_environmen
     assert told["http_options.server"] == ("hypercorn", "file serve.yaml, http_options.server")
 
 
+async def test_serve_run_takes_the_settings_file_that_is_named(cli: Cli) -> None:
+    named = cli.write("my.yaml", "http_options: {server: hypercorn, port: 0}\n")
+    done = await cli("run", "shop:app", "--settings", named, "--non-blocking")
+    assert done.code == 0, done
+    told = await effective(cli)
+    assert told["settings_file"] == (str(cli.folder / "my.yaml"), "flag --settings")
+    assert told["http_options.server"][0] == "hypercorn"
+
+
 REFUSED = {
     "a variable": ({"SERVE_LITE_BACKLOG": "many"}, "", "SERVE_LITE_BACKLOG is 'many'"),
     "the file": ({}, "http_options: {sever: native}\n", "settings.yaml:1:16: http_options.sever"),
