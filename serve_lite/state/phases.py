@@ -50,7 +50,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     phase: Phase = Phase.READY
     since: float = 0.0  #: in this phase, on the monotonic clock
     note: str = ""  #: more about the phase
-    finished: dict[str, float] = {}  #: seconds that phases of its start took, in order
+    finished: dict[
+        str, float
+    ] = {}  #: seconds that phases of its start took, in the order in which they ended
     is_started: bool = False  #: what comes now is no part of the start any more
     failed_in: Phase | None = None  #: where the start failed
 
@@ -63,7 +65,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             took_s = max(
                 0.0, at - self.since
             )  # the clocks of two processes are read at slightly different times
-            finished = {**finished, self.phase: round(finished.get(self.phase, 0.0) + took_s, 6)}
+            before = {name: seconds for name, seconds in finished.items() if name != self.phase}
+            finished = {**before, self.phase: round(finished.get(self.phase, 0.0) + took_s, 6)}
         return msgspec.structs.replace(
             self,
             phase=phase,

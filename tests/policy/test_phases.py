@@ -186,3 +186,11 @@ def test_of_many_slow_starts_some_are_named() -> None:
     message, _ = describe_slow_starts(MODEL, starting, 1000.0)
     assert f"has {NAMED + 3} replicas" in message
     assert message.endswith(", and 3 more.")
+
+
+def test_a_phase_that_comes_again_adds_up_and_stands_where_it_ended() -> None:
+    progress = Progress(phase=Phase.IMPORTING, since=1.0)
+    for phase, at in ((Phase.PREPARING_ENVIRONMENT, 1.1), (Phase.IMPORTING, 3.1), (Phase.READY, 3.6)):
+        progress = progress.enter(phase, at)
+    assert list(progress.finished) == ["preparing environment", "importing"]
+    assert list(progress.finished.values()) == pytest.approx([2.0, 0.6])
