@@ -91,8 +91,8 @@ def _changed(old: DeploymentGoal, new: DeploymentGoal, is_new_code: bool) -> lis
 
 
 def _is_other_code(old: DeploymentGoal, new: DeploymentGoal, is_new_code: bool) -> bool:
-    if old.spec.content and new.spec.content:
-        return is_new_code or old.spec.content != new.spec.content
+    if old.spec.version and new.spec.version:
+        return is_new_code or old.spec.version != new.spec.version
     return is_new_code or (old.spec.code, old.spec.init) != (new.spec.code, new.spec.init)
 
 

@@ -80,7 +80,7 @@ def version_of(
             Beside it counts what is in the files, where that was looked at.
     """
     code: list[object] = (
-        [code_version, spec.content] if spec.content else [code_version, spec.code, spec.init]
+        [code_version, spec.version] if spec.version else [code_version, spec.code, spec.init]
     )
     return _digest([*code, environment, _chosen(config, RESTART_OPTIONS)])
 

@@ -40,7 +40,7 @@ def versioned(
     known = sources.needed_by([entry, *(root for _, roots in contents for root in roots)])
     unexplained = sources.loaded - known.keys()
     return tuple(
-        msgspec.structs.replace(spec, content=_digest(digests, sources, {*roots, *unexplained}))
+        msgspec.structs.replace(spec, version=_digest(digests, sources, {*roots, *unexplained}))
         for spec, (digests, roots) in zip(specs, contents, strict=True)
     )
 

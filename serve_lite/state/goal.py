@@ -44,7 +44,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     calls: tuple[str, ...] = ()  #: deployments of the same application it holds handles to
     added_path: tuple[str, ...] = ()  #: what the application's module put on `sys.path` itself
     runtime_env: RuntimeEnv | None = None  #: its own, as its code says; None: older, see `config`
-    content: str = ""  #: a digest of what its files and arguments hold, if its app is built so
+    version: str = ""  #: a digest of what its files and arguments hold, if its app is built so
 
 
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

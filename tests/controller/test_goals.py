@@ -67,11 +67,11 @@ def test_every_serve_run_is_a_new_version() -> None:
 
 
 def test_files_that_are_to_be_looked_into_again_are_built_and_replace_what_differs() -> None:
-    one, other = (msgspec.structs.replace(spec(name), content="as it was") for name in ("Door", "Price"))
+    one, other = (msgspec.structs.replace(spec(name), version="as it was") for name in ("Door", "Price"))
     running = built(deploy(Goal(), config_app()), "shop", other, one)
     again = deploy(running, config_app(is_reread=True))
     assert again.apps["shop"].is_building and known_build(again.apps["shop"]) is None
-    edited = msgspec.structs.replace(one, content="as it is now")
+    edited = msgspec.structs.replace(one, version="as it is now")
     now = {d.id.name: d.version for d in built(again, "shop", other, edited).apps["shop"].deployments}
     before = {d.id.name: d.version for d in running.apps["shop"].deployments}
     assert now["Price"] == before["Price"] and now["Door"] != before["Door"]

@@ -26,7 +26,7 @@ def goal(
     code_version: str = "c1", content: str = "", env: dict[str, str] | None = None, **options: Any
 ) -> DeploymentGoal:
     config = DeploymentConfig(**options)
-    spec = DeploymentSpec(name="Model", config=config, code=b"code", init=b"", content=content)
+    spec = DeploymentSpec(name="Model", config=config, code=b"code", init=b"", version=content)
     environment = CodeEnvironment(env_vars=env or {})
     return DeploymentGoal(
         id=MODEL,

@@ -17,7 +17,7 @@ from serve_lite.state.goal import BuildRequest
 sys.path.insert(0, sys.argv[1])
 given = json.loads(sys.argv[3])
 result = build(BuildRequest(app_name="app", import_path=sys.argv[2], args=given, by_content=True))
-print(json.dumps({spec.name: spec.content for spec in result.deployments}))
+print(json.dumps({spec.name: spec.version for spec in result.deployments}))
 """
 
 FILES = {
