@@ -137,7 +137,7 @@ def integer(*, at_least: int | None = None, at_most: int | None = None, none: bo
         if value is None and none:
             return None
         number = _as_number(value, lax)
-        if number is None or not float(number).is_integer():
+        if number is None or (isinstance(number, float) and not number.is_integer()):
             raise wrong(value, where, expected, wrong_type=number is None)
         whole = int(number)
         if (at_least is not None and whole < at_least) or (at_most is not None and whole > at_most):
@@ -162,7 +162,7 @@ def real(
         if value is None and none:
             return None
         number = _as_number(value, lax)
-        if number is None or not math.isfinite(number):
+        if number is None or not _is_finite(number):
             raise wrong(value, where, expected, wrong_type=number is None)
         too_low = (at_least is not None and number < at_least) or (above is not None and number <= above)
         if too_low or (at_most is not None and number > at_most):
@@ -348,6 +348,13 @@ def _as_number(value: Any, lax: bool) -> float | int | None:
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return _as_number(value.item(), lax)
     return None
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond the range of floats
+        return False
 
 
 def _number_schema(kind: str, none: bool, **bounds: float | None) -> dict[str, Any]:

@@ -46,6 +46,8 @@ __all__ = [
     "ApplicationStatus",
     "ApplicationStatusInfo",
     "ApplicationStatusOverview",
+    "AutoscalingDecision",
+    "AutoscalingDetail",
     "DeploymentDetails",
     "DeploymentNode",
     "DeploymentSchema",
@@ -197,7 +199,7 @@ class ServeStatusSchema(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
 
 class ServeActorDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told of every process; what only Ray has is None."""
+    """What is told of every process; what is not known of it is None."""
 
     node_id: str | None = None
     node_ip: str | None = None
@@ -247,6 +249,26 @@ class DeploymentTopology(msgspec.Struct, frozen=True, kw_only=True):
     ingress_deployment: str | None = None
 
 
+class AutoscalingDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of a number of replicas that autoscaling has made."""
+
+    timestamp_s: float  #: seconds since the Unix epoch
+    reason: str
+    prev_num_replicas: int
+    curr_num_replicas: int
+    policy: str  #: import path
+
+
+class AutoscalingDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """What autoscaling knows of one deployment and did with it, since the daemon started."""
+
+    scaling_status: str  #: UPSCALING, DOWNSCALING or STABLE
+    decisions: list[AutoscalingDecision]  #: the last ten, newest last
+    metrics: dict[str, float]  #: what the last decision was made of
+    metrics_health: str  #: "healthy"; "delayed" while some callers may not have told their load yet
+    errors: list[str]  #: kinds of exceptions that the custom policy fails with
+
+
 class DeploymentDetails(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment."""
 
@@ -259,6 +281,9 @@ class DeploymentDetails(msgspec.Struct, frozen=True, kw_only=True):
     required_resources: dict[str, float]  #: of one replica
     replicas: list[ReplicaDetails]
     recent_dead_replicas: list[ReplicaDetails] = []
+    autoscaling_detail: AutoscalingDetail | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  #: only where it scales by itself
 
 
 class ApplicationDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -291,8 +316,10 @@ class TargetGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     targets: list[Target]
     route_prefix: str
-    protocol: str
+    protocol: str  #: "HTTP" or "gRPC"
     app_name: str
+    ingress_request_router_targets: list[Target] = []  #: Ray only; always empty here
+    ingress_deployment_name: str | None = None
 
 
 class ServeInstanceDetails(msgspec.Struct, frozen=True, kw_only=True):

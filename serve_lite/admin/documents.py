@@ -7,11 +7,12 @@ are there, and which code version the applications have.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from serve_lite.admin.runtime_env import code_environment
-from serve_lite.checks import invalid
+from serve_lite.checks import invalid, wrong
 from serve_lite.config import LoggingConfig
 from serve_lite.schema import ServeApplicationSchema, parse_application_document, parse_deploy_document
 from serve_lite.state.goal import AppSubmission, BuildRequest
@@ -20,6 +21,18 @@ from serve_lite.wire.messages import DeployRequest
 #: Request header with the folder that applications without a `working_dir` run in. The command line sends it,
 #: since it knows where the file is; for clients that do not, it is the daemon's own folder.
 BASE_DIR_HEADER = "serve-lite-base-dir"
+
+
+def base_dir_of(headers: Mapping[str, str]) -> str | None:
+    """Return the folder that a request names for applications without one; None if it names none.
+
+    Raises:
+        InvalidConfigError: it is not an absolute path.
+    """
+    folder = headers.get(BASE_DIR_HEADER)
+    if folder is not None and (not os.path.isabs(folder) or "\0" in folder):
+        raise wrong(folder, BASE_DIR_HEADER, "the absolute path of a folder")
+    return folder
 
 
 def is_single_app(document: Mapping[str, Any]) -> bool:

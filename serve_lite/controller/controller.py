@@ -15,7 +15,7 @@ import os
 import secrets
 import string
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, assert_never
 
 import anyio
@@ -45,6 +45,7 @@ from serve_lite.state.lifecycle import DeploymentMove, IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
 from serve_lite.state.status import (
     InstanceFacts,
+    RevisionSummary,
     instance_details,
     instance_status,
     is_settled,
@@ -166,11 +167,8 @@ class Controller:
             self._record(app.name, f"deployed as revision {goal.revision}")
         return DeployReply(revision=goal.revision)
 
-    async def plan(self, request: DeployRequest, removed: Sequence[str] = ()) -> dict[str, AppPlan]:
+    async def plan(self, request: DeployRequest) -> dict[str, AppPlan]:
         """Return what a deploy would do, by application; nothing changes. Applications with new code are built.
-
-        Args:
-            removed: applications that would be deleted with it.
 
         Raises:
             InvalidConfigError, RayServeException: the deploy would be refused.
@@ -179,7 +177,6 @@ class Controller:
         alive = {r.deployment for r in self._observed.replicas.values()}
         before = self._goal
         goal = goals.accept_deploy(before, request, now=time.time(), alive=alive)
-        goal = goals.accept_delete(goal, removed)
         for app in request.apps:
             if goal.apps[app.name].is_building:
                 goal = await self._built(goal, app.name)
@@ -197,32 +194,45 @@ class Controller:
         except ServeLiteError as error:
             return goals.reject_build(goal, name, app.revision, describe(error))
 
-    async def scale(self, deployment: DeploymentId, target: int, is_manual: bool) -> None:
+    async def scale(
+        self,
+        deployment: DeploymentId,
+        target: int,
+        is_manual: bool,
+        if_revisions: Collection[int] | None = None,
+    ) -> DeployReply:
         """Set how many replicas a deployment has, until the next deploy.
 
         Raises:
             UnknownNameError, NotScalableError: there is none, or it is not to be scaled so.
+            StaleRevisionError: the goal has none of `if_revisions`.
             InstanceError: it could not be stored.
         """
-        await self._change_goal(
-            lambda goal: goals.accept_scale(goal, deployment, target, is_manual=is_manual)
+        goal = await self._change_goal(
+            lambda goal: goals.accept_scale(
+                goals.at_revision(goal, if_revisions), deployment, target, is_manual=is_manual
+            )
         )
         self._record(str(deployment), f"scaled to {target} replicas")
+        return DeployReply(revision=goal.revision)
 
     async def events(self, limit: int) -> list[EventRow]:
         """Return the last lines of history, newest first."""
         return await self._store.recent_events(limit)
 
-    async def history(self, name: str) -> list[dict[str, Any]]:
+    async def history(self, name: str) -> list[RevisionSummary]:
         """Return the revisions of an application that can be gone back to, newest first."""
         app = self._goal.apps.get(name)
         return [revision_summary(past, app) for past in await self._store.revisions(name)]
 
-    async def rollback(self, name: str, revision: int | None) -> DeployReply:
+    async def rollback(
+        self, name: str, revision: int | None, if_revisions: Collection[int] | None = None
+    ) -> DeployReply:
         """Make an earlier revision of an application the goal again; None means the one before the present.
 
         Raises:
             UnknownNameError: there is no such application or revision.
+            StaleRevisionError: the goal has none of `if_revisions`.
             RayServeException: it does not fit what else is deployed.
             InstanceError: it could not be stored.
         """
@@ -239,7 +249,9 @@ class Controller:
             raise goals.UnknownNameError(f"{what.capitalize()} of {name!r} is kept; there are: {kept}.")
         alive = {r.deployment for r in self._observed.replicas.values()}
         goal = await self._change_goal(
-            lambda goal: goals.accept_rollback(goal, wanted[0], now=time.time(), alive=alive)
+            lambda goal: goals.accept_rollback(
+                goals.at_revision(goal, if_revisions), wanted[0], now=time.time(), alive=alive
+            )
         )
         self._record(name, f"rolled back to revision {wanted[0].revision} as revision {goal.revision}")
         return DeployReply(revision=goal.revision)
@@ -248,12 +260,37 @@ class Controller:
         """Return a text that changes with every change of what is wanted: the instance and its revision."""
         return f"{self.node_id}-{self._goal.revision}"
 
-    async def delete(self, names: Sequence[str]) -> None:
-        """Take applications out of the goal; unknown names are passed over. `wait_apps` waits for their end."""
+    async def delete(self, names: Sequence[str], if_revisions: Collection[int] | None = None) -> None:
+        """Take applications out of the goal; unknown names are passed over. `wait_apps` waits for their end.
+
+        Raises:
+            StaleRevisionError: the goal has none of `if_revisions`.
+            InstanceError: it could not be stored.
+        """
         known = [name for name in names if name in self._goal.apps]
-        await self._change_goal(lambda goal: goals.accept_delete(goal, known))
+        await self._change_goal(
+            lambda goal: goals.accept_delete(goals.at_revision(goal, if_revisions), known)
+        )
         for name in known:
             self._record(name, "deleted")
+
+    async def clear(self, if_revisions: Collection[int] | None = None) -> list[str]:
+        """Take all applications out of the goal, and the document with them; return the names of what is to end.
+
+        Raises:
+            StaleRevisionError: the goal has none of `if_revisions`.
+            InstanceError: it could not be stored.
+        """
+        known: list[str] = []
+
+        def change(goal: Goal) -> Goal:
+            known.extend(name for name, app in goal.apps.items() if not app.is_deleting)
+            return goals.accept_clear(goals.at_revision(goal, if_revisions))
+
+        goal = await self._change_goal(change)
+        for name in known:
+            self._record(name, "deleted")
+        return list(goal.apps)
 
     def code_of(self, deployment: DeploymentId) -> tuple[CodeEnvironment, str] | None:
         """Return where the user code of a deployment runs, and which code it is; None if there is no such one."""
@@ -271,7 +308,8 @@ class Controller:
 
     def details(self) -> dict[str, Any]:
         """Return what `GET /api/serve/applications/` answers."""
-        return instance_details(self._goal, self._observed, self._current_facts())
+        scaling = self._scaler.details(self._goal)
+        return instance_details(self._goal, self._observed, self._current_facts(), scaling)
 
     async def metrics(self) -> list[Family]:
         """Ask all replicas, wait about a second at most, and return what everything of the instance measures."""

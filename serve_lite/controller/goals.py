@@ -50,6 +50,20 @@ class NotScalableError(RayServeException):
     """The number of replicas is not for this caller to set, or not now."""
 
 
+def at_revision(goal: Goal, revisions: Collection[int] | None) -> Goal:
+    """Return the goal, if it is one that the caller has seen; None takes any.
+
+    Raises:
+        StaleRevisionError: it is not.
+    """
+    if revisions is not None and goal.revision not in revisions:
+        raise StaleRevisionError(
+            f"The configuration has changed meanwhile: it is at revision {goal.revision}. "
+            "Get it again, and repeat the change."
+        )
+    return goal
+
+
 def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Collection[DeploymentId]) -> Goal:
     """Return the goal after a deploy.
 
@@ -58,28 +72,25 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
         alive: deployments that have replicas; those that the new version leaves out are retired slowly.
 
     Raises:
-        InvalidConfigError: a name, prefix or override is wrong.
+        InvalidConfigError: a name, prefix or override is wrong, or the document is of another kind than it may be.
         RayServeException: a route prefix is taken, or the instance is shutting down.
         StaleRevisionError: the request asks for another revision than the present one.
     """
-    if request.if_revisions is not None and goal.revision not in request.if_revisions:
-        raise StaleRevisionError(
-            f"The configuration has changed meanwhile: it is at revision {goal.revision}. "
-            "Get it again, and repeat the change."
-        )
+    goal = at_revision(goal, request.if_revisions)
     if goal.is_shutting_down:
         raise RayServeException(
             "Serve is shutting down, so nothing can be deployed. Start it again afterwards."
         )
+    _check_kind(goal, request)
     _check_names(request)
     for i, app in enumerate(request.apps):
         route_prefix(app.route_prefix, _place(request, i, "route_prefix"))
     apps = dict(goal.apps)
-    if request.replace_declarative:
-        listed = {app.name for app in request.apps}
-        for old in goal.apps.values():
-            if old.submission.source == "declarative" and old.name not in listed:
-                apps[old.name] = _deleting(old)
+    listed = {app.name for app in request.apps}
+    for old in goal.apps.values():
+        is_replaced = request.replace_declarative and old.submission.source == "declarative"
+        if (is_replaced or request.replace_all) and old.name not in listed:
+            apps[old.name] = _deleting(old)
     _check_prefixes(apps, request)
     revision = goal.revision + 1
     goal = _with_capacity(goal, request)
@@ -123,6 +134,21 @@ def accept_delete(goal: Goal, names: Iterable[str]) -> Goal:
     if not gone:
         return goal
     return msgspec.structs.replace(goal, revision=goal.revision + 1, apps={**goal.apps, **gone})
+
+
+def accept_clear(goal: Goal) -> Goal:
+    """Return the goal without applications and without a document, as if nothing had ever been deployed."""
+    is_clear = goal.document is None and goal.target_capacity is None
+    if is_clear and all(app.is_deleting for app in goal.apps.values()):
+        return goal
+    return msgspec.structs.replace(
+        goal,
+        revision=goal.revision + 1,
+        apps={name: _deleting(app) for name, app in goal.apps.items()},
+        document=None,
+        target_capacity=None,
+        capacity_direction=None,
+    )
 
 
 def accept_scale(goal: Goal, deployment: DeploymentId, target: int, *, is_manual: bool) -> Goal:
@@ -429,6 +455,26 @@ def _check_names(request: DeployRequest) -> None:
             raise InvalidConfigError(
                 f"Two deployments of application {app.name!r} are called {double!r}; names must be unique."
             )
+
+
+def _check_kind(goal: Goal, request: DeployRequest) -> None:
+    """Refuse to mix the two kinds of documents, as Ray Serve 2.7 does, while an application of one is live."""
+    if not request.keeps_kind or goal.document is None or request.document is None:
+        return
+    was_many, is_many = ("applications" in document for document in (goal.document, request.document))
+    is_live = any(a.submission.source == "declarative" and not a.is_deleting for a in goal.apps.values())
+    if was_many is is_many or not is_live:
+        return
+    kinds = ("a single-application config", "a multi-application config")
+    advice = (
+        "use PUT /api/serve/deployments/, delete the application first (`serve delete default`), or add applications "
+        "to it with ?merge=true.",
+        "use PUT /api/serve/applications/, or delete the applications first.",
+    )
+    raise InvalidConfigError(
+        f"You are trying to deploy {kinds[is_many]}, however {kinds[was_many]} has been deployed to the current "
+        f"Serve instance already. Mixing single-app and multi-app is not allowed: {advice[was_many]}"
+    )
 
 
 def _check_prefixes(apps: Mapping[str, AppGoal], request: DeployRequest) -> None:

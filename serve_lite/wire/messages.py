@@ -270,14 +270,17 @@ class InstanceInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
 class DeployRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`deploy`: make these applications the goal. Answered once stored.
 
-    With `replace_declarative`, declarative applications that are not listed are deleted. With `merge`, the listed ones
-    are put into the document that is in force, and the others stay.
+    With `replace_declarative`, declarative applications that are not listed are deleted; with `replace_all`, those from
+    scripts too. With `merge`, the listed ones are put into the document that is in force, and the others stay. With
+    `keeps_kind`, a document for a single application and one with several do not replace each other.
     """
 
     apps: list[AppSubmission]
     replace_declarative: bool = False
+    replace_all: bool = False
     document: dict[str, Any] | None = None  #: the whole config as submitted
     merge: bool = False
+    keeps_kind: bool = False
     if_revisions: list[int] | None = None  #: refused unless the goal has one of these revisions; None: any
 
 

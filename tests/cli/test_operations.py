@@ -82,10 +82,10 @@ async def test_scalers_are_answered_as_ray_answers_them(cli: Cli) -> None:
         unknown = await client.post(path.format("none"), json={"target_num_replicas": 1})
         assert (unknown.status_code, unknown.json()) == (
             404,
-            {"error": "Application or Deployment not found"},
+            {"error": "Application or Deployment not found", "path": ""},
         )
         not_allowed = await client.post(path.format("one"), json={"target_num_replicas": 1})
-        assert (not_allowed.status_code, list(not_allowed.json())) == (412, ["error"])
+        assert (not_allowed.status_code, list(not_allowed.json())) == (412, ["error", "path"])
         for body in ({}, {"target_num_replicas": -1}, {"target_num_replicas": "1"}, {"replicas": 1}, []):
             wrong = await client.post(path.format("two"), json=body)
             assert wrong.status_code == 400

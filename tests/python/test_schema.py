@@ -298,8 +298,30 @@ def test_the_classes_of_details_read_what_rest_answers() -> None:
     deployment = details.applications["shop"].deployments["Model"]
     assert deployment.status is DeploymentStatus.HEALTHY
     assert [replica.state for replica in deployment.replicas] == ["RUNNING"]
+    assert deployment.autoscaling_detail is msgspec.UNSET
     topology = details.applications["shop"].deployment_topology
     assert topology is not None and topology.nodes["Model"].is_ingress
+
+
+def test_an_outer_balancer_is_told_of_both_doors() -> None:
+    world = World()
+    world.deploy(wanted("v1", 1))
+    world.settle()
+    grpc = {"port": 9000, "grpc_servicer_functions": ["shop_pb2_grpc:add_ShopServicer_to_server"]}
+    facts = InstanceFacts(node_id="node", http_options={"host": "127.0.0.1", "port": 8000}, grpc_options=grpc)
+    app = msgspec.structs.replace(world.goal.apps["shop"], route_prefix="/shop")
+    for route_prefix, expected in (
+        ("/shop", [("HTTP", 8000, "shop", "/shop"), ("gRPC", 9000, "shop", "/shop")]),
+        (None, [("gRPC", 9000, "shop", "/")]),
+    ):
+        app = msgspec.structs.replace(app, route_prefix=route_prefix)
+        goal = msgspec.structs.replace(world.goal, apps={"shop": app})
+        groups = instance_details(goal, world.observed, facts)["target_groups"]
+        told = [(g["protocol"], g["targets"][0]["port"], g["app_name"], g["route_prefix"]) for g in groups]
+        assert told == expected
+        assert {g["ingress_deployment_name"] for g in groups} == {"Model"}
+        without = msgspec.structs.replace(facts, proxy_location="Disabled")
+        assert instance_details(goal, world.observed, without)["target_groups"] == []
 
 
 def test_the_class_of_v1s_status_reads_what_rest_answers() -> None:
