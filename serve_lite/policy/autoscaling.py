@@ -167,6 +167,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
     lowest: int
     highest: int
+    why: str = ""  #: what else to say of them in a reason
 
     def clip(self, number: int) -> int:
         return min(max(number, self.lowest), self.highest)
@@ -225,7 +226,7 @@ def decide(
             step, after, due = after_delay(bounds.clip(step), target, timer, config, now)
     chosen = bounds.clip(step)
     if chosen != step:
-        why += f"; the bounds are {bounds.lowest} and {bounds.highest}"
+        why += f"; the bounds are {bounds.lowest} and {bounds.highest}{bounds.why}"
     return Decision(target=chosen, wish=asked, timer=after, due=due, reason=why if chosen != target else "")
 
 
