@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 import msgspec
 
-from serve_lite import checks, cron
+from serve_lite import checks
 from serve_lite.checks import Check, ConfigTypeError, described, invalid, or_null
 from serve_lite.cluster_only import (
     DeploymentActorConfig,
@@ -24,6 +24,7 @@ from serve_lite.cluster_only import (
     GangRuntimeFailurePolicy,
     GangSchedulingConfig,
 )
+from serve_lite.cron import cron_expression, time_of_day, time_zone
 from serve_lite.scaling import AutoscalingContext
 
 __all__ = [
@@ -484,12 +485,12 @@ class AutoscalingSchedule(  # type: ignore[misc]  # a frozen struct may extend o
     _thing: ClassVar[str] = "a schedule"
     _required: ClassVar[tuple[str, ...]] = ("cron",)
     _checks: ClassVar[Mapping[str, Check]] = {
-        "cron": cron.expression,
-        "timezone": cron.time_zone,
+        "cron": cron_expression,
+        "timezone": time_zone,
         "min_replicas": checks.integer(at_least=0, none=True),
         "max_replicas": checks.integer(at_least=1, none=True),
         "duration_s": checks.real(above=0, at_most=MOST_SCHEDULE_S, none=True),
-        "until": cron.time_of_day,
+        "until": time_of_day,
     }
 
     def _check_whole(self) -> None:

@@ -21,7 +21,7 @@ _DAYS_OF_A_TIME = 3  #: a time of day comes within two days, whatever clocks do
 
 
 @described({"type": "string"})
-def expression(value: Any, where: str, lax: bool) -> str:
+def cron_expression(value: Any, where: str, lax: bool) -> str:
     """Check a cron expression; returns it with single spaces."""
     if not isinstance(value, str):
         raise wrong(value, where, f"a cron expression: {_FIELDS}", wrong_type=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from serve_lite.admin.runtime_env import code_environment
 from serve_lite.checks import invalid, wrong
-from serve_lite.config import LoggingConfig
+from serve_lite.config import AutoscalingPolicy, LoggingConfig
 from serve_lite.schema import ServeApplicationSchema, parse_application_document, parse_deploy_document
 from serve_lite.state.goal import AppSubmission, BuildRequest
 from serve_lite.wire.messages import DeployRequest
@@ -89,6 +89,9 @@ def _submission(
         document=app.submitted,
         code_version=_code_version(app, base_dir),
         logging_config=None if logs is None else logs.to_dict(),
+        autoscaling_policy=None
+        if app.autoscaling_policy is None
+        else AutoscalingPolicy.from_value(app.autoscaling_policy, f"{where}autoscaling_policy"),
     )
 
 

@@ -24,12 +24,13 @@ import msgspec
 
 from serve_lite import instruments
 from serve_lite.controller import goals
+from serve_lite.controller.custom_policies import Policy
 from serve_lite.controller.failures import describe
 from serve_lite.controller.fleet import Fleet, StopOrder
 from serve_lite.controller.inbox import Inbox
 from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
-from serve_lite.controller.scaling import Policy, Scaler, Scaling
+from serve_lite.controller.scaling import Scaler, Scaling
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
 from serve_lite.exceptions import InstanceError, RayServeException, ServeLiteError
@@ -136,6 +137,7 @@ class Controller:
             clock=clock,
             wake=self._inbox.wake,
             spawn=lambda work: self._group.start_soon(lambda: work),
+            record=self._record,
         )
         publisher.on_load = self.take_load
         self._fleet: Fleet
@@ -632,7 +634,7 @@ class Controller:
         is_stored = False
         try:
             goal = await self._change_goal(
-                lambda goal: goals.accept_scaling(goal, scaling.deployment, scaling.target),
+                lambda goal: goals.accept_scaling(goal, scaling.deployment, scaling.target, scaling.window),
                 lambda _, goal: self._scaled_events(scaling, goal),
             )
             is_stored = True
@@ -743,8 +745,8 @@ class Controller:
                 if was is None or (was.status, was.message) != (view.status, view.message):
                     self._record(str(deployment), f"{view.status} ({view.trigger}) {view.message}".rstrip())
 
-    def _record(self, subject: str | ReplicaId, text: str) -> None:
-        logger.info("%s: %s", subject, text)
+    def _record(self, subject: str | ReplicaId, text: str, level: int = logging.INFO) -> None:
+        logger.log(level, "%s: %s", subject, text)
         self._store.add_events([EventRow(at=time.time(), subject=subject, text=text)])
 
     def _current_facts(self) -> InstanceFacts:

@@ -25,7 +25,7 @@ from serve_lite.controller.store import ReplicaRow, Store
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.state import events as ev
 from serve_lite.state.goal import CodeEnvironment
-from serve_lite.state.ids import ReplicaId
+from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
 from serve_lite.wire.messages import (
     AdoptRequest,
@@ -78,7 +78,7 @@ class Fleet:
         post: Callable[[ev.Event], None],
         clock: Callable[[], float],
         epoch: int,
-        on_stats: Callable[[ReplicaId, dict[str, float]], None],
+        on_stats: Callable[[ReplicaId, DeploymentId, dict[str, float], float], None],
     ) -> None:
         self._group, self._spawner, self._store = group, spawner, store
         self._post, self._clock, self._epoch = post, clock, epoch
@@ -247,15 +247,17 @@ class Fleet:
     def _listen(self, replica: _Supervised, connection: Connection) -> None:
         """Hear what the replica tells of itself."""
 
-        def hear() -> None:
-            stats = (
-                _decode_facts(connection.table.facts).autoscaling_stats if connection.table.facts else None
-            )
-            if stats:
-                self._on_stats(replica.id, stats)
+        def hear(is_news: bool = True) -> None:
+            if not connection.table.facts:
+                return
+            facts = _decode_facts(connection.table.facts)
+            if facts.autoscaling_stats and facts.autoscaling_at != replica.stats_at:
+                replica.stats_at = facts.autoscaling_at
+                at = facts.autoscaling_at if is_news else 0.0
+                self._on_stats(replica.id, replica.row.deployment, facts.autoscaling_stats, at)
 
         connection.table.on_facts = hear
-        hear()
+        hear(is_news=False)
 
     async def _stay_connected(self, replica: _Supervised) -> None:
         """Connect again whenever the connection breaks while the process lives; it counts on us being there."""
@@ -415,6 +417,7 @@ class _Supervised:
         self.order: StopOrder | None = None
         self.ordered = anyio.Event()
         self.is_initialised = False  #: it may have requests to finish
+        self.stats_at = 0.0  #: when its `record_autoscaling_stats` returned what was told last
         self.stop_asked: anyio.Event | None = None  #: set when it has answered the order to stop, or cannot
         self.metrics_asked: anyio.Event | None = None  #: set when it has told its metrics, or cannot
 

@@ -18,6 +18,7 @@ from serve_lite.config import DeploymentConfig
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.options import apply_overrides, route_prefix
 from serve_lite.policy.capacity import initial_target, scaling_bounds
+from serve_lite.policy.schedules import NO_WINDOW, Window
 from serve_lite.policy.update import settings_of, status_move, version_of
 from serve_lite.state import events as ev
 from serve_lite.state.goal import (
@@ -225,16 +226,19 @@ def accept_shutdown(goal: Goal) -> Goal:
     return msgspec.structs.replace(gone, is_shutting_down=True, document=None)
 
 
-def accept_scaling(goal: Goal, deployment: DeploymentId, target: int) -> Goal:
+def accept_scaling(goal: Goal, deployment: DeploymentId, target: int, window: Window = NO_WINDOW) -> Goal:
     """Return the goal with as many replicas of a deployment as autoscaling wants.
 
     The same one if the deployment is not scaled any more. The bounds hold, whatever has changed them meanwhile.
+
+    Args:
+        window: what schedules ask for.
     """
     app = goal.apps.get(deployment.app_name)
     if app is None or app.is_deleting:
         return goal
     deployments = tuple(
-        _scaled(d, target, *goal.capacity_of(app.submission.source)) if d.id == deployment else d
+        _scaled(d, target, *goal.capacity_of(app.submission.source), window) if d.id == deployment else d
         for d in app.deployments
     )
     if deployments == app.deployments:
@@ -243,12 +247,14 @@ def accept_scaling(goal: Goal, deployment: DeploymentId, target: int) -> Goal:
 
 
 def _scaled(
-    goal: DeploymentGoal, target: int, capacity: float | None, direction: CapacityDirection
+    goal: DeploymentGoal, target: int, capacity: float | None, direction: CapacityDirection, window: Window
 ) -> DeploymentGoal:
     scaling = goal.config.autoscaling_config
     if scaling is None:
         return goal
-    return msgspec.structs.replace(goal, target=scaling_bounds(scaling, capacity, direction).clip(target))
+    return msgspec.structs.replace(
+        goal, target=scaling_bounds(scaling, capacity, direction, window).clip(target)
+    )
 
 
 def forget_app(goal: Goal, name: str) -> Goal:

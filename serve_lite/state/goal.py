@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from serve_lite.config import DeploymentConfig
+from serve_lite.config import AutoscalingPolicy, DeploymentConfig
 from serve_lite.state.ids import DeploymentId
 
 Source = Literal["imperative", "declarative"]
@@ -75,6 +75,9 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     document: dict[str, Any] | None = None  #: the app's part of the config file exactly as submitted
     code_version: str = ""  #: equal to the running one: no new build, no restart; "" is always new
     logging_config: dict[str, Any] | None = None  #: of deployments that have none of their own
+    autoscaling_policy: AutoscalingPolicy | None = (
+        None  #: decides for all deployments that scale by themselves
+    )
 
 
 class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

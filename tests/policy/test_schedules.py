@@ -181,7 +181,7 @@ def test_a_time_of_day_comes_within_a_day_and_an_hour(
 @given(st.one_of(st.text(), st.text("0123456789*/-,#LW MON", min_size=9, max_size=30)))
 def test_every_text_is_an_expression_or_refused(text: str) -> None:
     try:
-        clean = cron.expression(text, "cron", False)
+        clean = cron.cron_expression(text, "cron", False)
     except InvalidConfigError as error:
         assert error.path == "cron"
     else:
