@@ -36,6 +36,7 @@ from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
 from serve_lite.exceptions import InstanceError, RayServeException, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
+from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.schema import DeploymentStatus, ProxyStatus, ReplicaState, ServeStatus
@@ -213,7 +214,9 @@ class Controller:
         goal = await self._change_goal(
             lambda goal: goals.accept_scale(
                 goals.at_revision(goal, if_revisions), deployment, target, is_manual=is_manual
-            )
+            ),
+            # A scaler's numbers change all day, and are no deploy: the application goes on being told as RUNNING.
+            None if is_manual else lambda old, new: self._outer_scaling_events(deployment, old, new, target),
         )
         self._record(str(deployment), f"scaled to {target} replicas")
         return DeployReply(revision=goal.revision)
@@ -668,6 +671,19 @@ class Controller:
                 at=self._clock(),
             )
         ]
+
+    def _outer_scaling_events(
+        self, deployment: DeploymentId, old: Goal, new: Goal, target: int
+    ) -> list[ev.Event]:
+        """Return what a number from a scaler outside means for the deployment's status."""
+        was = next(d.target for d in old.apps[deployment.app_name].deployments if d.id == deployment)
+        if was == target:
+            return []
+        exactly = Bounds(target, target)
+        scaling = Scaling(
+            deployment=deployment, target=target, was=was, bounds=exactly, reason="a scaler asks for it"
+        )
+        return self._scaled_events(scaling, new)
 
     # --- the goal ---
 
