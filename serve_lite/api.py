@@ -31,10 +31,11 @@ from serve_lite.config import (
 )
 from serve_lite.context import get_replica_context, in_replica
 from serve_lite.daemon.options import InstanceOptions
+from serve_lite.daemon.sources import join, layer_of, resolve
 from serve_lite.deployment import DEFAULT, Application, Default, Deployment
 from serve_lite.engines import driver, inline
 from serve_lite.exceptions import RayServeException
-from serve_lite.graph import build_deployments, build_here
+from serve_lite.graph import build_deployments, build_here, with_runtime_envs
 from serve_lite.handle import DeploymentHandle
 from serve_lite.routing import runtime as caller_runtime
 from serve_lite.routing.runtime import Runtime
@@ -115,9 +116,9 @@ def start(
     _check_record("tracing_config", tracing_config, TracingConfig)
     _check_record("controller_options", controller_options, ControllerOptions)
     _started_with_logging = logging_config
-    options = _instance_options(proxy_location, http_options, grpc_options)
+    options = _instance_options(proxy_location, http_options, grpc_options, logging_config)
     if not inline.is_forced():
-        driver.open_instance(options, is_explicit=http_options is not None)
+        driver.open_instance(options, is_explicit=True)
 
 
 def run(
@@ -302,8 +303,10 @@ def _run_many(
         _check(entry)
     if local or inline.is_forced():
         return _run_here(targets)
-    built = [build_deployments(entry.target, entry.name) for entry in targets]
-    runtime = driver.open_instance(_instance_options(None, http_options), is_explicit=False)
+    built = [with_runtime_envs(build_deployments(entry.target, entry.name)) for entry in targets]
+    runtime = driver.open_instance(
+        _instance_options(None, http_options, caller="serve.run"), is_explicit=http_options is not None
+    )
     for entry in targets:
         inline.give_way(entry.name)  # calls would still go to it
     environment = CodeEnvironment(cwd=os.getcwd(), sys_path=_sys_path())
@@ -405,33 +408,36 @@ def _instance_options(
     proxy_location: ProxyLocation | str | None,
     http_options: HTTPOptions | Mapping[str, Any] | None,
     grpc_options: gRPCOptions | Mapping[str, Any] | None = None,
+    logging_config: LoggingConfig | Mapping[str, Any] | None = None,
+    *,
+    caller: str = "serve.start",
 ) -> InstanceOptions:
-    location = ProxyLocation.from_value(proxy_location)
+    """Return the options of an instance that `caller` starts if none is up; what is not given comes from elsewhere."""
+    place = {} if proxy_location is None else {"proxy_location": ProxyLocation.from_value(proxy_location)}
     http = HTTPOptions.from_value({} if http_options is None else http_options, "http_options")
-    names = (
-        "request_timeout_s", "keep_alive_timeout_s", "root_path",
-        "ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs",
-    )  # fmt: skip
-    disabled = location is ProxyLocation.Disabled or http.location is ProxyLocation.Disabled
-    given = http.changed_fields() if isinstance(http_options, HTTPOptions) else (http_options or {})
-    chosen = {name: getattr(http, name) for name in names}
-    # Where these two are not given, the environment's count.
-    chosen |= {f"http_{name}": getattr(http, name) for name in ("host", "port") if name in given}
+    if http.location is ProxyLocation.Disabled:
+        place = {"proxy_location": http.location}
     grpc = gRPCOptions.from_value({} if grpc_options is None else grpc_options, "grpc_options")
-    if disabled:
-        chosen["http_host"] = None
-    elif grpc.grpc_servicer_functions:
+    if place.get("proxy_location") is not ProxyLocation.Disabled and http.host is not None:
         _ = grpc.grpc_servicer_func_callable  # raises what is wrong with one
-        chosen |= {
-            "grpc_port": grpc.port,
-            "grpc_servicer_functions": tuple(grpc.grpc_servicer_functions),
-            "grpc_sys_path": _sys_path(),
-            "grpc_request_timeout_s": grpc.request_timeout_s,
-            "grpc_enable_reflection": grpc.enable_reflection,
-        }
-        if chosen.get("http_host"):
-            chosen["grpc_host"] = chosen["http_host"]
-    return InstanceOptions(**chosen)
+    sections: dict[str, Mapping[str, Any]] = {
+        "": place,
+        "http_options": _given(http, http_options),
+        "grpc_options": _given(grpc, grpc_options),
+    }
+    if logging_config is not None:
+        logging_options = LoggingConfig.from_value(logging_config, "logging_config")
+        sections["logging_config"] = _given(logging_options, logging_config)
+    origin = f"argument {{}} of {caller}"
+    given = join(*(layer_of(section, options, origin) for section, options in sections.items()))
+    return resolve(given=given, folders=_sys_path())
+
+
+def _given(record: Checked, value: Checked | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of `record` that whoever made `value` has chosen."""
+    if isinstance(value, Checked):
+        return value.changed_fields()
+    return {name: getattr(record, name) for name in value or {}}
 
 
 def _check_record(name: str, value: Any, record: type[Checked]) -> None:

@@ -269,11 +269,14 @@ def mapping_of(item: Check | None = None, *, none: bool = False) -> Check:
 
 
 def json_value(value: Any, where: str, lax: bool) -> Any:
-    """Anything `json.dumps` accepts; bytes are let through as Ray Serve does."""
+    """Anything `json.dumps` accepts; bytes are let through as Ray Serve does.
+
+    A document may hold no NaN and no infinity: JSON has neither, so they would not arrive.
+    """
     if isinstance(value, bytes):
         return value
     try:
-        json.dumps(value)
+        json.dumps(value, allow_nan=lax)
     except (TypeError, ValueError) as error:
         raise invalid(where, f"{where} is not JSON-serializable: {error}.") from error
     return plain(value)
@@ -300,7 +303,7 @@ def plain(value: Any) -> Any:
         case list() | tuple():
             return [plain(v) for v in value]
         case _:
-            return value
+            return value.__fspath__() if hasattr(value, "__fspath__") else value  # a path, as its text
 
 
 # --- checks of whole records ---------------------------------------------------------------------
@@ -325,10 +328,10 @@ def check_fields(
     for key in given:
         if key not in fields:
             raise unknown_key(key, where, fields, thing=thing, elsewhere=elsewhere)
+    prefix = f"{where}." if where else ""
     for key in required:
         if key not in given:
-            raise invalid(where, f"{where or 'the document'} has no {key!r}; {thing} needs one.")
-    prefix = f"{where}." if where else ""
+            raise invalid(prefix + key, f"{where or 'the document'} has no {key!r}; {thing} needs one.")
     return {key: fields[key](value, prefix + key, lax) for key, value in given.items()}
 
 
@@ -393,6 +396,11 @@ def import_path(value: Any, where: str, lax: bool = False) -> str:
         raise invalid(
             where,
             f"{where}: got invalid import path {value!r}; write module:attribute, for example 'main:app'.",
+        )
+    if module.endswith(".py") or "/" in module:
+        better = f"{module.removesuffix('.py').strip('./').replace('/', '.')}:{attribute}"
+        raise invalid(
+            where, f"{where}: got invalid import path {value!r}: it names a file; write {better!r}."
         )
     return str(value)
 

@@ -12,7 +12,8 @@ AddressOption = Annotated[
         "--address",
         "-a",
         help="URL of the control plane (like http://localhost:52365), or state directory of an instance. "
-        "Default: SERVE_LITE_ADDRESS, RAY_AGENT_ADDRESS or RAY_DASHBOARD_ADDRESS, else your own instance.",
+        "Default: SERVE_LITE_ADDRESS, RAY_AGENT_ADDRESS, RAY_DASHBOARD_ADDRESS or RAY_ADDRESS, "
+        "else your own instance.",
     ),
 ]
 
@@ -24,6 +25,16 @@ AdminPortOption = Annotated[
         max=65535,
         help="Port of the REST API, on 127.0.0.1; 0 takes any free one. "
         "[default: SERVE_LITE_ADMIN_PORT, else 52365]",
+    ),
+]
+
+SettingsOption = Annotated[
+    str,
+    typer.Option(
+        "--settings",
+        metavar="FILE",
+        help="Settings of an instance that is started. "
+        "[default: SERVE_LITE_SETTINGS, else settings.yaml in the state directory, if there is one]",
     ),
 ]
 

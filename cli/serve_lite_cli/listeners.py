@@ -1,73 +1,84 @@
-"""Where an instance that a command starts is to listen, from flags and documents."""
+"""The options of an instance that a command starts, and what becomes of them if one is up already."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
-
 from serve_lite.daemon.options import InstanceOptions
-from serve_lite.exceptions import InstanceError, InvalidConfigError, PortInUseError
-
-#: Keys of a document's `http_options`, with the fields of `InstanceOptions` they set.
-FIELDS = {
-    "host": "http_host",
-    "port": "http_port",
-    "root_path": "root_path",
-    "request_timeout_s": "request_timeout_s",
-    "keep_alive_timeout_s": "keep_alive_timeout_s",
-    "ssl_keyfile": "ssl_keyfile",
-    "ssl_certfile": "ssl_certfile",
-    "ssl_keyfile_password": "ssl_keyfile_password",
-    "ssl_ca_certs": "ssl_ca_certs",
-}
-
-
-#: The same for `grpc_options`.
-GRPC_FIELDS = {
-    "port": "grpc_port",
-    "grpc_servicer_functions": "grpc_servicer_functions",
-    "request_timeout_s": "grpc_request_timeout_s",
-    "enable_reflection": "grpc_enable_reflection",
-}
+from serve_lite.daemon.settings import BY_NAME
+from serve_lite.daemon.sources import DEFAULT, Layer, join, layer_of, resolve
+from serve_lite.exceptions import InstanceError, PortInUseError
 
 
 def instance_options(
     home: str,
-    http_options: Mapping[str, Any],
-    admin_port: int | None,
-    grpc_options: Mapping[str, Any] | None = None,
+    flags: Layer,
+    document: Mapping[str, Any] | None = None,
     *,
+    home_origin: str = "",
+    document_name: str = "",
+    settings: str = "",
     folder: str = "",
 ) -> InstanceOptions:
-    """Return the options of an instance in `home`; what is not given keeps its default.
+    """Return the options of an instance in `home`: from flags, the environment, a document, and a settings file.
 
-    gRPC is served on the host that HTTP has, and not at all where HTTP is off. Its servicer functions are looked for
-    in `folder` and the current directory first.
-
-    The port of the REST API may also come from the environment, as SERVE_LITE_ADMIN_PORT.
+    Args:
+        document: a config file that was checked; its `http_options`, `grpc_options` and `proxy_location` count.
+        settings: the settings file that a flag names.
+        folder: where gRPC's servicer functions are looked for, besides the current directory.
 
     Raises:
-        InvalidConfigError: a value has the wrong type.
+        InvalidConfigError: a variable or the settings file is wrong.
     """
-    given = {FIELDS[key]: value for key, value in http_options.items() if key in FIELDS}
-    if http_options.get("host", "") is not None and (grpc_options or {}).get("grpc_servicer_functions"):
-        given |= {
-            GRPC_FIELDS[key]: value for key, value in (grpc_options or {}).items() if key in GRPC_FIELDS
-        }
-        given["grpc_sys_path"] = tuple(dict.fromkeys(os.path.abspath(each) for each in (folder, os.getcwd())))
-        if http_options.get("host"):
-            given["grpc_host"] = http_options["host"]
-    named = os.environ.get("SERVE_LITE_ADMIN_PORT", "")
-    if admin_port is not None or named:
-        given["admin_port"] = _port(named) if admin_port is None else admin_port
-    try:
-        return msgspec.convert({"home": home, **given}, InstanceOptions)
-    except msgspec.ValidationError as error:
-        raise InvalidConfigError(f"The HTTP or gRPC options are wrong: {error}.") from error
+    return resolve(
+        home,
+        home_origin=home_origin or "flag --address",
+        given=flags,
+        document=layer_of_document(document or {}, document_name),
+        settings=settings,
+        folders=(folder,) if folder else (),
+    )
+
+
+def layer_of_flags(given: Mapping[str, tuple[str, Any]]) -> Layer:
+    """Return what flags say: by the option's name, the flag and its value. One that is None was not given."""
+    values = {BY_NAME[name]: said for name, said in given.items() if said[1] is not None}
+    return Layer(
+        {option.id: value for option, (_, value) in values.items()},
+        {option.id: f"flag {flag}" for option, (flag, _) in values.items()},
+    )
+
+
+def layer_of_document(document: Mapping[str, Any], name: str) -> Layer:
+    """Return what a config file says about the instance; one with a single application has `host` and `port`."""
+    origin = f"file {name}, {{}}"
+    if "applications" not in document:
+        return layer_of("http_options", {k: document[k] for k in ("host", "port") if k in document}, origin)
+    place = {k: document[k] for k in ("proxy_location",) if k in document}
+    return join(
+        layer_of("http_options", document.get("http_options") or {}, origin),
+        layer_of("grpc_options", document.get("grpc_options") or {}, origin),
+        layer_of("", place, origin),
+    )
+
+
+def warn_of_differences(asked: InstanceOptions) -> None:
+    """Tell which options the instance that is up has otherwise than it was asked for, by anybody.
+
+    Raises:
+        InstanceError: it has just ended.
+    """
+    from serve_lite.daemon.effective import differences
+    from serve_lite.engines.local import settings_of  # brings an event loop, which a launch has no use for
+
+    running = settings_of(asked.home)
+    if running is None:
+        raise InstanceError(f"The instance in {asked.home} is just ending; try again.")
+    for sentence in differences(asked, running.settings):
+        print(f"Warning: {sentence}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -80,15 +91,13 @@ def explain_port_in_use(options: InstanceOptions) -> Iterator[None]:
     try:
         yield
     except PortInUseError as error:
-        flag = "--admin-port" if error.port == options.admin_port else "the option for the HTTP port"
+        option = BY_NAME["admin_port"]
+        flags = "--admin-port"
         if options.grpc_servicer_functions and error.port == options.grpc_port:
-            flag = "--grpc-port, or grpc_options.port of a config"
+            option, flags = BY_NAME["grpc_options.port"], "--grpc-port"
         if error.port == options.http_port:
-            flag = "--port (`serve start`: --http-port)"
-        raise InstanceError(f"{error} The port is chosen by {flag}; 0 takes any free one.") from error
-
-
-def _port(text: str) -> int:
-    if text.isascii() and text.isdigit() and int(text) <= 65535:
-        return int(text)
-    raise InvalidConfigError(f"SERVE_LITE_ADMIN_PORT is {text!r}; it must be a port, 0 to 65535.")
+            option, flags = BY_NAME["http_options.port"], "--port (`serve start`: --http-port)"
+        origin = options.origins.get(option.id, DEFAULT)
+        raise InstanceError(
+            f"{error} It is {option.name} ({origin}); another one is chosen by {flags}, and 0 takes any free one."
+        ) from error

@@ -27,6 +27,7 @@ class RunOptions(msgspec.Struct, kw_only=True):
     host: str | None = None
     port: int | None = None
     admin_port: int | None = None
+    settings: str = ""
     blocking: bool = True
     gradio: bool = False
     reload: bool = False

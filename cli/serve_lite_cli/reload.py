@@ -192,7 +192,7 @@ class ReloadingForeground(Foreground):
 
     def _tell_what_waits(self, plan: Plan) -> None:
         was, will_be = _options(self._plan), _options(plan)
-        if changed := [key for key in was if was[key] != will_be[key]]:
+        if changed := [key for key in was if was[key] != will_be.get(key)]:
             say(
                 f"Changed {' and '.join(changed)} take effect when an instance starts: stop, and run it again."
             )
@@ -200,10 +200,10 @@ class ReloadingForeground(Foreground):
 
 def _options(plan: Plan) -> dict[str, object]:
     """Return what only the start of an instance takes from a config file."""
-    http = plan.http_options
-    if "import_path" in http:  # a file of the older kind has them among everything else
-        http = {key: http[key] for key in ("host", "port") if key in http}
-    return {"http_options": http, "grpc_options": plan.grpc_options}
+    document = plan.document
+    if "applications" not in document:  # a file of the older kind has them among everything else
+        return {"http_options": {key: document[key] for key in ("host", "port") if key in document}}
+    return {key: document.get(key) or {} for key in ("http_options", "grpc_options", "proxy_location")}
 
 
 def with_content_versions(plan: Plan) -> Plan:

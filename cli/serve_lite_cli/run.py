@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from serve_lite_cli.flags import AddressOption, AdminPortOption
+from serve_lite_cli.flags import AddressOption, AdminPortOption, SettingsOption
 from serve_lite_cli.quick import RunOptions
 
 #: Ray gives this command `-h` for --host.
@@ -54,6 +54,7 @@ def command(
         ),
     ] = None,
     admin_port: AdminPortOption = None,
+    settings: SettingsOption = "",
     blocking: Annotated[
         bool,
         typer.Option(
@@ -104,6 +105,7 @@ def command(
                 host=host,
                 port=port,
                 admin_port=admin_port,
+                settings=settings,
                 blocking=blocking,
                 reload=reload,
                 route_prefix=route_prefix,

@@ -8,14 +8,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.engines.launch import AlreadyUpError, start_instance
 from serve_lite.exceptions import InstanceError
 from serve_lite.wire.messages import InstanceInfo
-from serve_lite_cli.address import local_home
-from serve_lite_cli.listeners import explain_port_in_use, instance_options
+from serve_lite_cli.address import home_origin, local_home
+from serve_lite_cli.listeners import (
+    explain_port_in_use,
+    instance_options,
+    layer_of_flags,
+    warn_of_differences,
+)
 from serve_lite_cli.plan import (
     Plan,
     is_config_file,
@@ -35,12 +39,26 @@ def run(asked: RunOptions) -> int:
     """
     home = local_home(asked.address)
     plan = plan_from(asked)
-    listen = {"host": asked.host, "port": asked.port}
-    http_options = plan.http_options | {key: value for key, value in listen.items() if value is not None}
-    options = instance_options(home, http_options, asked.admin_port, plan.grpc_options, folder=plan.folder)
+    flags = layer_of_flags(
+        {
+            "http_options.host": ("--host", asked.host),
+            "http_options.port": ("--port", asked.port),
+            "admin_port": ("--admin-port", asked.admin_port),
+        }
+    )
+    options = instance_options(
+        home,
+        flags,
+        plan.document,
+        home_origin=home_origin(asked.address),
+        document_name=plan.config_name,
+        settings=asked.settings,
+        folder=plan.folder,
+    )
     info, started = start_or_join(options, owner_pid=os.getpid() if asked.blocking else None)
     if not started:
-        say_what_is_not_applied(http_options, info)
+        print("An instance is already running, and is used.", file=sys.stderr, flush=True)
+        warn_of_differences(options)
     if asked.reload:
         return stay_and_reload(plan, info, lambda: plan_from(asked, is_silent=True), owns_instance=started)
     return stay(plan, info, owns_instance=started, blocking=asked.blocking)
@@ -83,18 +101,6 @@ def start_or_join(options: InstanceOptions, *, owner_pid: int | None) -> tuple[I
         if info is None:
             raise InstanceError(f"The instance in {options.home} is just ending; try again.") from None
         return info, False
-
-
-def say_what_is_not_applied(http_options: dict[str, Any], info: InstanceInfo) -> None:
-    """Tell that the instance which is up keeps listening where it does."""
-    running = {"host": info.http_host, "port": info.http_port}
-    for key, value in http_options.items():
-        if key in running and value != running[key]:
-            print(
-                f"An instance is already running with HTTP {key} {running[key]}; {key} {value} is not applied.",
-                file=sys.stderr,
-                flush=True,
-            )
 
 
 def stay(plan: Plan, info: InstanceInfo, *, owns_instance: bool, blocking: bool) -> int:

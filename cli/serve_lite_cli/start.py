@@ -12,9 +12,15 @@ from serve_lite.engines.launch import AlreadyUpError, start_instance
 from serve_lite.engines.local import find_instance
 from serve_lite.exceptions import InstanceError
 from serve_lite.wire.messages import InstanceInfo
-from serve_lite_cli.address import local_home, url
-from serve_lite_cli.flags import AddressOption, AdminPortOption
-from serve_lite_cli.listeners import explain_port_in_use, instance_options
+from serve_lite_cli.address import home_origin, local_home, url
+from serve_lite_cli.flags import AddressOption, AdminPortOption, JsonOption, SettingsOption
+from serve_lite_cli.listeners import (
+    explain_port_in_use,
+    instance_options,
+    layer_of_flags,
+    warn_of_differences,
+)
+from serve_lite_cli.output import print_json
 
 
 class Location(enum.StrEnum):
@@ -49,15 +55,21 @@ def command(
         ),
     ] = None,
     admin_port: AdminPortOption = None,
+    settings: SettingsOption = "",
     http_location: Annotated[
-        OldLocation, typer.Option("--http-location", help="DEPRECATED: use --proxy-location.")
-    ] = OldLocation.HeadOnly,
+        OldLocation | None,
+        typer.Option("--http-location", help="DEPRECATED: use --proxy-location.", show_default=False),
+    ] = None,
     proxy_location: Annotated[
-        Location, typer.Option("--proxy-location", help="Disabled: no HTTP, only handles.")
-    ] = Location.EveryNode,
+        Location | None,
+        typer.Option("--proxy-location", help="Disabled: no HTTP, only handles. [default: EveryNode]"),
+    ] = None,
     grpc_port: Annotated[
-        int, typer.Option("--grpc-port", min=0, max=65535, help="Port for gRPC; 0 takes any free one.")
-    ] = 9000,
+        int | None,
+        typer.Option(
+            "--grpc-port", min=0, max=65535, help="Port for gRPC; 0 takes any free one. [default: 9000]"
+        ),
+    ] = None,
     grpc_servicer_functions: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,26 +77,43 @@ def command(
         ),
     ] = None,
     grpc_enable_reflection: Annotated[
-        bool, typer.Option("--grpc-enable-reflection/--grpc-disable-reflection", help="gRPC reflection.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--grpc-enable-reflection/--grpc-disable-reflection", help="gRPC reflection. [default: on]"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Start an instance in the background. It stays until `serve shutdown`.
 
-    Does nothing but say so if the instance is already running.
+    Does nothing but say so if the instance is already running. Other options than those of these flags come from the
+    environment or a settings file; `serve config --effective` shows all of them.
+
+    With --json: {"started": BOOL, "home", "http": URL or null, "grpc": ADDRESS or null, "rest": URL}.
     """
-    if http_location is not OldLocation.HeadOnly:
+    if http_location not in (None, OldLocation.HeadOnly):
         warn("--http-location is deprecated, use --proxy-location.")
         proxy_location = location_of(http_location)
-    http_options: dict[str, object] = {"host": http_host, "port": http_port}
-    http_options = {key: value for key, value in http_options.items() if value is not None}
-    if proxy_location is Location.Disabled:
-        http_options["host"] = None
-    grpc_options = {
-        "port": grpc_port,
-        "grpc_servicer_functions": grpc_servicer_functions or [],
-        "enable_reflection": grpc_enable_reflection,
-    }
-    options = instance_options(local_home(address), http_options, admin_port, grpc_options)
+    flags = layer_of_flags(
+        {
+            "http_options.host": ("--http-host", http_host),
+            "http_options.port": ("--http-port", http_port),
+            "admin_port": ("--admin-port", admin_port),
+            "proxy_location": ("--proxy-location", proxy_location and proxy_location.value),
+            "grpc_options.port": ("--grpc-port", grpc_port),
+            "grpc_options.grpc_servicer_functions": (
+                "--grpc-servicer-functions",
+                grpc_servicer_functions or None,
+            ),
+            "grpc_options.enable_reflection": (
+                "--grpc-enable-reflection" if grpc_enable_reflection else "--grpc-disable-reflection",
+                grpc_enable_reflection,
+            ),
+        }
+    )
+    options = instance_options(
+        local_home(address), flags, home_origin=home_origin(address), settings=settings
+    )
     try:
         with explain_port_in_use(options):
             info = start_instance(options)
@@ -92,12 +121,34 @@ def command(
         running = find_instance(options.home)
         if running is None:
             raise InstanceError(f"The instance in {options.home} is just ending; try again.") from None
-        print("An instance is already running; new HTTP options are not applied.")
-        warn_of_differences(http_options, running)
-        print(where(running))
+        warn_of_differences(options)
+        tell(running, started=False, as_json=as_json)
         return
     wait_until_up(info)
-    print(f"Started an instance.\n{where(info)}")
+    tell(info, started=True, as_json=as_json)
+
+
+def tell(info: InstanceInfo, *, started: bool, as_json: bool) -> None:
+    """Print where the instance is, and whether it is this command's."""
+    if as_json:
+        print_json({"started": started, **places(info)})
+        return
+    print(
+        "Started an instance."
+        if started
+        else "An instance is already running, with the options that it was started with."
+    )
+    print(where(info))
+
+
+def places(info: InstanceInfo) -> dict[str, str | None]:
+    """Return where an instance is, for programs."""
+    return {
+        "home": info.home,
+        "http": None if info.http_host is None else url(info.http_host, info.http_port),
+        "grpc": None if info.grpc_host is None else f"{info.grpc_host}:{info.grpc_port}",
+        "rest": url(info.admin_host, info.admin_port),
+    }
 
 
 def location_of(old: OldLocation) -> Location:
@@ -119,14 +170,6 @@ def wait_until_up(info: InstanceInfo) -> None:
     """
     if find_instance(info.home) is None:
         raise InstanceError(f"The instance in {info.home} ended as soon as it was up.")
-
-
-def warn_of_differences(asked: dict[str, object], running: InstanceInfo) -> None:
-    """Tell what the running instance has otherwise than it was asked for; port 0 asks for nothing."""
-    actual = {"host": running.http_host, "port": running.http_port}
-    for key, wanted in asked.items():
-        if wanted not in (actual[key], 0):
-            warn(f"http {key} is {actual[key]}, and {wanted} was asked for.")
 
 
 def where(info: InstanceInfo) -> str:

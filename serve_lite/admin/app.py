@@ -18,14 +18,17 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from serve_lite.admin import openapi, operations, plans, prometheus, v1, v2
+from serve_lite.admin import health, instance, openapi, operations, plans, prometheus, v1, v2
 from serve_lite.admin.auth import Gate, check_listener
 from serve_lite.admin.controls import Controls, answer, refused, refused_because
 from serve_lite.admin.endpoints import Endpoint
 from serve_lite.exceptions import ServeLiteError
+from serve_lite.wire.messages import InstanceSettings
 
 #: The release of Ray whose REST answers ours look like; Ray's own clients refuse anything older than 1.12.
 RAY_VERSION = "2.60.0"
+
+NO_SETTINGS = InstanceSettings(settings=())
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *operations.ENDPOINTS,
     *v1.ENDPOINTS,
     *prometheus.ENDPOINTS,
+    *instance.ENDPOINTS,
+    *health.ENDPOINTS,
     *openapi.ENDPOINTS,
     Endpoint(
         id="get_ray_version",
@@ -75,8 +80,14 @@ class AdminOptions(Protocol):
     def admin_host(self) -> str: ...
 
 
-def build_app(controller: Controls, options: AdminOptions, *, token: str | None = None) -> ASGIApp:
-    """Return the control plane of `controller`, gate included.
+def build_app(
+    controller: Controls,
+    options: AdminOptions,
+    *,
+    token: str | None = None,
+    settings: InstanceSettings = NO_SETTINGS,
+) -> ASGIApp:
+    """Return the control plane of `controller`, gate included; `settings` are what it tells of the instance.
 
     Raises:
         InvalidConfigError: `options.admin_host` is not on loopback and there is no token.
@@ -85,10 +96,12 @@ def build_app(controller: Controls, options: AdminOptions, *, token: str | None 
     routes = [
         *operations.routes(controller),
         *plans.routes(controller),
-        *v2.routes(controller),
+        *v2.routes(controller, settings),
         *v1.routes(controller),
         *prometheus.routes(controller),
+        *instance.routes(settings),
         *openapi.routes(ENDPOINTS),
+        *health.routes(controller),
         Route("/api/ray/version", ray_version, methods=["GET"]),
         Route("/-/healthz", healthz, methods=["GET"]),
     ]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -16,9 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from serve_lite.admin.bodies import MAX_BODY_BYTES, BodyTooLargeError, parse_object
+from serve_lite.admin.mistakes import RefusedDocumentError, find_mistakes, path_of
 from serve_lite.controller.goals import NotScalableError, StaleRevisionError, UnknownNameError
+from serve_lite.controller.pulse import PulseView
 from serve_lite.controller.store import EventRow
-from serve_lite.exceptions import InstanceError, ServeLiteError
+from serve_lite.exceptions import InstanceError, InvalidConfigError, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy.diff import AppPlan
 from serve_lite.schema import ServeStatus
@@ -39,6 +41,7 @@ STATUSES: Mapping[type[ServeLiteError], int] = {
     InstanceError: 503,  # could not be stored, or nothing could be started: the instance's trouble
 }
 
+T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -62,6 +65,7 @@ class Controls(Protocol):
     def status(self) -> ServeStatus: ...
     def details(self) -> dict[str, Any]: ...
     async def metrics(self) -> list[Family]: ...
+    def pulse(self) -> PulseView: ...
 
 
 def routes_for(path: str, handlers: Mapping[str, Handler]) -> list[BaseRoute]:
@@ -79,9 +83,15 @@ def refused(message: str, *, status: int = 400, path: str = "") -> JSONResponse:
 
 
 def refused_because(error: ServeLiteError) -> JSONResponse:
-    """Return the answer to a request that asked for something wrong, or that could not be carried out."""
+    """Return the answer to a request that asked for something wrong, or that could not be carried out.
+
+    Of a document all mistakes are in `errors`.
+    """
     status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
-    return refused(str(error), status=status, path=getattr(error, "path", "") or "")
+    if not isinstance(error, RefusedDocumentError):
+        return refused(str(error), status=status, path=path_of(error))
+    errors = [{"error": str(mistake), "path": path_of(mistake)} for mistake in error.mistakes]
+    return JSONResponse({"error": str(error), "path": path_of(error), "errors": errors}, status)
 
 
 def answer(value: object, headers: Mapping[str, str] | None = None) -> Response:
@@ -111,6 +121,21 @@ async def read_document(request: Request) -> dict[str, Any]:
     if len(body) < LARGE_BODY_BYTES:
         return parse_object(bytes(body))
     return await anyio.to_thread.run_sync(parse_object, bytes(body))
+
+
+async def checked(document: dict[str, Any], make: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `make` makes of the document.
+
+    The search for further mistakes is done in a thread, since it checks the document once for each.
+
+    Raises:
+        RefusedDocumentError: something in it is wrong.
+    """
+    try:
+        return make(document)
+    except InvalidConfigError as error:
+        mistakes = await anyio.to_thread.run_sync(find_mistakes, document, make)
+        raise RefusedDocumentError(mistakes or [error]) from error
 
 
 async def _read_away(pieces: AsyncIterator[bytes]) -> None:

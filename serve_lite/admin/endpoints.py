@@ -43,11 +43,19 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     has_slash: bool = True  #: the path means the same with a slash at its end
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """What every refusal looks like."""
+class Mistake(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong."""
 
     error: str  #: what is wrong, and what would be right
     path: str  #: the place in the document that is meant, or the parameter; empty where there is none
+
+
+class Refused(Mistake, frozen=True, kw_only=True):
+    """What every refusal looks like."""
+
+    errors: list[Mistake] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  #: of a document: all that is wrong, the first included
 
 
 #: The names in a path.

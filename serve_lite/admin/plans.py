@@ -5,12 +5,14 @@ Ours; Ray Serve has no such thing.
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from serve_lite.admin.controls import Controls, answer, read_document, refused_because, routes_for
+from serve_lite.admin.controls import Controls, answer, checked, read_document, refused_because, routes_for
 from serve_lite.admin.documents import base_dir_of, deploy_request, is_single_app
 from serve_lite.admin.endpoints import BASE_DIR, MERGE, Endpoint
 from serve_lite.admin.v1 import SINGLE, whole_request
@@ -48,9 +50,9 @@ def routes(controls: Controls) -> list[BaseRoute]:
             base_dir, merge = base_dir_of(request.headers), asks_for_merge(request)
             document = await read_document(request)
             if is_single_app(document):
-                wanted = whole_request(document, controls.details(), base_dir=base_dir)
+                wanted = await whole_request(document, controls.details(), base_dir=base_dir)
             else:
-                wanted = deploy_request(document, base_dir=base_dir, merge=merge)
+                wanted = await checked(document, partial(deploy_request, base_dir=base_dir, merge=merge))
                 wanted.keeps_kind = not merge
             plans = await controls.plan(wanted)
         except ServeLiteError as error:

@@ -6,6 +6,7 @@ three words. DELETE means here what it means in `v2.py`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -17,6 +18,7 @@ from serve_lite.admin.controls import (
     Controls,
     accepted,
     answer,
+    checked,
     drained,
     read_document,
     refused_because,
@@ -24,6 +26,7 @@ from serve_lite.admin.controls import (
 )
 from serve_lite.admin.documents import base_dir_of, single_app_request
 from serve_lite.admin.endpoints import BASE_DIR, Endpoint
+from serve_lite.admin.notices import log_notice
 from serve_lite.checks import invalid
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.schema import (
@@ -98,9 +101,10 @@ def routes(controls: Controls) -> list[BaseRoute]:
     async def put(request: Request) -> Response:
         try:
             document = await read_document(request)
-            wanted = whole_request(document, controls.details(), base_dir=base_dir_of(request.headers))
+            wanted = await whole_request(document, controls.details(), base_dir=base_dir_of(request.headers))
             wanted.if_revisions = revisions_wanted(request, controls.tag())
             reply = await controls.submit(wanted)
+            log_notice(document)
         except ServeLiteError as error:
             return refused_because(error)
         return accepted(tagged(controls.tag(), reply.revision))
@@ -128,7 +132,7 @@ def routes(controls: Controls) -> list[BaseRoute]:
     ]
 
 
-def whole_request(
+async def whole_request(
     document: dict[str, Any], details: dict[str, Any], *, base_dir: str | None
 ) -> DeployRequest:
     """Return the request that makes a single-application document everything that runs, as in 2.7.
@@ -136,7 +140,7 @@ def whole_request(
     Raises:
         InvalidConfigError: something in it is wrong, or it does not fit the instance that has these `details`.
     """
-    wanted = single_app_request(document, base_dir=base_dir)
+    wanted = await checked(document, partial(single_app_request, base_dir=base_dir))
     check_same_listener(document, details.get("http_options") or {})
     wanted.replace_all = wanted.keeps_kind = True
     return wanted

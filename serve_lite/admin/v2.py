@@ -14,6 +14,8 @@ and the others stay.
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -22,6 +24,7 @@ from serve_lite.admin.conditions import answer_unless_known, revisions_wanted, t
 from serve_lite.admin.controls import (
     Controls,
     accepted,
+    checked,
     drained,
     read_document,
     refused,
@@ -30,9 +33,12 @@ from serve_lite.admin.controls import (
 )
 from serve_lite.admin.documents import base_dir_of, deploy_request
 from serve_lite.admin.endpoints import APPLICATION, BASE_DIR, MERGE, Endpoint, Parameter
+from serve_lite.admin.instance import not_applied_header
+from serve_lite.admin.notices import log_notice
 from serve_lite.checks import invalid, wrong
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.schema import ServeInstanceDetails
+from serve_lite.wire.messages import InstanceSettings
 
 PATH = "/api/serve/applications"
 SOURCES = ("imperative", "declarative")
@@ -104,8 +110,8 @@ ENDPOINTS = (
 )
 
 
-def routes(controls: Controls) -> list[BaseRoute]:
-    """Return the routes, with and without the trailing slash."""
+def routes(controls: Controls, settings: InstanceSettings) -> list[BaseRoute]:
+    """Return the routes, with and without the trailing slash. `settings` are the instance's own options."""
 
     async def put(request: Request) -> Response:
         try:
@@ -119,15 +125,17 @@ def routes(controls: Controls) -> list[BaseRoute]:
 
     async def store(request: Request, *, merge: bool) -> Response:
         try:
-            wanted = deploy_request(
-                await read_document(request), base_dir=base_dir_of(request.headers), merge=merge
-            )
+            document = await read_document(request)
+            base_dir = base_dir_of(request.headers)
+            wanted = await checked(document, partial(deploy_request, base_dir=base_dir, merge=merge))
             wanted.keeps_kind = not merge
             wanted.if_revisions = revisions_wanted(request, controls.tag())
             reply = await controls.submit(wanted)
+            log_notice(document)
         except ServeLiteError as error:
             return refused_because(error)
-        return accepted(tagged(controls.tag(), reply.revision))
+        headers = not_applied_header(document, settings)
+        return accepted({**tagged(controls.tag(), reply.revision), **headers})
 
     async def get(request: Request) -> Response:
         try:

@@ -6,7 +6,7 @@ a later write cannot overtake an earlier one. A write that must have happened be
 disk must not take the daemon down.
 
 Values are msgpack of the frozen structs, which only ever gain fields with defaults, so a newer release reads an
-older one's file. The numbered schema is for what that cannot express.
+older one's file. The numbered schema in `store_file.py` is for what that cannot express.
 """
 
 from __future__ import annotations
@@ -22,36 +22,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from serve_lite.controller.store_file import damaged, open_database
 from serve_lite.exceptions import InstanceError
 from serve_lite.state.goal import AppGoal, CapacityDirection, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.observed import DeploymentView
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
 KEPT_EVENTS = 2000  #: lines of history
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS apps (name TEXT PRIMARY KEY, revision INTEGER NOT NULL, goal BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS deployments (
-    app TEXT NOT NULL, name TEXT NOT NULL, view BLOB NOT NULL, PRIMARY KEY (app, name)
-);
-CREATE TABLE IF NOT EXISTS replicas (id TEXT PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS events (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL
-);
-"""
-
-#: In front of the numbered schema: older releases do not look at it, so it needs no number.
-_REVISIONS = """
-CREATE TABLE IF NOT EXISTS revisions (
-    app TEXT NOT NULL, revision INTEGER NOT NULL, goal BLOB NOT NULL, PRIMARY KEY (app, revision)
-);
-"""
 KEPT_REVISIONS = 10  #: of each application
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -70,6 +52,8 @@ class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     was_ready: bool = False  #: the user's object was built; it may have requests
     wall_time: float = 0.0
     log_file: str = ""
+    phases: dict[str, float] = {}  #: seconds that each phase of its start took; once it was ready
+    allotment: Allotment = NO_ALLOTMENT  #: what it has of the machine
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,39 +172,23 @@ class Store:
     # --- in the worker thread ---
 
     def _open(self) -> Stored:
+        self._db = open_database(self._path)
         try:
-            descriptor = os.open(
-                self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )  # not for other eyes
-            os.close(descriptor)
-            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            # A commit survives the death of the daemon at once; `save_goal` also waits for the disk.
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._check_schema()
-            return self._read()
-        except (OSError, sqlite3.Error, msgspec.MsgspecError) as error:
-            raise InstanceError(
-                f"Cannot use the state file {self._path!r}: {error}. If it is damaged, move it away and deploy again."
-            ) from error
-
-    def _check_schema(self) -> None:
-        found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if found > SCHEMA_VERSION:
-            raise InstanceError(
-                f"The state file {self._path!r} was written by a newer serve-lite (schema {found}; this one knows "
-                f"{SCHEMA_VERSION}). Use that version, or another SERVE_LITE_HOME."
-            )
-        if found < SCHEMA_VERSION:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        self._db.executescript(_REVISIONS)
+            stored = self._read()
+            with self._transaction():  # only now: a file that cannot be read is left as it is
+                self._set_meta("epoch", str(stored.epoch).encode())
+                self._set_meta("node_id", stored.node_id.encode())
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise InstanceError(f"Cannot use the state file {self._path!r}: {error}.") from error
+        except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
+            self._db.close()
+            raise damaged(self._path, str(error)) from error
+        return stored
 
     def _read(self) -> Stored:
         epoch = int(self._meta("epoch", b"0")) + 1
         node_id = self._meta("node_id", b"").decode() or os.urandom(14).hex()
-        with self._transaction():
-            self._set_meta("epoch", str(epoch).encode())
-            self._set_meta("node_id", node_id.encode())
         head = msgspec.msgpack.decode(self._meta("goal", _encode(_GoalHead())), type=_GoalHead)
         for name, blob in self._db.execute("SELECT name, goal FROM apps ORDER BY rowid"):
             self._apps[name] = msgspec.msgpack.decode(blob, type=AppGoal)

@@ -18,11 +18,13 @@ from serve_lite.wire.messages import (
     DeploymentLoad,
     DeployReply,
     DeployRequest,
+    DetailsReply,
     Empty,
     GoalRequest,
     IngressReply,
     IngressRequest,
     InstanceInfo,
+    InstanceSettings,
     Membership,
     WaitRequest,
     WatchRequest,
@@ -37,6 +39,7 @@ class Controls(Protocol):
     async def wait_apps(self, names: list[str], /) -> ServeStatus: ...
     def status(self) -> ServeStatus: ...
     def goal_of(self, names: list[str], /) -> Goal: ...
+    def details(self) -> dict[str, Any]: ...
     def ingress_of(self, name: str, /) -> str: ...
     def take_load(self, load: DeploymentLoad, /) -> None: ...
     def forget_caller(self, deployment: DeploymentId, caller: str, /) -> None: ...
@@ -60,17 +63,21 @@ class ControlSocket:
         controller: Controls,
         memberships: Memberships,
         info: InstanceInfo,
+        settings: InstanceSettings,
         leave: Callable[[], Any],
     ) -> None:
         self._controller, self._memberships, self._info, self._leave = controller, memberships, info, leave
+        self._settings = settings
         self._left = asyncio.Event()
         self._leavers = 0
         self.methods = methods = ControlMethods(group)
         methods.method("info", Empty, self._tell_info)
+        methods.method("settings", Empty, self._tell_settings)
         methods.method("deploy", DeployRequest, controller.submit)
         methods.method("wait_apps", WaitRequest, self._wait_apps)
         methods.method("status", Empty, self._status)
         methods.method("goal", GoalRequest, self._goal)
+        methods.method("details", Empty, self._details)
         methods.method("delete", DeleteRequest, self._delete)
         methods.method("ingress", IngressRequest, self._ingress)
         methods.method("shutdown", Empty, self._shutdown)
@@ -86,6 +93,9 @@ class ControlSocket:
     async def _tell_info(self, _: Empty) -> InstanceInfo:
         return self._info
 
+    async def _tell_settings(self, _: Empty) -> InstanceSettings:
+        return self._settings
+
     async def _wait_apps(self, request: WaitRequest) -> msgspec.Struct:
         return await self._controller.wait_apps(request.names)
 
@@ -94,6 +104,9 @@ class ControlSocket:
 
     async def _goal(self, request: GoalRequest) -> msgspec.Struct:
         return self._controller.goal_of(request.names)
+
+    async def _details(self, _: Empty) -> DetailsReply:
+        return DetailsReply(applications=self._controller.details()["applications"])
 
     async def _delete(self, request: DeleteRequest) -> Empty:
         await self._controller.delete(request.names)

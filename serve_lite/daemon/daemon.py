@@ -25,12 +25,15 @@ from serve_lite import __version__
 from serve_lite.admin.auth import check_listener
 from serve_lite.controller.advisers import Advisers
 from serve_lite.controller.controller import Controller
+from serve_lite.controller.environment_cache import EnvironmentCache
+from serve_lite.controller.environments import Environments, settings_from
 from serve_lite.controller.importer import Importer
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import Store
 from serve_lite.controller.warm import Template
 from serve_lite.daemon.control import ControlSocket
+from serve_lite.daemon.effective import shown
 from serve_lite.daemon.grpc_memory import GrpcMemory
 from serve_lite.daemon.home import Paths
 from serve_lite.daemon.keeper import EXIT_HOPELESS
@@ -45,7 +48,7 @@ from serve_lite.routing.router import Routers
 from serve_lite.schema import ProxyStatus
 from serve_lite.state.goal import CodeEnvironment
 from serve_lite.wire.listener import listen
-from serve_lite.wire.messages import InstanceInfo
+from serve_lite.wire.messages import InstanceInfo, InstanceSettings
 
 if TYPE_CHECKING:
     from serve_lite.proxy import grpc
@@ -121,31 +124,43 @@ class Daemon:
         if self._keeper is not None:
             self._watch_keeper(self._keeper, spawner)
         publisher = Publisher(spawner.socket_path)
-        importer = Importer(spawner)
+        limits, kept = settings_from(os.environ)
+        cache = EnvironmentCache(self._paths.environments, kept)
+        environments = Environments(group, spawner, cache, limits)
+        environments.remove_half_made()
+        importer = Importer(spawner, environments)
         controller = Controller(
             store,
             spawner,
             importer,
             publisher,
+            environments,
             control_socket=self._paths.control,
             orphan_grace_s=self._options.orphan_grace_s,
             http_options=self._http_options(),
             grpc_options=self._grpc_options(),
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
+            logging_config=self._options.logging_config,
             log_file=os.path.join(self._paths.logs, "daemon.log"),
+            machine=self._options.machine,
         )
-        advisers = Advisers(group, spawner, controller.code_of)
+        advisers = Advisers(group, spawner, controller.code_of, environments)
         controller.ask_policies(advisers.policy)
         await group.start(controller.run)  # returns with the replicas of an earlier daemon adopted
         routers = Routers(publisher, advisers.make)
         http = await self._open_http(group, routers, publisher)
         # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
         grpc = await self._open_grpc(group, routers, publisher, importer)
-        control = ControlSocket(group, controller, publisher, self._info(controller.epoch), self._shut_down)
+        settings = self._settings()
+        control = ControlSocket(
+            group, controller, publisher, self._info(controller.epoch), settings, self._shut_down
+        )
         listener = await listen(self._sockets["control"], control.methods.handle_call)
         if "admin" in self._sockets:
             check_listener(self._options.admin_host, None)
-            group.start_soon(serve_admin, self._sockets["admin"], controller, self._options, self._leaving)
+            group.start_soon(
+                serve_admin, self._sockets["admin"], controller, self._options, settings, self._leaving
+            )
         self._tell_ready()
         await self._leaving.wait()  # ends with a signal, a client's `shutdown`, or the keeper
         controller.proxy_status = ProxyStatus.DRAINING
@@ -236,6 +251,15 @@ class Daemon:
             "request_timeout_s": options.request_timeout_s,
             "keep_alive_timeout_s": options.keep_alive_timeout_s,
         }
+
+    def _settings(self) -> InstanceSettings:
+        """Return every option with who chose it, and the ports that were really bound."""
+        bound = {
+            f"{name}_port": self._sockets[name].getsockname()[1]
+            for name in ("http", "grpc", "admin")
+            if name in self._sockets
+        }
+        return InstanceSettings(settings=shown(self._options, bound))
 
     def _info(self, epoch: int) -> InstanceInfo:
         http, admin, grpc = (self._sockets.get(name) for name in ("http", "admin", "grpc"))

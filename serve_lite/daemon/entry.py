@@ -16,7 +16,7 @@ import sys
 from contextlib import suppress
 
 from serve_lite.controller.warm import Template, can_fork, open_log
-from serve_lite.daemon.home import home_from_environment, paths
+from serve_lite.daemon.home import home_from_environment, paths, take_secrets
 
 #: What daemon and template both load sooner or later. The backend is anyio's own business and may move one day; it
 #: takes 15 ms, though, which each replica would pay again.
@@ -42,6 +42,7 @@ def main() -> int:
     raise_descriptor_limit()
     # Not left in the environment, which user code will inherit: a key's password may be in it.
     given = os.environ.pop("SERVE_LITE_INSTANCE", "{}")
+    environment = take_secrets()
     where = paths(json.loads(given).get("home") or home_from_environment())
     where.prepare()
 
@@ -62,7 +63,7 @@ def main() -> int:
     from serve_lite.daemon.daemon import run
     from serve_lite.daemon.options import options_from
 
-    return run(options_from(given), where, inherited, template)
+    return run(options_from(given, environment), where, inherited, template)
 
 
 def run_template(daemon: socket.socket, inherited: dict[str, int], logs: str) -> int:

@@ -1,4 +1,4 @@
-"""The directory of one instance: where it is, what lies in it, and that nobody else can read it.
+"""The directory of one instance: where it is, what lies in it, and that nobody else can read it; and its secrets.
 
 Imports next to nothing, because the keeper stands on it. `options.py` has everything else about an instance.
 """
@@ -11,6 +11,12 @@ import stat
 #: A Unix socket's path may have 107 bytes and a final zero; a few are left for other systems' lower limits.
 _LONGEST_SOCKET_PATH = 100
 
+#: Variables that choose the state directory, the strongest first.
+HOME_VARIABLES = ("SERVE_LITE_HOME", "XDG_STATE_HOME")
+
+#: Variables that hold secrets. User code inherits the environment, so no process of an instance leaves them there.
+SECRET_VARIABLES = ("SERVE_LITE_HTTP_SSL_KEYFILE_PASSWORD",)
+
 
 class Paths:
     """Where everything of one instance is."""
@@ -22,6 +28,7 @@ class Paths:
         self.lock = os.path.join(home, "lock")
         self.db = os.path.join(home, "state.db")
         self.logs = os.path.join(home, "logs")
+        self.environments = os.path.join(home, "environments")  #: archives and packages of applications
 
     def prepare(self) -> None:
         """Create the directories, or check that they are ours alone.
@@ -58,6 +65,14 @@ def home_from_environment() -> str:
     if not os.path.isabs(state):  # the XDG base directory specification says to ignore relative ones
         state = os.path.join(os.path.expanduser("~"), ".local", "state")
     return os.path.join(state, "serve-lite")
+
+
+def take_secrets() -> dict[str, str]:
+    """Take what is secret out of this process's environment; return the environment as it was."""
+    before = dict(os.environ)
+    for name in SECRET_VARIABLES:
+        os.environ.pop(name, None)
+    return before
 
 
 def _socket_directory(home: str) -> str:

@@ -24,7 +24,7 @@ import socket
 import sys
 import time
 
-from serve_lite.daemon.home import Paths, paths
+from serve_lite.daemon.home import Paths, paths, take_secrets
 from serve_lite.processes import (
     become_subreaper,
     children_of,
@@ -249,7 +249,7 @@ def main() -> int:
 #: Options that are read here.
 _COMPLETE: Final = {
     "home", "http_host", "http_port", "grpc_servicer_functions", "grpc_host", "grpc_port", "admin_host", "admin_port",
-    "backlog",
+    "backlog", "origins",
 }  # fmt: skip
 
 
@@ -262,7 +262,7 @@ def _options() -> str:
 
     from serve_lite.daemon.options import options_from
 
-    return msgspec.json.encode(options_from(given)).decode()
+    return msgspec.json.encode(options_from(given, take_secrets())).decode()
 
 
 def _take_lock(path: str) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio.to_thread
 
 from serve_lite.daemon.options import InstanceOptions
+from serve_lite.wire.messages import InstanceSettings
 
 if TYPE_CHECKING:
     from hypercorn.config import Config
@@ -27,13 +28,17 @@ _GRACE_S = 2.0
 
 
 async def serve_admin(
-    sock: socket.socket, controller: Controls, options: InstanceOptions, leaving: asyncio.Event
+    sock: socket.socket,
+    controller: Controls,
+    options: InstanceOptions,
+    settings: InstanceSettings,
+    leaving: asyncio.Event,
 ) -> None:
     """Serve the control plane on a listening socket until `leaving` is set."""
     sock.setblocking(False)
     while await _first_connection(sock, leaving):
         try:
-            app, config = await anyio.to_thread.run_sync(_load, sock, controller, options)
+            app, config = await anyio.to_thread.run_sync(_load, sock, controller, options, settings)
         except (
             Exception
         ):  # boundary: a control plane that cannot be loaded must not take the applications down
@@ -70,7 +75,9 @@ def _refuse(sock: socket.socket) -> None:
         pass
 
 
-def _load(sock: socket.socket, controller: Controls, options: InstanceOptions) -> tuple[Framework, Config]:
+def _load(
+    sock: socket.socket, controller: Controls, options: InstanceOptions, settings: InstanceSettings
+) -> tuple[Framework, Config]:
     from hypercorn.config import Config
 
     from serve_lite.admin.app import build_app
@@ -82,4 +89,4 @@ def _load(sock: socket.socket, controller: Controls, options: InstanceOptions) -
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
     # Hypercorn's types name each ASGI message; starlette's name none.
-    return cast(Any, build_app(controller, options)), config
+    return cast(Any, build_app(controller, options, settings=settings)), config

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from serve_lite.daemon.home import Paths, home_from_environment, paths
+from serve_lite.daemon.home import SECRET_VARIABLES, Paths, home_from_environment, paths
+from serve_lite.daemon.machine_options import machine_from_environment
 from serve_lite.exceptions import InvalidConfigError
+from serve_lite.state.resources import MachineOptions
 
-__all__ = ["InstanceOptions", "Paths", "home_from_environment", "options_from", "paths"]
+__all__ = ["SECRET_VARIABLES", "InstanceOptions", "Paths", "home_from_environment", "options_from", "paths"]
 
 #: JSON of `InstanceOptions`, for the keeper and the daemon. Not an argument: those are for all eyes, and a key's
 #: password may be in it.
@@ -20,36 +24,19 @@ DEFAULT_HTTP_PORT = 8000
 DEFAULT_ADMIN_PORT = 52365
 
 
-def _port_from_environment(name: str, default: int) -> int:
-    named = os.environ.get(name, "")
-    if named and not (named.isascii() and named.isdigit() and int(named) <= 65535):
-        raise InvalidConfigError(f"{name} must be a port from 0 to 65535, not {named!r}")
-    return int(named) if named else default
-
-
-def _default_http_host() -> str:
-    return os.environ.get("RAY_SERVE_DEFAULT_HTTP_HOST") or DEFAULT_HTTP_HOST
-
-
-def _default_http_port() -> int:
-    return _port_from_environment("SERVE_LITE_HTTP_PORT", DEFAULT_HTTP_PORT)
-
-
-def _default_admin_port() -> int:
-    return _port_from_environment("SERVE_LITE_ADMIN_PORT", DEFAULT_ADMIN_PORT)
-
-
 class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """One instance: where it lives, what it listens on, and how its doors behave."""
+    """One instance: where it lives, what it listens on, and how its doors behave.
+
+    `settings.py` has the names that its users have for these, `sources.py` finds out what they chose.
+    """
 
     home: str = ""  #: state directory; "": the environment's or the user's default
-    #: `$RAY_SERVE_DEFAULT_HTTP_HOST`, or 127.0.0.1; None: no HTTP for applications
-    http_host: str | None = msgspec.field(default_factory=_default_http_host)
-    #: `$SERVE_LITE_HTTP_PORT`, or 8000; 0: the kernel chooses, `info` tells
-    http_port: int = msgspec.field(default_factory=_default_http_port)
+    settings_file: str = ""  #: that was read; "": there was none
+    proxy_location: str = "EveryNode"  #: "Disabled": `http_host` is None
+    http_host: str | None = DEFAULT_HTTP_HOST  #: None: no HTTP for applications
+    http_port: int = DEFAULT_HTTP_PORT  #: 0: the kernel chooses, `info` tells
     admin_host: str = "127.0.0.1"
-    #: `$SERVE_LITE_ADMIN_PORT`, or 52365; 0: the kernel chooses
-    admin_port: int = msgspec.field(default_factory=_default_admin_port)
+    admin_port: int = DEFAULT_ADMIN_PORT  #: 0: the kernel chooses
     grpc_host: str = "127.0.0.1"
     grpc_port: int = 9000  #: 0: the kernel chooses, `info` tells
     #: import paths of generated `add_..._to_server` functions; without any there is no gRPC
@@ -67,8 +54,14 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     ssl_keyfile: str | None = None
     ssl_keyfile_password: str | None = None
     ssl_ca_certs: str | None = None
-    log_level: str = "INFO"
+    log_level: str = "INFO"  #: of the daemon's own log
+    #: `LoggingConfig` of applications and deployments that have none; None: the class's defaults
+    logging_config: dict[str, Any] | None = None
+    #: `$SERVE_LITE_NUM_CPUS`, `$SERVE_LITE_NUM_GPUS`, `$SERVE_LITE_MEMORY_BYTES`, `$SERVE_LITE_RESOURCES`, and the GPUs
+    #: of `$CUDA_VISIBLE_DEVICES`
+    machine: MachineOptions = msgspec.field(default_factory=machine_from_environment)
     is_embedded: bool = False  #: belongs to one process and ends with it, applications included
+    origins: dict[str, str] = {}  #: who chose a field; those that are missing have their default
 
     def with_home(self) -> InstanceOptions:
         """Return the same options with `home` filled in and absolute."""
@@ -76,15 +69,29 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, home=home)
 
 
-def options_from(document: str) -> InstanceOptions:
+def options_from(document: str, environment: Mapping[str, str] = os.environ) -> InstanceOptions:
     """Return the options that JSON holds, as the starter of a process left them in its environment.
 
+    A launcher leaves all of them, with their origins. Whoever starts a process by hand may leave some or none; then
+    the environment and a settings file have a say too.
+
     Raises:
-        InvalidConfigError: it is not the JSON of `InstanceOptions`.
+        InvalidConfigError: it is not the JSON of `InstanceOptions`, or a setting is wrong.
     """
     try:
-        return msgspec.json.decode(document, type=InstanceOptions).with_home()
+        given = msgspec.json.decode(document, type=dict[str, msgspec.Raw])
+        options = msgspec.json.decode(document, type=InstanceOptions)
     except msgspec.DecodeError as error:
         raise InvalidConfigError(
             f"{ENVIRONMENT_NAME} does not hold the options of an instance: {error}"
         ) from error
+    if "origins" in given:
+        return options.with_home()
+    from serve_lite.daemon.sources import Layer, resolve  # not needed by those who were given everything
+
+    origin = f"environment {ENVIRONMENT_NAME}"
+    fields = given.keys() - {"home", "settings_file"}
+    layer = Layer({name: getattr(options, name) for name in fields}, dict.fromkeys(fields, origin))
+    return resolve(
+        options.home, home_origin=origin, given=layer, settings=options.settings_file, environment=environment
+    )

@@ -11,13 +11,14 @@ from typing import TypeVar
 import msgspec
 
 from serve_lite.context import in_replica
-from serve_lite.daemon.options import InstanceOptions, paths
+from serve_lite.daemon.effective import differences
+from serve_lite.daemon.options import InstanceOptions, home_from_environment, paths
 from serve_lite.engines import local
 from serve_lite.exceptions import InstanceError, RayServeException
 from serve_lite.routing import runtime as caller_runtime
 from serve_lite.routing.runtime import Runtime
 from serve_lite.wire.connection import ConnectionLostError, connect
-from serve_lite.wire.messages import Empty, InstanceInfo
+from serve_lite.wire.messages import Empty, InstanceSettings
 
 log = logging.getLogger("serve_lite")
 R = TypeVar("R")
@@ -29,7 +30,7 @@ _embedded_home: str | None = None
 def open_instance(options: InstanceOptions, *, is_explicit: bool) -> Runtime:
     """Return a runtime connected to the instance that is up, or to one that is started for this process.
 
-    With `is_explicit` a running instance that listens elsewhere than `options` say is warned of.
+    With `is_explicit` each option that was asked for and that a running instance has otherwise is warned of.
 
     Raises:
         PortInUseError, InstanceError: it cannot be started.
@@ -73,7 +74,7 @@ def connected() -> Runtime | None:
             return runtime
         runtime.stop()
         caller_runtime.install(None)
-    control = paths(InstanceOptions().with_home().home).control
+    control = paths(home_from_environment()).control
     return _install(control) if _is_up(control) else None
 
 
@@ -121,10 +122,9 @@ def _is_up(control_path: str) -> bool:
 
 
 def _warn_of_differences(runtime: Runtime, options: InstanceOptions) -> None:
-    info = ask(runtime, "info", Empty(), InstanceInfo)
-    if (info.http_host, info.http_port) != (options.http_host, options.http_port):
-        where = f"http://{info.http_host}:{info.http_port}"
-        log.warning("Serve is running already, at %s; the new http_options are not applied.", where)
+    running = ask(runtime, "settings", Empty(), InstanceSettings)
+    for sentence in differences(options, running.settings):
+        log.warning("Serve is running already: %s", sentence)
 
 
 async def _wait_until_up(home: str) -> None:

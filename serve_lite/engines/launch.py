@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from serve_lite.daemon.options import ENVIRONMENT_NAME, InstanceOptions, Paths, paths
+from serve_lite.daemon.options import ENVIRONMENT_NAME, SECRET_VARIABLES, InstanceOptions, Paths, paths
 from serve_lite.exceptions import InstanceError, PortInUseError
 from serve_lite.processes import python_command
 from serve_lite.wire.messages import InstanceInfo
@@ -50,7 +50,7 @@ def start_instance(options: InstanceOptions, *, owner_pid: int | None = None) ->
         try:
             keeper = subprocess.Popen(
                 python_command("serve_lite.daemon.keeper", *arguments),
-                env={**os.environ, ENVIRONMENT_NAME: msgspec.json.encode(options).decode()},
+                env=_environment(options),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,6 +71,12 @@ def start_instance(options: InstanceOptions, *, owner_pid: int | None = None) ->
         reap(keeper.pid)
         raise _start_error(facts)
     return InstanceInfo(version="", epoch=0, **facts)
+
+
+def _environment(options: InstanceOptions) -> dict[str, str]:
+    """Return the environment of a keeper, which user code inherits in the end: without secrets but in the options."""
+    public = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
+    return {**public, ENVIRONMENT_NAME: msgspec.json.encode(options).decode()}
 
 
 def reap(pid: int, *, patience_s: float = 30.0) -> None:

@@ -17,7 +17,7 @@ from serve_lite.engines.launch import AlreadyUpError, last_words, reap, start_in
 from serve_lite.exceptions import InstanceError
 from serve_lite.processes import open_pidfd
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
-from serve_lite.wire.messages import Empty, InstanceInfo
+from serve_lite.wire.messages import Empty, InstanceInfo, InstanceSettings
 
 __all__ = [
     "AlreadyUpError",
@@ -25,6 +25,7 @@ __all__ = [
     "find_instance",
     "open_instance",
     "run_aside",
+    "settings_of",
     "shutdown_instance",
     "start_instance",
 ]
@@ -85,6 +86,11 @@ def find_instance(home: str | None = None) -> InstanceInfo | None:
     return run_aside(_info(home))
 
 
+def settings_of(home: str | None = None) -> InstanceSettings | None:
+    """Return every option of the instance of a state directory; None if none is up. Blocks, like `find_instance`."""
+    return run_aside(_settings(home))
+
+
 async def shutdown_instance(connection: Connection) -> None:
     """Have an instance drain its applications and end; return once its keeper is gone and its ports are free."""
     info = await connection.control("info", Empty(), InstanceInfo, timeout_s=None)
@@ -107,6 +113,17 @@ async def _info(home: str | None) -> InstanceInfo | None:
         return None
     try:
         return await connection.control("info", Empty(), InstanceInfo, timeout_s=None)
+    finally:
+        connection.close()
+        await connection.wait_closed()
+
+
+async def _settings(home: str | None) -> InstanceSettings | None:
+    connection = await connect_instance(home)
+    if connection is None:
+        return None
+    try:
+        return await connection.control("settings", Empty(), InstanceSettings, timeout_s=None)
     finally:
         connection.close()
         await connection.wait_closed()

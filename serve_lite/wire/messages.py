@@ -21,7 +21,9 @@ import msgspec
 
 from serve_lite.config import DeploymentConfig
 from serve_lite.instruments import Family
+from serve_lite.schema import Phase
 from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 __all__ = ["BuildRequest", "BuildResult"]
 
@@ -164,6 +166,7 @@ class ReplicaFacts(msgspec.Struct, array_like=True, omit_defaults=True):
     routing_stats: dict[str, Any] = {}  #: what the user's `record_routing_stats` returned last
     metadata: dict[str, Any] = {}  #: what the user's `record_replica_metadata` returned
     autoscaling_stats: dict[str, float] = {}  #: what the user's `record_autoscaling_stats` returned last
+    worn: str = ""  #: why it should be replaced by a new one; for the controller
     autoscaling_at: float = 0.0  #: when, on the machine's monotonic clock
 
 
@@ -177,7 +180,10 @@ class ControlHead(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 class InitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`init`: build the user's object. Answered with `ReplicaReport` once it is ready to serve."""
+    """`init`: build the user's object. Answered with `ReplicaReport` once it is ready to serve.
+
+    Before that each phase is told as an item (`PhaseNews`).
+    """
 
     replica_id: str
     app_name: str
@@ -192,12 +198,21 @@ class InitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     epoch: int = 0
     control_socket: str = ""
     orphan_grace_s: float = 60.0
+    allotment: Allotment = NO_ALLOTMENT
 
 
 class AdoptRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`adopt`: a daemon (again) takes charge. Obeyed only if `epoch` is not older than the last one."""
 
     epoch: int
+
+
+class PhaseNews(msgspec.Struct, array_like=True, omit_defaults=True):
+    """What a replica tells while it carries out `init` or `stop`: what it is busy with now."""
+
+    phase: Phase
+    at: float  #: when that began, on the machine's monotonic clock
+    note: str = ""
 
 
 class ReplicaReport(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -232,7 +247,8 @@ class StopRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`stop`: accept nothing more, wait until idle, run the destructor, answer (`MetricsReply`), exit.
 
     What still runs after `timeout_s` is cancelled, so that its clean-up and the destructor have their turn; a
-    process that is then still there is killed by the daemon soon after.
+    process that is then still there is killed by the daemon soon after. Meanwhile each phase is told as an item
+    (`PhaseNews`).
     """
 
     timeout_s: float | None = None  #: None: as long as it takes
@@ -268,6 +284,20 @@ class InstanceInfo(msgspec.Struct, kw_only=True, omit_defaults=True):
     grpc_port: int = 0
 
 
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One option of the instance as it is in force."""
+
+    name: str  #: as in a settings file, for example "http_options.port"
+    value: Any  #: secrets are hidden
+    origin: str  #: who chose it: a flag, a variable, a file and line; or "default"
+
+
+class InstanceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`settings`: every option of the instance."""
+
+    settings: tuple[Setting, ...]
+
+
 class DeployRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`deploy`: make these applications the goal. Answered once stored.
 
@@ -301,6 +331,12 @@ class GoalRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`goal`: answered with the part of the goal (`state.goal.Goal`) about these applications, without payloads."""
 
     names: list[str]
+
+
+class DetailsReply(msgspec.Struct, kw_only=True):
+    """Answer to `details`: what `GET /api/serve/applications/` says of the applications."""
+
+    applications: dict[str, Any]
 
 
 class DeleteRequest(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -177,10 +177,14 @@ def shop(**changes: object) -> dict[str, Any]:
 
 WRONG_DOCUMENTS: dict[str, tuple[object, str, str]] = {
     # name: (document, path that is told, words that are told)
-    "no applications": ({}, "", "applications"),
+    "no applications": ({}, "applications", "applications"),
     "a misspelt key": ({"aplications": []}, "aplications", "applications"),
     "a misspelt key of an app": (shop(import_pth="a:b"), "applications[0].import_pth", "import_path"),
-    "an app without an import path": ({"applications": [{"name": "a"}]}, "applications[0]", "import_path"),
+    "an app without an import path": (
+        {"applications": [{"name": "a"}]},
+        "applications[0].import_path",
+        "import_path",
+    ),
     "an import path without a name": (shop(import_path="shop"), "applications[0].import_path", "shop"),
     "a prefix without a slash": (shop(route_prefix="shop"), "applications[0].route_prefix", "'/'"),
     "two apps on one prefix": (
@@ -214,9 +218,9 @@ WRONG_DOCUMENTS: dict[str, tuple[object, str, str]] = {
         "'1'",
     ),
     "packages to install": (
-        shop(runtime_env={"pip": ["torch"]}),
-        "applications[0].runtime_env.pip",
-        "not supported yet",
+        shop(runtime_env={"pip": ["torch"], "uv": ["torch"]}),
+        "applications[0].runtime_env.uv",
+        "both pip and uv",
     ),
     "a misspelt key of the environment": (
         shop(runtime_env={"env_var": {}}),

@@ -74,9 +74,9 @@ def test_a_malformed_import_path_is_refused_by_its_name(path: str) -> None:
         ({"route_prefix": "/shop/"}, "'/shop'"),
         ({"name": ""}, "--name is empty"),
         ({"app_dir": "/nowhere/at/all"}, "--app-dir is '/nowhere/at/all'"),
-        ({"runtime_env": {"pip": []}}, "runtime_env.pip is not supported yet"),
+        ({"runtime_env": {"conda": "env"}}, "runtime_env.conda does not exist here"),
         ({"runtime_env": {"working_dir": "/nowhere"}}, "does not exist"),
-        ({"runtime_env": {"working_dir": "s3://x"}}, "not supported yet"),
+        ({"runtime_env": {"working_dir": "s3://x"}}, "s3:// cannot be read here"),
         ({"runtime_env": {"wroking_dir": "."}}, "working_dir"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_config_file_becomes_its_applications_and_listeners(tmp_path: Path) ->
     )
     planned = plan_config_file(str(file))
     assert planned.names == ["a", "b"]
-    assert planned.http_options == {"port": 9000}
+    assert planned.document["http_options"] == {"port": 9000}
     assert [app.environment.cwd for app in planned.request.apps] == [str(tmp_path)] * 2
     assert not planned.request.replace_declarative
 

@@ -58,6 +58,7 @@ DEFAULTS: dict[type[Checked], dict[str, Any]] = {
         "ssl_ca_certs": None,
         "fixed_number_replicas": None,
         "fixed_number_selection_seed": 0,
+        "server": "native",
     },
     gRPCOptions: {
         "port": 9000,
@@ -216,6 +217,7 @@ class Policies:
         (HTTPOptions, {"request_timeout_s": 0}, "request_timeout_s is 0; it must be a number, larger than 0"),
         (HTTPOptions, {"keep_alive_timeout_s": None}, "keep_alive_timeout_s is None; it must be a number"),
         (HTTPOptions, {"middlewares": [object()]}, "add the middleware to your ASGI app"),
+        (HTTPOptions, {"server": "nginx"}, 'server is \'nginx\'; it must be "native" or "hypercorn"'),
         (HTTPOptions, {"num_cpus": 1}, "num_cpus is 1; it must be a number, at least 0 and at most 0"),
         (HTTPOptions, {"ssl_keyfile": "k"}, "ssl_keyfile and ssl_certfile must be given together"),
         (HTTPOptions, {"location": "Nowhere"}, '"Disabled", "HeadOnly" or "EveryNode"'),

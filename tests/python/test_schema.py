@@ -103,12 +103,12 @@ def test_a_single_application_document_has_host_and_port() -> None:
 @pytest.mark.parametrize(
     ("doc", "path", "said"),
     [
-        ({}, "", "has no 'applications'"),
+        ({}, "applications", "has no 'applications'"),
         ([], "", "mapping"),
         ({"import_path": "m:a"}, "import_path", "single application"),
         ({"applications": {}}, "applications", "a list of applications"),
         ({"applications": ["x"]}, "applications[0]", "mapping"),
-        ({"applications": [{}]}, "applications[0]", "has no 'import_path'"),
+        ({"applications": [{}]}, "applications[0].import_path", "has no 'import_path'"),
         ({"applications": [], "http_option": {}}, "http_option", "did you mean 'http_options'"),
         ({"applications": [], "proxy_location": "Nowhere"}, "proxy_location", "HeadOnly"),
         ({"applications": [], "target_capacity": 101}, "target_capacity", "at most 100"),
@@ -130,7 +130,7 @@ def test_a_single_application_document_has_host_and_port() -> None:
         (document(route_prefix=3), "applications[0].route_prefix", "a string"),
         (document(port=1), "applications[0].port", "http_options"),
         (document(num_replicas=1), "applications[0].num_replicas", "an entry of 'deployments'"),
-        (document(deployments=[{}]), "applications[0].deployments[0]", "has no 'name'"),
+        (document(deployments=[{}]), "applications[0].deployments[0].name", "has no 'name'"),
         (
             document(deployments=[{"name": "A"}, {"name": "A"}]),
             "applications[0].deployments[1].name",
@@ -158,7 +158,7 @@ def test_a_single_application_document_has_host_and_port() -> None:
         ),
         (
             document(deployments=[{"name": "A", "autoscaling_config": {"min_replicas": 5}}]),
-            "applications[0].deployments[0].autoscaling_config",
+            "applications[0].deployments[0].autoscaling_config.min_replicas",
             "larger than max_replicas",
         ),
         (
