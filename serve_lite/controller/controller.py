@@ -44,11 +44,11 @@ from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.claims import with_claims
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
-from serve_lite.schema import DeploymentStatus, Phase, ProxyStatus, ReplicaState, ServeStatus
+from serve_lite.schema import Phase, ProxyStatus, ReplicaState, ServeStatus
 from serve_lite.state import events as ev
 from serve_lite.state.goal import AppGoal, BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
-from serve_lite.state.lifecycle import DeploymentMove, IllegalMoveError
+from serve_lite.state.lifecycle import IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
 from serve_lite.state.resources import MachineOptions
 from serve_lite.state.status import (
@@ -244,7 +244,7 @@ class Controller:
                 goals.at_revision(goal, if_revisions), deployment, target, is_manual=is_manual
             ),
             # A scaler's numbers change all day, and are no deploy: the application goes on being told as RUNNING.
-            None if is_manual else lambda old, new: self._outer_scaling_events(deployment, old, new, target),
+            None if is_manual else lambda old, _: self._outer_scaling_events(deployment, old, target),
         )
         self._record(str(deployment), f"scaled to {target} replicas")
         return DeployReply(revision=goal.revision)
@@ -722,7 +722,7 @@ class Controller:
         try:
             goal = await self._change_goal(
                 lambda goal: goals.accept_scaling(goal, scaling.deployment, scaling.target, scaling.window),
-                lambda _, goal: self._scaled_events(scaling, goal),
+                lambda _old, _new: self._scaled_events(scaling),
             )
             is_stored = True
             now_wanted = {d.id: d.target for app in goal.apps.values() for d in app.deployments}
@@ -735,39 +735,16 @@ class Controller:
         finally:
             self._scaler.done(scaling, is_stored=is_stored)
 
-    def _scaled_events(self, scaling: Scaling, goal: Goal) -> list[ev.Event]:
-        """Return what a decision means for the deployment's status."""
-        view = self._observed.deployments.get(scaling.deployment)
-        if view is None:
-            return []
-        running = sum(
-            r.is_running and r.version == view.version for r in self._observed.replicas_of(scaling.deployment)
+    def _scaled_events(self, scaling: Scaling) -> list[ev.Event]:
+        return goals.scaled_events(
+            scaling.deployment, scaling.was, scaling.target, scaling.bounds, self._observed, self._clock()
         )
-        is_under_way = not running or scaling.bounds.clip(running) != running
-        if view.status is DeploymentStatus.UPDATING and is_under_way:
-            return []  # it is the deploy that is told of
-        is_up = scaling.target > scaling.was
-        return [
-            ev.DeploymentMoved(
-                deployment=scaling.deployment,
-                move=DeploymentMove.AUTOSCALED_UP if is_up else DeploymentMove.AUTOSCALED_DOWN,
-                message=f"{'Up' if is_up else 'Down'}scaling from {scaling.was} to {scaling.target} replicas.",
-                at=self._clock(),
-            )
-        ]
 
-    def _outer_scaling_events(
-        self, deployment: DeploymentId, old: Goal, new: Goal, target: int
-    ) -> list[ev.Event]:
+    def _outer_scaling_events(self, deployment: DeploymentId, old: Goal, target: int) -> list[ev.Event]:
         """Return what a number from a scaler outside means for the deployment's status."""
         was = next(d.target for d in old.apps[deployment.app_name].deployments if d.id == deployment)
-        if was == target:
-            return []
         exactly = Bounds(target, target)
-        scaling = Scaling(
-            deployment=deployment, target=target, was=was, bounds=exactly, reason="a scaler asks for it"
-        )
-        return self._scaled_events(scaling, new)
+        return goals.scaled_events(deployment, was, target, exactly, self._observed, self._clock())
 
     # --- the goal ---
 

@@ -17,10 +17,12 @@ from serve_lite.checks import invalid
 from serve_lite.config import LoggingConfig
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.options import apply_overrides, route_prefix
+from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.capacity import initial_target, scaling_bounds
 from serve_lite.policy.schedules import NO_WINDOW, Window
 from serve_lite.policy.update import settings_of, status_move, version_of
 from serve_lite.runtime_env.merging import own_environment
+from serve_lite.schema import DeploymentStatus
 from serve_lite.state import events as ev
 from serve_lite.state.environment import RuntimeEnv
 from serve_lite.state.goal import (
@@ -34,6 +36,7 @@ from serve_lite.state.goal import (
     Goal,
 )
 from serve_lite.state.ids import DeploymentId
+from serve_lite.state.lifecycle import DeploymentMove
 from serve_lite.state.observed import Observed
 from serve_lite.wire.messages import DeployRequest
 
@@ -317,6 +320,32 @@ def configured_events(old: Goal, new: Goal, observed: Observed, at: float) -> li
                 )
             )
     return events
+
+
+def scaled_events(
+    deployment: DeploymentId, was: int, target: int, bounds: Bounds, observed: Observed, at: float
+) -> list[ev.Event]:
+    """Return what another number of replicas means for a deployment's status, when no user asked for it.
+
+    Args:
+        bounds: a deploy that has brought so many replicas up is not told of any more.
+    """
+    view = observed.deployments.get(deployment)
+    if view is None or was == target:
+        return []
+    running = sum(r.is_running and r.version == view.version for r in observed.replicas_of(deployment))
+    is_under_way = not running or bounds.clip(running) != running
+    if view.status is DeploymentStatus.UPDATING and is_under_way:
+        return []  # it is the deploy that is told of
+    is_up = target > was
+    return [
+        ev.DeploymentMoved(
+            deployment=deployment,
+            move=DeploymentMove.AUTOSCALED_UP if is_up else DeploymentMove.AUTOSCALED_DOWN,
+            message=f"{'Up' if is_up else 'Down'}scaling from {was} to {target} replicas.",
+            at=at,
+        )
+    ]
 
 
 # --- one application ----------------------------------------------------------------------------
