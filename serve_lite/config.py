@@ -522,13 +522,10 @@ class AutoscalingSchedule(  # type: ignore[misc]  # a frozen struct may extend o
     def _check_whole(self) -> None:
         if (self.duration_s is None) == (self.until is None):
             raise invalid(
-                "duration_s",
-                "give either duration_s or until, which say when the window that cron begins is over.",
+                "", "give either duration_s or until, which say when the window that cron begins is over."
             )
         if self.min_replicas is None and self.max_replicas is None:
-            raise invalid(
-                "min_replicas", "give min_replicas or max_replicas; else the schedule changes nothing."
-            )
+            raise invalid("", "give min_replicas or max_replicas; else the schedule changes nothing.")
 
 
 @described(lambda: {"type": "array", "items": AutoscalingSchedule.json_schema()})
