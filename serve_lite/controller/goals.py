@@ -369,6 +369,7 @@ def _accept_app(
         retired=before.retired if before else (),
         route_prefix=before.route_prefix if before else None,
         code_version=before.code_version if before else "",
+        autoscaling_policy=before.autoscaling_policy if before else None,
     )
     if submission.build is None:
         if not submission.deployments:
@@ -437,6 +438,7 @@ def _with_deployments(
         retired=tuple(d for d in left_out.values() if d.id in alive),
         route_prefix=prefix,
         code_version=submission.code_version,
+        autoscaling_policy=submission.autoscaling_policy,
         is_building=False,
         build_error="",
     )

@@ -22,12 +22,11 @@ import msgspec
 from serve_lite.config import DEFAULT_POLICY, AutoscalingConfig
 from serve_lite.controller.custom_policies import CustomPolicy, Look, Policy, Record, metrics_of
 from serve_lite.controller.load import LoadBoard
+from serve_lite.controller.scaling_state import ScalingState
 from serve_lite.instruments import Counter, Family, Histogram, Series
 from serve_lite.options import scaling_advice
 from serve_lite.policy.autoscaling import (
     Bounds,
-    Load,
-    Timer,
     decide,
     is_cold_start,
     load_of,
@@ -35,7 +34,7 @@ from serve_lite.policy.autoscaling import (
     report_every_s,
 )
 from serve_lite.policy.capacity import scaling_bounds
-from serve_lite.policy.schedules import NO_WINDOW, Window, window_at
+from serve_lite.policy.schedules import NO_WINDOW, Window
 from serve_lite.schema import AutoscalingDecision, AutoscalingDetail
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
@@ -69,8 +68,6 @@ _HELP = {
 _RECONNECT_S = 1.0  #: by then callers have found a daemon that took the place of another
 _SHOWN_DECISIONS = 10  #: of each deployment
 _AFTER_FAULT_S = 1.0  #: wait after a decision that could not be stored
-_CLOCK_CHECK_S = 60.0  #: a schedule is late by this at most after somebody has set the wall clock
-_LEAST_WAIT_S = 0.01
 
 
 class Scaling(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,9 +104,10 @@ class Scaler:
         #: returns who asks the custom policy of a deployment; None: nobody can yet
         self.policy_of: Callable[[DeploymentId], Policy | None] = lambda _: None
         self._board = LoadBoard()
-        self._states: dict[DeploymentId, _State] = {}
+        self._states: dict[DeploymentId, ScalingState] = {}
         self._app_policies: dict[str, tuple[object, CustomPolicy]] = {}  #: by application: what for, and it
         self._stats: dict[ReplicaId, list[tuple[float, dict[str, float]]]] = {}
+        self._advised: dict[DeploymentId, int] = {}  #: in which revision it was told of unwise options
         self._decided: dict[DeploymentId, deque[AutoscalingDecision]] = {}
 
     # --- what is told ---
@@ -195,7 +193,7 @@ class Scaler:
             and (state := self._states.get(d.id)) is not None
         }
 
-    def _errors_of(self, deployment: DeploymentId, state: _State) -> list[str]:
+    def _errors_of(self, deployment: DeploymentId, state: ScalingState) -> list[str]:
         _, app_policy = self._app_policies.get(deployment.app_name, (None, None))
         policy = app_policy or state.custom
         return list(policy.errors.values()) if policy is not None else []
@@ -261,6 +259,7 @@ class Scaler:
         for gone in self._states.keys() - scaled:
             self._states.pop(gone).close()
             self._decided.pop(gone, None)
+            self._advised.pop(gone, None)
         for name in self._app_policies.keys() - {target.app_name for target in scaled}:
             self._app_policies.pop(name)[1].close()
         self._board.keep_only(scaled)
@@ -346,7 +345,9 @@ class Scaler:
             reason=reason,
         )
 
-    def _state(self, app: AppGoal, goal: DeploymentGoal, config: AutoscalingConfig, now: float) -> _State:
+    def _state(
+        self, app: AppGoal, goal: DeploymentGoal, config: AutoscalingConfig, now: float
+    ) -> ScalingState:
         """Return what is remembered of a deployment; each deploy begins anew."""
         key = (app.revision, goal.version, goal.settings, config)
         state = self._states.get(goal.id)
@@ -355,11 +356,13 @@ class Scaler:
             if state is not None:
                 state.close()
                 window = state.window
-            state = self._states[goal.id] = _State(key, now + report_every_s(config) + _RECONNECT_S)
+            state = self._states[goal.id] = ScalingState(key, now + report_every_s(config) + _RECONNECT_S)
             state.window = window if config.schedules else NO_WINDOW
-            if advice := scaling_advice(goal.config):
+            advice = scaling_advice(goal.config)
+            if advice and not app.is_building and self._advised.get(goal.id) != app.revision:
+                self._advised[goal.id] = app.revision
                 self._record(str(goal.id), advice, logging.WARNING)
-            if config.policy.policy_function != DEFAULT_POLICY and app.submission.autoscaling_policy is None:
+            if config.policy.policy_function != DEFAULT_POLICY and app.autoscaling_policy is None:
                 state.custom = CustomPolicy(config.policy, "deployment", goal.id, self._record)
         return state
 
@@ -367,8 +370,8 @@ class Scaler:
 
     def _app_policy(self, app: AppGoal, looks: list[Look], now: float) -> CustomPolicy | None:
         """Return the policy that decides for all deployments of an application, asked if it is due; None: none does."""
-        wanted = app.submission.autoscaling_policy
-        key = (app.revision, wanted)
+        wanted = app.autoscaling_policy
+        key = (app.revision, app.is_building, wanted)
         known, policy = self._app_policies.get(app.name, (None, None))
         if policy is not None and known != key:
             policy.close()
@@ -378,7 +381,8 @@ class Scaler:
         if policy is None or known != key:
             policy = CustomPolicy(wanted, "application", app.name, self._record)
             self._app_policies[app.name] = (key, policy)
-            self._tell_overridden(policy, looks)
+            if not app.is_building:
+                self._tell_overridden(policy, looks)
         self._ask_if_due(policy, looks, now)
         return policy
 
@@ -409,64 +413,6 @@ class Scaler:
             while len(told) > 1 and told[0][0] < now - look.config.look_back_period_s:
                 told.pop(0)
         return metrics_of(look, self._stats, now)
-
-
-class _State:
-    """What is remembered of one deployment between two decisions."""
-
-    def __init__(self, key: tuple[object, ...], knows_at: float) -> None:
-        self.key = key
-        self.knows_at = knows_at  #: by then every caller has told its load at least once
-        self.timer = Timer()
-        self.is_changing = False  #: another target is being stored
-        self.rests_until = 0.0
-        self.load = Load()  #: of the last decision
-        self.desired = 0  #: what it asked for, before delays and bounds
-        self.last_up: float | None = None
-        self.last_down: float | None = None
-        self.policy_name = DEFAULT_POLICY  #: who decided last
-        self.custom: CustomPolicy | None = None  #: of its own
-        self.bounds = Bounds(0, 0)
-        self.is_moving = False  #: the load changes though nothing happens
-        self.window = NO_WINDOW  #: of schedules
-        self._window_from: float | None = None  #: wall clock
-
-    def follow_schedules(self, config: AutoscalingConfig, wall: float, tell: Callable[[str], None]) -> None:
-        """Keep `window` what the schedules say at this time of day."""
-        since, until = self._window_from, self.window.until
-        if not config.schedules or (since is not None and since <= wall and (until is None or wall < until)):
-            return
-        before, self.window = self.window, window_at(config.schedules, wall)
-        for text in self.window.holds:
-            if text not in before.holds:
-                tell(f"schedule {text} begins")
-        for text in before.holds:
-            if text not in self.window.holds:
-                tell(f"schedule {text} is over")
-        self._window_from = wall
-
-    def schedule_wake(self, wall: float, now: float) -> float | None:
-        """Return when to look at the schedules again, on the clock of `now`."""
-        if self.window.until is None:
-            return None
-        # The wall clock may be set meanwhile, which nothing tells.
-        return now + min(max(self.window.until - wall, _LEAST_WAIT_S), _CLOCK_CHECK_S)
-
-    def numbers(self, target: int, config: AutoscalingConfig) -> dict[str, float]:
-        """Return what is shown of the last decision; those that are metrics by the names in `_HELP`."""
-        return {
-            "target_replicas": float(target),
-            "desired_replicas": float(self.desired),
-            "total_requests": self.load.total,
-            "queued_requests": self.load.queued,
-            "target_ongoing_requests": config.target_ongoing_requests,
-            "min_replicas": float(self.bounds.lowest),
-            "max_replicas": float(self.bounds.highest),
-        }
-
-    def close(self) -> None:
-        if self.custom is not None:
-            self.custom.close()
 
 
 def _first(*times: float | None) -> float | None:

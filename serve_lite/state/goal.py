@@ -119,6 +119,9 @@ class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retired: tuple[DeploymentGoal, ...] = ()  #: left out by the newest version; stop when it is in place
     route_prefix: str | None = None
     code_version: str = ""  #: of what `deployments` were built from
+    autoscaling_policy: AutoscalingPolicy | None = (
+        None  #: of `deployments`; the submission's once that is built
+    )
     is_building: bool = False
     build_error: str = ""  #: why the newest submission was not built
     is_deleting: bool = False

@@ -15,7 +15,7 @@ from serve_lite.controller.load import LoadBoard
 from serve_lite.controller.scaling import Scaler
 from serve_lite.instruments import Family
 from serve_lite.schema import ReplicaState
-from serve_lite.state.goal import AppSubmission, DeploymentGoal, Goal
+from serve_lite.state.goal import DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import Observed
 from serve_lite.wire.connection import RemoteControlError
@@ -313,7 +313,7 @@ class Troupe(Scene):
         app = msgspec.structs.replace(
             application(*deployments),
             revision=self.revision,
-            submission=AppSubmission(name="shop", autoscaling_policy=self.policy),
+            autoscaling_policy=self.policy,
         )
         alive = {
             r.id: r

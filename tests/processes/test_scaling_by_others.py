@@ -122,7 +122,7 @@ async def test_a_schedule_that_is_in_force_raises_the_bounds_and_its_removal_low
     detail = (await stage.shown())["autoscaling_detail"]
     assert (detail["metrics"]["min_replicas"], detail["metrics"]["max_replicas"]) == (4, 5)
     assert "(schedule '* * * * *' UTC)" in detail["decisions"][-1]["reason"]
-    assert "schedule '* * * * *' UTC begins" in await events(stage)
+    assert "schedule '* * * * *' UTC is in force" in await events(stage)
     shown = (await stage.shown())["deployment_config"]["autoscaling_config"]["schedules"]
     assert [s["cron"] for s in shown] == ["* * * * *"]
 
