@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from serve_lite.config import DeploymentConfig
+from serve_lite.config import AutoscalingPolicy, DeploymentConfig
 from serve_lite.state.environment import Part, RuntimeEnv
 from serve_lite.state.ids import DeploymentId
 
@@ -82,6 +82,9 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     code_version: str = ""  #: equal to the running one: no new build, no restart; "" is always new
     is_reread: bool = False  #: it is built in any case: files may hold something else under the same names
     logging_config: dict[str, Any] | None = None  #: of deployments that have none of their own
+    autoscaling_policy: AutoscalingPolicy | None = (
+        None  #: decides for all deployments that scale by themselves
+    )
 
 
 class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -117,6 +120,9 @@ class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retired: tuple[DeploymentGoal, ...] = ()  #: left out by the newest version; stop when it is in place
     route_prefix: str | None = None
     code_version: str = ""  #: of what `deployments` were built from
+    autoscaling_policy: AutoscalingPolicy | None = (
+        None  #: of `deployments`; the submission's once that is built
+    )
     is_building: bool = False
     build_error: str = ""  #: why the newest submission was not built
     is_deleting: bool = False
