@@ -20,7 +20,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 class _LogFile(io.FileIO):
     """A descriptor that swallows what there is no room for."""
 
-    def write(self, data: Buffer, /) -> int | None:
+    def write(self, data: Buffer, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
@@ -31,8 +31,8 @@ class _LogFile(io.FileIO):
 
 def drop_what_has_no_room() -> None:
     """Make `sys.stdout` and `sys.stderr` of this process write so, line by line. Call it with nothing buffered."""
-    sys.stdout = sys.__stdout__ = _stream(1, sys.stdout)
-    sys.stderr = sys.__stderr__ = _stream(2, sys.stderr)
+    sys.stdout = sys.__stdout__ = _stream(1, sys.stdout)  # type: ignore[misc]  # not for everyone to assign
+    sys.stderr = sys.__stderr__ = _stream(2, sys.stderr)  # type: ignore[misc]
 
 
 def _stream(fd: int, like: TextIO) -> io.TextIOWrapper:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from pathlib import Path
 
 from starlette.requests import Request
 
@@ -39,3 +41,21 @@ class Clocked:
 
 
 clocked = Clocked.bind()
+
+
+@serve.deployment(num_replicas=2, max_ongoing_requests=2)
+class Held:
+    """Says with a file that a request has entered, and answers when the gate is there."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    async def __call__(self, request: Request) -> str:
+        (self._folder / f"entered-{os.getpid()}-{request.query_params['n']}").touch()
+        while not (self._folder / "gate").exists():
+            await asyncio.sleep(0.01)
+        return str(os.getpid())
+
+
+def held(args: dict[str, str]) -> serve.Application:
+    return Held.bind(args["folder"])

@@ -39,7 +39,7 @@ class Storm:
             "kill an importer": self._kill_importer,
             "deploy": self.deploy,
             "deploy what cannot be imported": lambda: self._deploy_bad("import"),
-            "deploy what cannot be constructed": lambda: self._deploy_bad("constructor"),
+            "deploy what cannot be constructed": self._deploy_unconstructible,
             "kill the daemon in a deploy": self._kill_daemon_in_deploy,
             "scale": self._scale,
         }
@@ -54,6 +54,11 @@ class Storm:
         await self._submit()
         status = await self._settled()
         assert status is ApplicationStatus.RUNNING, status
+
+    async def calm_down(self) -> None:
+        """Have what there was at first: two workers that work."""
+        self._workers = 2
+        await self.deploy()
 
     async def kill_all_replicas(self) -> None:
         await self._kill("replica", self.instance.pids("replica storm/"))
@@ -83,6 +88,11 @@ class Storm:
         await self._submit(bad=where)
         status = await self._settled()
         assert status is ApplicationStatus.DEPLOY_FAILED, status
+
+    async def _deploy_unconstructible(self) -> None:
+        """Deploy it, and what works after it: replicas of the version before it serve on, but are not replaced."""
+        await self._deploy_bad("constructor")
+        await self.deploy()
 
     async def _kill_daemon_in_deploy(self) -> None:
         self._version += 1

@@ -61,7 +61,7 @@ async def test_in_a_storm_only_requests_inside_killed_processes_are_lost(storm: 
             await storm.actions[name]()
             await crowd.progress()
     show(crowd.book)
-    await storm.deploy()  # after the last bad version
+    await storm.calm_down()
     await nothing_is_open(storm.instance)
     await only_files_of_the_living(storm.instance)
 
@@ -84,6 +84,7 @@ async def test_without_kills_of_the_daemon_nothing_grows_and_nothing_is_lost_but
         for name in rounds:  # warm: everything has been loaded once
             await storm.actions[name]()
         await crowd.progress()
+    await storm.calm_down()
     await nothing_is_open(storm.instance)
     weights = Weights(storm.instance)
     await weights.take()
@@ -96,6 +97,7 @@ async def test_without_kills_of_the_daemon_nothing_grows_and_nothing_is_lost_but
                 await storm.actions[name]()
                 await crowd.progress()
         show(crowd.book)
+        await storm.calm_down()
         await nothing_is_open(storm.instance)
         await weights.take()
         if time.monotonic() >= until_s and weights.taken >= 3:
