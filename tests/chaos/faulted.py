@@ -25,6 +25,11 @@ def chatty(args: dict[str, str]) -> serve.Application:
     return Chatty.options(num_replicas=int(args.get("n", "1"))).bind()
 
 
+watched = Chatty.options(
+    num_replicas=2, health_check_period_s=0.2, health_check_timeout_s=1, graceful_shutdown_timeout_s=1
+).bind()
+
+
 @serve.deployment(health_check_period_s=0.1, health_check_timeout_s=5)
 class Clocked:
     """Tells how far its wall clock is ahead of the system's, and how often its health was asked for."""

@@ -79,6 +79,33 @@ async def test_requests_that_wait_outlive_the_death_of_every_replica(
     assert Counter(outcome == "500" for outcome in outcomes) == {True: 4, False: 4}
 
 
+async def test_a_frozen_replica_is_noticed_and_what_it_had_not_accepted_moves(daemon: Instance) -> None:
+    """kill -STOP: it reads nothing more, so nothing that is sent to it from then on is lost."""
+    await daemon.deploy("faulted:watched", folder=HERE)
+    frozen, other = sorted(daemon.pids("replica"))
+    answered: list[int] = []
+
+    async def ask(http: httpx.AsyncClient) -> None:
+        answer = await http.get(daemon.http_url)
+        assert answer.status_code == 200, answer.text
+        answered.append(answer.json()["pid"])
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=DEADLINE_S, limits=limits) as http:
+        while set(answered) != {frozen, other}:
+            await ask(http)
+        os.kill(frozen, signal.SIGSTOP)
+        answered.clear()
+        async with anyio.create_task_group() as group:
+            for _ in range(40):
+                group.start_soon(ask, http)
+            await until(lambda: other in answered, "the other one serves on")
+    assert len(answered) == 40
+    assert frozen not in answered
+    await until(lambda: not is_running(frozen), "it is gone")
+    await until(lambda: len(daemon.pids("replica")) == 2, "there is another one in its place")
+
+
 async def test_a_killed_keeper_ends_the_instance_in_order_and_a_start_brings_it_back(
     instances: Instances,
 ) -> None:
