@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections import Counter
@@ -196,9 +197,10 @@ class Crowd:
 
     async def _leaves(self, n: int) -> None:
         """Ask and be gone before the answer."""
-        stream = await anyio.connect_tcp("127.0.0.1", httpx.URL(self._url).port or 0)
-        async with stream:
-            await stream.send(f"GET /?n={n} HTTP/1.1\r\nhost: here\r\n\r\n".encode())
+        _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(self._url).port)
+        writer.write(f"GET /?n={n} HTTP/1.1\r\nhost: here\r\n\r\n".encode())
+        writer.close()
+        await writer.wait_closed()
 
     async def _leaves_stream(self, n: int) -> None:
         """Be gone in the middle of a stream."""

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 import anyio
+import psutil
 
 from serve_lite.schema import ApplicationStatus, ServeStatus
 from serve_lite.state.goal import AppSubmission, BuildRequest, CodeEnvironment
 from serve_lite.wire.connection import ConnectionLostError
 from serve_lite.wire.messages import DeployReply, DeployRequest, WaitRequest
 from tests.chaos.crowd import Book, Trouble
-from tests.instances import Instance, is_running, until
+from tests.instances import Instance, until
 
 HERE = Path(__file__).parent
 
@@ -133,6 +134,7 @@ class Storm:
                     os.kill(pid, number)
                 except ProcessLookupError:  # it has just ended by itself
                     pass
-        await until(lambda: not any(map(is_running, pids)), "they are gone")
+        # Reaped, not only a zombie: until its last thread has ended, a process has its sockets open.
+        await until(lambda: not any(map(psutil.pid_exists, pids)), "they are gone")
         if whose and pids:
             self._book.troubles.append(Trouble(whose, began, time.monotonic()))
