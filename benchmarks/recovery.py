@@ -223,7 +223,7 @@ HEAD = "| | killed | not answered | refused | by cause | longest gap without an 
 def line(title: str, victim: str, rounds: Sequence[Seen | str]) -> str:
     """Return one line of the table: medians, and every cause with the number of all rounds."""
     good = [seen for seen in rounds if isinstance(seen, Seen)]
-    bad = [seen for seen in rounds if isinstance(seen, str)]
+    bad = [" ".join(seen.split())[:200] for seen in rounds if isinstance(seen, str)]
     if not good:
         return f"| {title} | {victim} | - | - | {bad[0] if bad else 'not measured'} | - |"
     causes: Counter[str] = sum((seen.causes() for seen in good), Counter())
@@ -239,7 +239,7 @@ def line(title: str, victim: str, rounds: Sequence[Seen | str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def page(lines: Iterable[str], settings: Settings) -> str:
+def page(lines: Iterable[str], settings: Settings, load_before: float) -> str:
     """Return the results as a page that says how and where they were taken."""
     about = [f"- {name}: {text}" for name, text in machine.describe().items() if name != "load"]
     return "\n".join(
@@ -250,7 +250,7 @@ def page(lines: Iterable[str], settings: Settings) -> str:
             f"Medians of {settings.rounds} rounds,"
             " but for the causes, which are those of all rounds together.",
             f"{2 * CLIENTS} clients, half of which make a connection for each request; two replicas.",
-            f"Load average before: {machine.load_average():.1f}.",
+            f"Load average before: {load_before:.1f}.",
             "",
             *about,
             "",
@@ -276,13 +276,14 @@ def main() -> None:
         if reason := contender.missing():
             print(f"skipped: {contender.title}: {reason}")
     present = [c for c in present if not c.missing()]
+    load_before = machine.load_average()
     rounds: dict[tuple[str, str], list[Seen | str]] = {}
     for number in range(1, settings.rounds + 1):
         for contender in present:
             print(f"round {number}/{settings.rounds}: {contender.title}", flush=True)
             for victim, seen in measure(contender, settings).items():
                 rounds.setdefault((contender.title, victim), []).append(seen)
-    text = page([line(*key, seen) for key, seen in rounds.items()], settings)
+    text = page([line(*key, seen) for key, seen in rounds.items()], settings, load_before)
     print(text)
     if not arguments.quick:
         (RESULTS / "recovery.md").write_text(text)
