@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OLDER := .venvs/older-fastapi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs format lint layers types bench bench-setup bench-quick clean
+.PHONY: help demo test soak check docs format lint layers types bench bench-setup bench-quick clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -18,6 +18,9 @@ demo: $(VENV)/.has-examples  ## deploy a real model, ask it something, serve unt
 
 test: $(VENV)/.has-test $(OLDER)/.installed  ## all tests, with real processes
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/.has-test  ## the storm for SOAK_S seconds (600): kills, deploys and scaling under load
+	SOAK_S=$${SOAK_S:-600} $(BIN)/python -m pytest -s tests/chaos/test_storm.py
 
 check: lint  ## format, lint, layers, types and the tests without processes
 	$(BIN)/python -m pytest -q -m "not processes"

@@ -15,7 +15,7 @@ uvloop.new_event_loop().close()
 #: Fixtures that start processes; tests that use one carry the marker `processes`.
 _STARTS_PROCESSES = {"daemon", "instances"}
 #: Packages in which every test starts some.
-_PROCESS_ROOMS = {"api", "examples", "processes", "replica"}
+_PROCESS_ROOMS = {"api", "chaos", "examples", "processes", "replica"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,7 +3,8 @@
 All statements run in one worker thread, in the order they were asked for, so the loop never waits for a disk and
 a later write cannot overtake an earlier one. A write that must have happened before something else is awaited
 (`save_goal`, `plan_replica`); the others are queued, and a failure of one of them is logged and survived: a full
-disk must not take the daemon down.
+disk must not take the daemon down. What is known about replicas and deployments is then owed, and written with the
+first write that finds room, so that the next daemon knows what this one did.
 
 Values are msgpack of the frozen structs, which only ever gain fields with defaults, so a newer release reads an
 older one's file. The numbered schema in `store_file.py` is for what that cannot express.
@@ -98,6 +99,7 @@ class Store:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._db: sqlite3.Connection
         self._apps: dict[str, AppGoal] = {}  #: as in the file
+        self._owed: dict[object, Callable[[], object]] = {}  #: writes that failed, by what they are about
 
     async def __aenter__(self) -> Store:
         try:
@@ -108,6 +110,7 @@ class Store:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._queue(lambda: None)  # the last chance of what is owed
         # Shielded by nature: the worker finishes what is queued whether or not anyone waits.
         self._worker.submit(self._close)
         await asyncio.shield(asyncio.to_thread(self._worker.shutdown, True))
@@ -133,21 +136,21 @@ class Store:
 
     def put_replica(self, row: ReplicaRow) -> None:
         """Queue the new state of a replica's row."""
-        self._queue(lambda: self._put_replica(row))
+        self._queue(lambda: self._put_replica(row), about=row.id)
 
     def drop_replica(self, replica: ReplicaId) -> None:
         """Queue the removal of a replica whose process is gone."""
-        self._queue(lambda: self._run("DELETE FROM replicas WHERE id = ?", replica))
+        self._queue(lambda: self._run("DELETE FROM replicas WHERE id = ?", replica), about=replica)
 
     def put_deployment(self, deployment: DeploymentId, view: DeploymentView | None) -> None:
         """Queue what is known about a deployment; None forgets it."""
         if view is None:
             sql = "DELETE FROM deployments WHERE app = ? AND name = ?"
-            self._queue(lambda: self._run(sql, deployment.app_name, deployment.name))
+            self._queue(lambda: self._run(sql, deployment.app_name, deployment.name), about=deployment)
             return
         blob = _encode(view)
         sql = "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?)"
-        self._queue(lambda: self._run(sql, deployment.app_name, deployment.name, blob))
+        self._queue(lambda: self._run(sql, deployment.app_name, deployment.name, blob), about=deployment)
 
     def add_events(self, rows: Iterable[EventRow]) -> None:
         """Queue lines of history."""
@@ -278,14 +281,29 @@ class Store:
     def _close(self) -> None:
         self._db.close()
 
+    def _write_or_owe(self, work: Callable[[], object], about: object) -> None:
+        if about is not None:
+            self._owed.pop(about, None)  # the newer word is enough
+        try:
+            while self._owed:
+                key = next(iter(self._owed))
+                self._owed[key]()
+                del self._owed[key]
+            work()
+        except sqlite3.Error:
+            if about is not None:
+                self._owed[about] = work
+            raise
+
     # --- on the loop ---
 
     async def _ask(self, work: Callable[[], T]) -> T:
         # Once begun it runs to its end, cancelled or not: a statement cannot be taken back halfway.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._worker, work))
 
-    def _queue(self, work: Callable[[], object]) -> None:
-        self._worker.submit(work).add_done_callback(_log_failure)
+    def _queue(self, work: Callable[[], object], *, about: object = None) -> None:
+        """Have something written. If that fails, what it is `about` is still owed; None: it is only history."""
+        self._worker.submit(self._write_or_owe, work, about).add_done_callback(_log_failure)
 
 
 class _Transaction:

@@ -41,6 +41,9 @@ STEPS = (
 )
 SCHEMA_VERSION = len(STEPS)
 
+#: What the write-ahead log keeps of its size once its content is in the file: a large deploy leaves no large log.
+WAL_BYTES = 1 << 20
+
 
 def open_database(path: str) -> sqlite3.Connection:
     """Return a connection to the state file, which is made if there is none, and brought up to date if it is old.
@@ -58,6 +61,7 @@ def open_database(path: str) -> sqlite3.Connection:
             _check(database, path)
             _upgrade(database, path)
             database.execute("PRAGMA journal_mode=WAL")
+            database.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
             # A commit survives the death of the daemon at once; `save_goal` also waits for the disk.
             database.execute("PRAGMA synchronous=NORMAL")
         except BaseException:

@@ -40,6 +40,7 @@ from serve_lite.daemon.keeper import EXIT_HOPELESS
 from serve_lite.daemon.lazy_admin import serve_admin
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.exceptions import InstanceError, InvalidConfigError
+from serve_lite.outputs import drop_what_has_no_room
 from serve_lite.processes import set_title
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.options import ProxyOptions
@@ -61,6 +62,7 @@ _DRAIN_FIRST_S = 1.0
 
 def run(options: InstanceOptions, where: Paths, inherited: dict[str, int], template: Template | None) -> int:
     """Run the daemon until it is told to stop; return the exit status."""
+    drop_what_has_no_room()
     logging.basicConfig(
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

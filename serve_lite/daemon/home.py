@@ -110,7 +110,12 @@ def _prepare_directory(path: str) -> None:
             f"The directory {path!r} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}) and not "
             f"empty. Run `chmod 700 {path}` if it is meant for the instance."
         )
-    os.chmod(path, 0o700)
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        os.chmod(path, 0o700)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise _error(
+            f"The directory {path!r} cannot be written to: it is on a file system that is read-only."
+        )
 
 
 def _error(problem: str) -> Exception:

@@ -38,7 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` itself would cost 4 ms
     from typing import Any, Final
 
-#: A daemon that ends with this status has found a fault that another start would only find again.
+#: A daemon that ends with this status has found a fault that another start, right now, would only find again.
 EXIT_HOPELESS: Final = 78  # EX_CONFIG of sysexits.h
 
 #: Starts in a row that may fail before the first one that got ready. After it, the keeper never gives up.
@@ -189,7 +189,8 @@ class Keeper:
         if time.monotonic() - self._started_at > _PAUSES_FORGOTTEN_AFTER_S:
             self._failures = 0
         self._failures += 1
-        if code == EXIT_HOPELESS or (not self._was_ready and self._failures >= _FIRST_ATTEMPTS):
+        # After the first one that got ready, even a hopeless fault may pass: a full disk that somebody tidies.
+        if not self._was_ready and (code == EXIT_HOPELESS or self._failures >= _FIRST_ATTEMPTS):
             _log(f"the daemon ended {how}, {self._failures} times without getting ready: giving up")
             self._exit_status = 1
             return
@@ -463,7 +464,11 @@ def _kill_descendants() -> None:
 
 
 def _log(text: str) -> None:
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), "keeper:", text, file=sys.stderr, flush=True)
+    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} keeper: {text}\n"
+    try:
+        os.write(2, line.encode())  # not through a buffer, which would try again, and fail again, at the end
+    except OSError:  # no room on the disk, or nobody who reads: no reason to end an instance
+        pass
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import sys
 
 import msgspec
 
+from serve_lite.outputs import drop_what_has_no_room
 from serve_lite.processes import be_killed_first, die_with_parent, open_pidfd, set_title, start_time_of
 from serve_lite.replica import advising, importing, process, servicers
 from serve_lite.wire.spawning import (
@@ -195,8 +196,7 @@ def _redirect_output(fd: int) -> None:
     for target in (1, 2):
         os.dup2(fd, target)
     os.close(fd)
-    # A file makes Python buffer whole blocks; a log that lags behind helps nobody.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the interpreter's own TextIOWrapper
+    drop_what_has_no_room()  # and line by line: a log that lags behind helps nobody
 
 
 if __name__ == "__main__":

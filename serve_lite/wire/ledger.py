@@ -28,7 +28,7 @@ class LedgerWriter:
     def __init__(self, socket_path: str) -> None:
         fd = os.open(ledger_path(socket_path), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(fd, _BYTES)
+            _make_room(fd)
             self._map = mmap.mmap(fd, _BYTES)
         finally:
             os.close(fd)
@@ -54,6 +54,18 @@ class LedgerWriter:
     def close(self) -> None:
         self.cells.release()
         self._map.close()
+
+
+def _make_room(fd: int) -> None:
+    """Give the file its size and its blocks. Without them a full disk would be a SIGBUS at the first write.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, _BYTES)
+    else:
+        os.pwrite(fd, bytes(_BYTES), 0)
 
 
 class LedgerReader:

@@ -14,6 +14,7 @@ from serve_lite.state.observed import DeploymentView, StartRecord
 from tests.policy.cases import MODEL, application, goal_of, wanted
 
 ROW = ReplicaRow(id="shop#Model#aaaaaaaa", deployment=MODEL, version="v1", settings="s1")
+OTHER = ReplicaRow(id="shop#Model#bbbbbbbb", deployment=MODEL, version="v1", settings="s1")
 
 
 @pytest.fixture
@@ -116,3 +117,40 @@ async def test_only_the_last_revisions_of_an_application_are_kept_and_none_of_a_
         assert kept == list(range(KEPT_REVISIONS + 3, 3, -1))
         await store.save_goal(goal_of())
         assert await store.revisions("shop") == []
+
+
+async def test_what_could_not_be_stored_about_replicas_is_stored_with_the_next_write(path: Path) -> None:
+    async with Store(path) as store:
+        await store.plan_replica(ROW)
+        await store.plan_replica(OTHER)
+        blocker = sqlite3.connect(path, isolation_level=None)
+        store._db.execute("PRAGMA busy_timeout = 1")
+        blocker.execute("BEGIN IMMEDIATE")
+        for pid in (1, 2):  # the newest word counts
+            store.put_replica(msgspec.structs.replace(ROW, pid=pid))
+        store.drop_replica(OTHER.id)
+        store.add_events([EventRow(at=1.0, subject="x", text="this is only history")])
+        await store.flush()
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        store.add_events([EventRow(at=2.0, subject="x", text="there is room")])
+        assert [event.at for event in await store.recent_events()] == [2.0]
+        database = sqlite3.connect(path)
+        assert database.execute("SELECT id FROM replicas").fetchall() == [(ROW.id,)]
+        database.close()
+    async with Store(path) as store:
+        assert [row.pid for row in store.stored.replicas] == [2]
+
+
+async def test_what_is_owed_is_stored_at_the_latest_when_the_store_is_closed(path: Path) -> None:
+    async with Store(path) as store:
+        await store.plan_replica(ROW)
+        blocker = sqlite3.connect(path, isolation_level=None)
+        store._db.execute("PRAGMA busy_timeout = 1")
+        blocker.execute("BEGIN IMMEDIATE")
+        store.drop_replica(ROW.id)
+        await store.flush()
+        blocker.execute("ROLLBACK")
+        blocker.close()
+    async with Store(path) as store:
+        assert store.stored.replicas == ()
