@@ -43,6 +43,7 @@ __all__ = [
     "GangSchedulingConfig",
     "HTTPOptions",
     "LoggingConfig",
+    "OutlierEjection",
     "ProxyLocation",
     "RequestRouterConfig",
     "TracingConfig",
@@ -730,6 +731,25 @@ class BackpressureConfig(Checked, kw_only=True):
     }
 
 
+class OutlierEjection(Checked, kw_only=True):
+    """When a replica that fails while others of its deployment do not is sent nothing for a while."""
+
+    consecutive_errors: int = 5  #: calls in a row that raised or were answered with a status from 500
+    interval_s: float = 10.0  #: each that passes without an ejection makes up for an earlier one
+    base_ejection_s: float = (
+        30.0  #: how long the first ejection lasts; the second takes twice as long, and so on
+    )
+    max_ejection_percent: int = 50  #: of the replicas; one may always be ejected, and never all of them
+
+    _thing: ClassVar[str] = "an outlier ejection config"
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "consecutive_errors": checks.integer(at_least=1),
+        "interval_s": checks.real(above=0),
+        "base_ejection_s": checks.real(above=0),
+        "max_ejection_percent": checks.integer(at_least=1, at_most=100),
+    }
+
+
 # --- the effective options of one deployment -----------------------------------------------------
 
 
@@ -745,6 +765,10 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     graceful_shutdown_timeout_s: float = 20.0
     health_check_period_s: float = 10.0
     health_check_timeout_s: float = 30.0
+    alive_timeout_s: float | None = 30.0
+    deadlock_timeout_s: float | None = 60.0
+    progress_timeout_s: float | None = None
+    outlier_ejection: OutlierEjection | None = None
     ray_actor_options: dict[str, Any] = {}
     max_constructor_retry_count: int = 20
     rolling_update_percentage: float = 0.2

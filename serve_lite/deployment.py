@@ -20,6 +20,7 @@ from serve_lite.config import (
     BackpressureConfig,
     DeploymentConfig,
     LoggingConfig,
+    OutlierEjection,
     RequestRouterConfig,
 )
 from serve_lite.exceptions import InvalidConfigError
@@ -246,6 +247,10 @@ class Deployment(Generic[T_co]):
         init_kwargs: dict[str, Any] | Default = DEFAULT,
         serialize_sync: bool | Default = DEFAULT,
         sync_threads: int | None | Default = DEFAULT,
+        alive_timeout_s: float | None | Default = DEFAULT,
+        deadlock_timeout_s: float | None | Default = DEFAULT,
+        progress_timeout_s: float | None | Default = DEFAULT,
+        outlier_ejection: OutlierEjection | Mapping[str, Any] | None | Default = DEFAULT,
         max_replica_age_s: float | None | Default = DEFAULT,
         max_replica_requests: int | None | Default = DEFAULT,
         max_replica_memory_bytes: int | None | Default = DEFAULT,
@@ -432,6 +437,10 @@ if TYPE_CHECKING:
         init_kwargs: dict[str, Any] | Default
         serialize_sync: bool | Default
         sync_threads: int | None | Default
+        alive_timeout_s: float | None | Default
+        deadlock_timeout_s: float | None | Default
+        progress_timeout_s: float | None | Default
+        outlier_ejection: OutlierEjection | Mapping[str, Any] | None | Default
         max_replica_age_s: float | None | Default
         max_replica_requests: int | None | Default
         max_replica_memory_bytes: int | None | Default
@@ -490,6 +499,10 @@ def deployment(
     init_kwargs: dict[str, Any] | Default = DEFAULT,
     serialize_sync: bool | Default = DEFAULT,
     sync_threads: int | None | Default = DEFAULT,
+    alive_timeout_s: float | None | Default = DEFAULT,
+    deadlock_timeout_s: float | None | Default = DEFAULT,
+    progress_timeout_s: float | None | Default = DEFAULT,
+    outlier_ejection: OutlierEjection | Mapping[str, Any] | None | Default = DEFAULT,
     max_replica_age_s: float | None | Default = DEFAULT,
     max_replica_requests: int | None | Default = DEFAULT,
     max_replica_memory_bytes: int | None | Default = DEFAULT,
@@ -511,6 +524,10 @@ def deployment(
         max_surge_percent: replicas beyond `num_replicas` during an update; None allows one.
         serialize_sync: run sync handlers one at a time (2.7's way) instead of in parallel threads.
         sync_threads: threads for sync handlers; min(max_ongoing_requests, 5) unless given.
+        alive_timeout_s: seconds after which a replica whose process does not answer is replaced; None: never.
+        deadlock_timeout_s: seconds after which one whose event loop is deadlocked is; None: never.
+        progress_timeout_s: seconds after which one whose event loop is blocked by anything is; None: never.
+        outlier_ejection: when a replica that keeps failing calls is sent nothing for a while; None: never.
         max_replica_age_s, max_replica_requests, max_replica_memory_bytes: a replica that is older, has answered as
             many requests or occupies more is replaced, the new one before the old one; never unless given.
         max_concurrent_queries, is_driver_deployment, route_prefix, init_args, init_kwargs, version:

@@ -24,6 +24,7 @@ from serve_lite.config import (
     BackpressureConfig,
     DeploymentConfig,
     LoggingConfig,
+    OutlierEjection,
     RequestRouterConfig,
 )
 from serve_lite.exceptions import InvalidConfigError
@@ -205,6 +206,10 @@ OPTIONS: Mapping[str, Check] = MappingProxyType(
         "graceful_shutdown_timeout_s": checks.real(at_least=0),
         "health_check_period_s": checks.real(above=0),
         "health_check_timeout_s": checks.real(above=0),
+        "alive_timeout_s": checks.real(above=0, none=True),
+        "deadlock_timeout_s": checks.real(above=0, none=True),
+        "progress_timeout_s": checks.real(above=0, none=True),
+        "outlier_ejection": _record(OutlierEjection, none=True),
         "ray_actor_options": actor_options,
         "max_constructor_retry_count": checks.integer(at_least=1),
         "rolling_update_percentage": checks.real(above=0, at_most=1),
@@ -440,6 +445,10 @@ def config_to_dict(config: DeploymentConfig, name: str | None = None) -> dict[st
         "graceful_shutdown_timeout_s": config.graceful_shutdown_timeout_s,
         "health_check_period_s": config.health_check_period_s,
         "health_check_timeout_s": config.health_check_timeout_s,
+        "alive_timeout_s": config.alive_timeout_s,
+        "deadlock_timeout_s": config.deadlock_timeout_s,
+        "progress_timeout_s": config.progress_timeout_s,
+        "outlier_ejection": config.outlier_ejection.to_dict() if config.outlier_ejection else None,
         "ray_actor_options": {"runtime_env": {}, "num_cpus": 1.0, **config.ray_actor_options},
         "request_router_config": config.request_router_config or RequestRouterConfig().to_dict(),
         "max_constructor_retry_count": config.max_constructor_retry_count,
@@ -466,7 +475,7 @@ def config_to_document(config: DeploymentConfig, name: str) -> dict[str, Any]:
     for only_shown in ("max_concurrent_queries", "is_driver_deployment"):
         if only_shown not in config.accepted:
             del entry[only_shown]
-    for unset in ("max_surge_percent", "sync_threads", *RECYCLING):
+    for unset in ("max_surge_percent", "sync_threads", "progress_timeout_s", "outlier_ejection", *RECYCLING):
         if entry[unset] is None:
             del entry[unset]
     if config.request_router_config is None:

@@ -241,7 +241,9 @@ class Instances:
             for folder in {where.home, where.run}:
                 files = os.listdir(folder) if os.path.isdir(folder) else []
                 problems += [
-                    f"socket {os.path.join(folder, f)}" for f in files if f.endswith((".sock", ".acc"))
+                    f"socket {os.path.join(folder, f)}"
+                    for f in files
+                    if f.endswith((".sock", ".acc", ".live"))
                 ]
         if SHARED_MEMORY.exists() and not await _settles(lambda: not self._new_shared_memory()):
             problems += [f"shared memory {name}" for name in self._new_shared_memory()]

@@ -16,7 +16,16 @@ from serve_lite_cli.yaml_text import to_yaml
 RAY_VERSION = "2.60.0"
 
 #: Ours alone; Ray would ignore them without a word.
-ONLY_HERE = ("serialize_sync", "sync_threads", "max_constructor_retry_count", *RECYCLING)
+ONLY_HERE = (
+    "serialize_sync",
+    "sync_threads",
+    "max_constructor_retry_count",
+    "alive_timeout_s",
+    "deadlock_timeout_s",
+    "progress_timeout_s",
+    "outlier_ejection",
+    *RECYCLING,
+)
 
 
 class Built(msgspec.Struct, frozen=True):

@@ -445,6 +445,8 @@ class Controller:
             on_stats=self._scaler.take_stats,
             environments=self._environments,
         )
+        self._fleet.prober.counts_of = self._ejects_outliers
+        self._group.start_soon(self._fleet.prober.run)
         self._observed = Observed(deployments=stored.deployments)
         self._set_goal(stored.goal)
         alive = [row for row in stored.replicas if self._fleet.adopt(row)]
@@ -606,7 +608,7 @@ class Controller:
 
     def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
         view = self._observed.replicas[action.replica]
-        order = self._stop_order(view, action.is_graceful)
+        order = self._stop_order(view, action.is_graceful) if action.can_obey else StopOrder.now()
         event = ev.ReplicaStopping(
             replica=action.replica,
             reason=action.reason,
@@ -776,6 +778,12 @@ class Controller:
         else:
             self._fold(events(old, goal))
         self._inbox.wake()
+
+    def _ejects_outliers(self, deployment: DeploymentId) -> bool:
+        app = self._goal.apps.get(deployment.app_name)
+        return app is not None and any(
+            d.config.outlier_ejection is not None for d in app.deployments if d.id == deployment
+        )
 
     def _start_forgetting(self, action: act.ForgetApp) -> None:
         if action.app not in self._tidying and not self._keeps_goal:

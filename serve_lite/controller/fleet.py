@@ -22,6 +22,7 @@ from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe, last_words
 from serve_lite.controller.metrics import Pictures
 from serve_lite.controller.oom import count_oom_kills, explain_kill
+from serve_lite.controller.probes import Prober
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow, Store
 from serve_lite.exceptions import ServeLiteError
@@ -68,6 +69,11 @@ class StopOrder(msgspec.Struct, frozen=True, kw_only=True):
         20.0  #: then its requests are cancelled, and SIGKILL comes soon after; 0: SIGKILL at once
     )
 
+    @classmethod
+    def now(cls) -> StopOrder:
+        """Return the order for a process that does not hear what it is told."""
+        return cls(is_graceful=False, timeout_s=0.0)
+
 
 class Fleet:
     """Starts, adopts, talks to and ends replicas.
@@ -96,6 +102,7 @@ class Fleet:
         self._on_stats = on_stats  #: hears what a replica's `record_autoscaling_stats` returned
         self._live: dict[ReplicaId, _Supervised] = {}
         self.pictures = Pictures()  #: what replicas told of their metrics
+        self.prober = Prober(spawner.run_dir, epoch, post, clock)  #: run by the controller
 
     def start(
         self, row: ReplicaRow, request: InitRequest, environment: CodeEnvironment, *, planned_at: float
@@ -124,6 +131,7 @@ class Fleet:
     def stop(self, replica: ReplicaId, order: StopOrder) -> None:
         """End a replica. It must have left every membership before: what it has not accepted goes elsewhere."""
         supervised = self._live.get(replica)
+        self.prober.end(replica)
         if supervised is not None and supervised.order is None:
             supervised.order = order
             supervised.ordered.set()
@@ -170,6 +178,7 @@ class Fleet:
             if replica.connection is not None:
                 replica.connection.close()
         del self._live[replica.id]
+        self.prober.end(replica.id)
         self.pictures.end(replica.id, replica.row.deployment)
         self._store.drop_replica(replica.id)
         self._post(ev.ReplicaExited(replica=replica.id, at=self._clock(), detail=detail, spread=_spread()))
@@ -457,7 +466,17 @@ class Fleet:
             replica.row = msgspec.structs.replace(replica.row, phases=phases)
         replica.row = msgspec.structs.replace(replica.row, was_ready=True)
         self._store.put_replica(replica.row)
-        self._post(ev.ReplicaReady(replica=replica.id, at=now, docs_path=report.docs_path))
+        self._post(
+            ev.ReplicaReady(
+                replica=replica.id,
+                at=now,
+                docs_path=report.docs_path,
+                has_health_check=report.has_health_check,
+            )
+        )
+        if replica.child is not None and replica.order is None:
+            path = self._spawner.socket_path(replica.id)
+            self.prober.begin(replica.id, replica.row.deployment, replica.child.pid, path)
 
     def _fail_start(self, replica: _Supervised, error: str, *, is_counted: bool = True) -> None:
         self._post(

@@ -120,7 +120,9 @@ def membership(
                 replica_id=r.id, socket=socket_path(r.id), max_ongoing=wanted.config.max_ongoing_requests
             )
             for r in running
+            if r.is_serving
         ),
+        silent=tuple(r.id for r in running if r.pulse.is_suspended),
         max_queued=wanted.config.max_queued_requests,
         backpressure_status=wanted.config.backpressure_status,
         retry_after_s=wanted.config.retry_after_s,

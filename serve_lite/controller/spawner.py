@@ -26,6 +26,7 @@ from serve_lite.processes import open_pidfd, python_command, start_time_of
 from serve_lite.state.goal import CodeEnvironment
 from serve_lite.state.ids import ReplicaId, suffix_of
 from serve_lite.wire.ledger import ledger_path
+from serve_lite.wire.pulse import pulse_path
 from serve_lite.wire.spawning import (
     LONGEST_PACKET,
     ChildKind,
@@ -95,6 +96,11 @@ class Spawner:
         if (template := self._template) is not None:
             self._drop_template()
             await asyncio.to_thread(template.reap)
+
+    @property
+    def run_dir(self) -> str:
+        """Where replicas listen."""
+        return self._run
 
     def socket_path(self, replica: ReplicaId) -> str:
         """Return where this replica listens."""
@@ -211,7 +217,7 @@ class Spawner:
         known = {child.socket_path for child in self._children.values()}
         strays = set()
         for name in os.listdir(self._run):
-            if name.startswith("r-") and name.endswith((".sock", ".acc")):
+            if name.startswith("r-") and name.endswith((".sock", ".acc", ".live")):
                 suffix = name[2:].partition(".")[0]
                 path = os.path.join(self._run, f"r-{suffix}.sock")
                 if path not in known:
@@ -406,7 +412,7 @@ def _listen(path: str, backlog: int) -> socket.socket:
 
 
 def _remove_sockets(path: str) -> None:
-    for file in (path, ledger_path(path)):
+    for file in (path, ledger_path(path), pulse_path(path)):
         try:
             os.unlink(file)
         except FileNotFoundError:

@@ -42,7 +42,9 @@ class Paths:
     def remove_sockets(self) -> None:
         """Remove every socket file of the instance. Only for the last one that leaves."""
         for name in os.listdir(self.run):
-            if name == "control.sock" or (name.startswith("r-") and name.endswith((".sock", ".acc"))):
+            if name == "control.sock" or (
+                name.startswith(("r-", "p-")) and name.endswith((".sock", ".acc", ".live"))
+            ):
                 _remove(os.path.join(self.run, name))
         if self.run != self.home:
             try:

@@ -30,6 +30,7 @@ class StopReplica(_Action, frozen=True, kw_only=True):
     replica: ReplicaId
     is_graceful: bool = True  #: let it finish what it has; else it has nothing to finish
     is_failure: bool = False  #: it is stopped for what it did
+    can_obey: bool = True  #: False: it does not hear, so its process is killed
 
 
 class ReconfigureReplica(_Action, frozen=True, kw_only=True):

@@ -19,8 +19,9 @@ from serve_lite.policy.actions import (
     StopReplica,
 )
 from serve_lite.policy.admission import Room
-from serve_lite.policy.health import is_unhealthy, next_check_at
+from serve_lite.policy.health import Illness, diagnose, next_check_at
 from serve_lite.policy.holds import failing_message, find_hold
+from serve_lite.policy.outliers import plan_ejections
 from serve_lite.policy.ranks import plan_ranks
 from serve_lite.policy.restart import StartGate, budget, plan_start
 from serve_lite.policy.rollout import NO_LOAD, is_current, places_at_once, plan_rollout
@@ -97,16 +98,19 @@ def _plan_deployment(
     retired: Sequence[ReplicaView],
 ) -> Plan:
     alive = [r for r in replicas if r.is_alive]
-    sick = [r for r in alive if r.overuse or (r.is_running and is_unhealthy(r))]
-    well = [r for r in alive if r not in sick]
+    sick = {r.id: Illness(reason=r.overuse) for r in alive if r.overuse}
+    sick |= {r.id: illness for r in alive if (illness := diagnose(r, goal.config)) is not None}
+    well = [r for r in alive if r.id not in sick]
+    ejections = plan_ejections(goal.config.outlier_ejection, [r for r in well if r.is_running], now)
+    sick |= {
+        r.id: Illness(reason=f"it was ejected {r.calls.ejections} times, and fails again")
+        for r in ejections.incurable
+    }
+    well = [r for r in well if r.id not in sick]
     gate = _start_gate(goal, view, well, now)
     removals = tuple(
-        StopReplica(
-            replica=r.id,
-            is_failure=True,
-            reason=r.overuse or f"it failed {r.health.strikes} health checks: {r.health.error}",
-        )
-        for r in sick
+        StopReplica(replica=replica, is_failure=True, reason=illness.reason, can_obey=illness.can_obey)
+        for replica, illness in sick.items()
     )
     wanted = (*removals, *plan_rollout(goal, well, gate, load))
     moves, hold = room.admit(goal, wanted, replicas, retired)
@@ -120,8 +124,10 @@ def _plan_deployment(
     wants_start = sum(r.version == goal.version for r in well) < goal.target or bool(_stale(goal, well))
     return Plan(
         actions=(*moves, *places, *checks),
-        findings=tuple(f for f in (held, finding) if f is not None),
-        wake_at=_earliest(check_at, note_at, tell_hold_at, gate.opens_at if wants_start else None),
+        findings=(*ejections.findings, *(f for f in (held, finding) if f is not None)),
+        wake_at=_earliest(
+            check_at, note_at, tell_hold_at, ejections.wake_at, gate.opens_at if wants_start else None
+        ),
     )
 
 
@@ -179,7 +185,7 @@ def _find(
 def is_reached(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> bool:
     """Whether exactly the wanted replicas run, and no others exist."""
     return len(replicas) == goal.target and all(
-        r.is_running and is_current(goal, r) and not r.worn for r in replicas
+        r.is_running and not r.pulse.is_suspended and is_current(goal, r) and not r.worn for r in replicas
     )
 
 

@@ -113,7 +113,7 @@ def _stops_last(
         ] + too_many
     else:
         candidates = [_stop(r, f"only {goal.target} replicas are wanted") for r in _newest_first(ready_old)]
-    spare = max(0, sum(r.is_running for r in [*new, *old]) - goal.target)
+    spare = max(0, sum(r.is_serving for r in [*new, *old]) - goal.target)
     return stops + candidates[:spare]
 
 

@@ -112,13 +112,20 @@ class HttpAnswer:
 
     Args:
         before_end: called right before the last frame is sent.
+        on_failure: called if the application answers with a status from 500.
     """
 
-    def __init__(self, call: IncomingCall, before_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        call: IncomingCall,
+        before_end: Callable[[], None],
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
         self.started = False
         self.complete = False
         self._call = call
         self._before_end = before_end
+        self._on_failure = on_failure
         self._head: HttpResponseHead | None = None
         self._streaming = False
 
@@ -129,7 +136,10 @@ class HttpAnswer:
             if self.started:
                 raise RuntimeError("the application sent http.response.start twice")
             self.started = True
-            self._head = HttpResponseHead(message["status"], render_headers(message.get("headers", ())))
+            status = message["status"]
+            if status >= 500 and self._on_failure is not None:
+                self._on_failure()
+            self._head = HttpResponseHead(status, render_headers(message.get("headers", ())))
         elif kind == "http.response.body":
             await self._send_body(message.get("body", b""), message.get("more_body", False))
 

@@ -38,6 +38,7 @@ from serve_lite.replica.facts import Facts
 from serve_lite.replica.requests import RequestRunner
 from serve_lite.replica.telling import PhaseTeller
 from serve_lite.replica.user_code import UserCode, called_exit
+from serve_lite.replica.watchdog import Watchdog
 from serve_lite.replica.wear import Wear, has_limits
 from serve_lite.routing import runtime as caller_runtime
 from serve_lite.schema import Phase
@@ -58,6 +59,7 @@ from serve_lite.wire.messages import (
     ReplicaReport,
     StopRequest,
 )
+from serve_lite.wire.pulse import pulse_path
 
 log = logging.getLogger("serve_lite.replica")
 
@@ -96,6 +98,7 @@ async def _serve(listen_socket: socket.socket, replica_id: str) -> None:
             ledger=ledger,
         )
         replica.attach(listener)
+        replica.watchdog = Watchdog(pulse_path(listen_socket.getsockname()), replica_id)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, lambda: start_soon(group, replica.stop, StopRequest()))
         await replica.ended.wait()  # ends with a stop: told, terminated or orphaned
@@ -125,6 +128,7 @@ class Replica:
         self._stop_teller = PhaseTeller()
         self._docs_path: str | None = None
         self._facts: Facts | None = None
+        self.watchdog: Watchdog | None = None  #: started when the replica is ready
         self._wear: Wear | None = None  #: from when it is to be replaced some time
         self._idle = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -216,6 +220,8 @@ class Replica:
         self.admission.ready = True
         self.admission.set_limit(request.config.max_ongoing_requests)
         self._tell_facts(user, request.config)
+        if self.watchdog is not None:
+            self.watchdog.start(self._runner.counts)
         self._watch_wear()
         self.settle()
         return await self.report(Empty())
@@ -272,6 +278,7 @@ class Replica:
             ongoing=self.admission.ongoing,
             docs_path=self._docs_path,
             pid=os.getpid(),
+            has_health_check=self._user is None or self._user.has_health_check,
         )
 
     async def metrics(self, _: Empty) -> MetricsReply:
@@ -296,6 +303,8 @@ class Replica:
     async def aclose(self) -> None:
         """Let go of what the process holds."""
         self._orphan_timer.cancel()
+        if self.watchdog is not None:
+            self.watchdog.close()
         if self._facts is not None:
             await self._facts.aclose()
         if self._runtime is not None:

@@ -16,13 +16,37 @@ from serve_lite.instruments import Family, Series
 
 
 class RequestCounts:
-    """How many requests have ended in a replica. Plain numbers: adding to one is all that a request pays."""
+    """How many requests have ended in a replica. Plain numbers: adding to one is all that a request pays.
 
-    __slots__ = ("ended", "failed")
+    Those that fail pay for the rest. The sums may be read from another thread.
+    """
+
+    __slots__ = ("_streak", "_streak_ends_at", "ended", "failed", "failures")
 
     def __init__(self) -> None:
         self.ended: defaultdict[str, int] = defaultdict(int)  #: by route; the failed among them
         self.failed: defaultdict[tuple[str, str], int] = defaultdict(int)  #: by route and type of exception
+        self.failures = 0  #: requests that raised or were answered with a status from 500
+        self._streak = 0
+        self._streak_ends_at = (
+            -1
+        )  #: number of ended requests with the last failure among them, and none since
+
+    @property
+    def calls(self) -> int:
+        """Requests that have ended."""
+        return sum(list(self.ended.values()))
+
+    @property
+    def streak(self) -> int:
+        """Failures since the last request that did not fail."""
+        return self._streak if self.calls == self._streak_ends_at else 0
+
+    def note_failure(self) -> None:
+        """A request has failed and is about to be counted among those that have ended."""
+        self.failures += 1
+        self._streak = self.streak + 1
+        self._streak_ends_at = self.calls + 1
 
     def total(self) -> int:
         """Return how many have ended, on all routes."""

@@ -240,7 +240,7 @@ class RequestRunner:
         _serve_request_context.set(context)
         work.context = context
         body = RequestBody(call, head)
-        answer = HttpAnswer(call, work.leave)
+        answer = HttpAnswer(call, work.leave, self.counts.note_failure)
         assert self._app is not None
         try:
             await self._app(make_scope(head, self.lifespan_state), body.receive, answer.send)
@@ -288,7 +288,7 @@ class RequestRunner:
         context = _http_context(head)
         _serve_request_context.set(context)
         work.context = context
-        answer = HttpAnswer(call, work.leave)
+        answer = HttpAnswer(call, work.leave, self.counts.note_failure)
         try:
             method = self._user.method("__call__")
             args: tuple[Any, ...] = ()
@@ -433,6 +433,8 @@ class RequestRunner:
 
     def _failed(self, work: _Work, context: RequestContext, error: Exception) -> None:
         self.counts.failed[context.route, type(error).__name__] += 1
+        if not work.left:  # else it was answered, and counted by that
+            self.counts.note_failure()
         work.leave()
         text = "".join(traceback.format_exception(error))
         log.error("request %s failed\n%s", context.request_id, text.rstrip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 import msgspec
@@ -112,11 +112,19 @@ class ReplicaSet:
             return best
         return next((link for link in usable if has_room(link)), None)
 
-    def update(self, endpoints: tuple[ReplicaEndpoint, ...]) -> None:
-        """Connect to what is new; let go of what is gone once its calls have ended."""
+    def update(self, endpoints: tuple[ReplicaEndpoint, ...], silent: Collection[str] = ()) -> None:
+        """Connect to what is new; let go of what is gone once its calls have ended.
+
+        Args:
+            silent: replicas that do not answer: calls that they have not accepted are lost to them at once.
+        """
         wanted = {e.replica_id: e for e in endpoints}
-        for replica_id in [r for r in self._links if r not in wanted]:
-            link = self._links.pop(replica_id)
+        gone = [self._links.pop(replica_id) for replica_id in [r for r in self._links if r not in wanted]]
+        for link in gone:
+            self._unuse(link)
+        for link in gone:
+            if link.connection is not None and link.endpoint.replica_id in silent:
+                link.connection.take_back()
             self._retire(link)
         for replica_id, endpoint in wanted.items():
             known = self._links.get(replica_id)

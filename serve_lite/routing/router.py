@@ -279,7 +279,7 @@ class Router:
     def _on_membership(self, membership: Membership) -> None:
         self._follow_choice(membership)
         self._membership = membership
-        self._replicas.update(membership.replicas)
+        self._replicas.update(membership.replicas, membership.silent)
         if membership.state is MemberState.AVAILABLE:
             self._drain()
         elif membership.state is MemberState.MISSING:

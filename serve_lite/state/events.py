@@ -11,6 +11,7 @@ import msgspec
 from serve_lite.schema import Phase
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import DeploymentMove
+from serve_lite.state.pulse import Doing, Silence
 from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 
@@ -71,6 +72,7 @@ class ReplicaReady(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
     """It can serve: constructor done, or adopted."""
 
     docs_path: str | None = None
+    has_health_check: bool = True  #: the user's code has one
 
 
 class ReplicaStartFailed(ReplicaNews, frozen=True, kw_only=True):
@@ -114,6 +116,40 @@ class ReplicaHealthAnswered(ReplicaNews, frozen=True, kw_only=True):
 
     error: str = ""
     spread: float = 0.0
+
+
+class ReplicaUnanswered(ReplicaNews, frozen=True, kw_only=True):
+    """Its process has left one more probe without an answer."""
+
+    silence: Silence
+
+
+class ReplicaAnswered(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
+    """Its process has answered, or is known to be alive; told if that is news, and while its loop is blocked."""
+
+    blocked_s: float = 0.0  #: how long its loop has not turned; 0: it turns
+    stuck_s: float = 0.0  #: how long that has looked like a deadlock
+    doing: Doing = Doing.NOTHING
+    where: str = ""
+
+
+class ReplicaCounted(ReplicaNews, frozen=True, kw_only=True):
+    """Its watchdog has told how its calls have ended; told only where outliers are ejected."""
+
+    ended: int
+    failures: int
+    streak: int
+
+
+class ReplicaEjected(ReplicaNews, frozen=True, kw_only=True):
+    """It fails while others do not, so it is sent nothing for a while."""
+
+    until: float
+    ejections: int  #: that weigh on it now
+
+
+class ReplicaReturned(ReplicaNews, frozen=True, kw_only=True):
+    """Its ejection is over."""
 
 
 class ReplicaWorn(ReplicaNews, frozen=True, kw_only=True):
@@ -230,6 +266,11 @@ Event = (
     | ReplicaRefused
     | ReplicaHealthAsked
     | ReplicaHealthAnswered
+    | ReplicaUnanswered
+    | ReplicaAnswered
+    | ReplicaCounted
+    | ReplicaEjected
+    | ReplicaReturned
     | ReplicaOverused
     | ReplicaWorn
     | ReplicaStopping

@@ -21,6 +21,7 @@ from serve_lite.state.lifecycle import (
     next_replica_state,
 )
 from serve_lite.state.phases import BuildView, Progress, is_told
+from serve_lite.state.pulse import Calls, Pulse
 from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 #: A replica that served longer than this was a good one: its end is no reason to wait before the next start.
@@ -63,6 +64,9 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         ""  #: settings that it was told and did not take, or only half; it is not to be used for long
     )
     health: Health = Health()
+    has_health_check: bool = True  #: the user's code has one
+    pulse: Pulse = Pulse()
+    calls: Calls = Calls()
     overuse: str = ""  #: what it took of the machine that it was not given
     worn: str = ""  #: why another one of the same kind should take its place
     docs_path: str | None = None
@@ -81,6 +85,11 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     @property
     def is_running(self) -> bool:
         return self.state is ReplicaState.RUNNING
+
+    @property
+    def is_serving(self) -> bool:
+        """It runs, and may be sent calls."""
+        return self.is_running and not self.pulse.is_suspended and self.calls.ejected_until is None
 
 
 class StartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -188,6 +197,24 @@ class _Draft:
                 self._change(event.replica, health=health)
             case ev.ReplicaHealthAnswered():
                 self._health(event)
+            case ev.ReplicaUnanswered():
+                self._unanswered(event)
+            case ev.ReplicaAnswered():
+                pulse = Pulse(
+                    blocked_s=event.blocked_s, stuck_s=event.stuck_s, doing=event.doing, where=event.where
+                )
+                self._change(event.replica, pulse=pulse)
+            case ev.ReplicaCounted():
+                self._change_calls(
+                    event.replica, ended=event.ended, failures=event.failures, streak=event.streak
+                )
+            case ev.ReplicaEjected():
+                self._change_calls(event.replica, ejected_until=event.until, ejections=event.ejections)
+            case ev.ReplicaReturned():
+                ended = self.replicas[event.replica].calls.ended
+                self._change_calls(
+                    event.replica, ejected_until=None, returned_at=event.at, ended_at_return=ended
+                )
             case ev.ReplicaWorn():
                 self._change(event.replica, worn=event.reason)
             case ev.ReplicaOverused():
@@ -257,7 +284,13 @@ class _Draft:
             self.built[event.app] = BuildView(revision=event.revision, progress=progress)
 
     def _ready(self, event: ev.ReplicaReady) -> None:
-        view = self._move(event, ReplicaMove.READY, docs_path=event.docs_path, ready_at=event.at)
+        view = self._move(
+            event,
+            ReplicaMove.READY,
+            docs_path=event.docs_path,
+            has_health_check=event.has_health_check,
+            ready_at=event.at,
+        )
         if view.is_alive:
             self._count_success(view, event.at)
 
@@ -270,6 +303,14 @@ class _Draft:
                 health, is_asked=False, strikes=strikes, spread=event.spread, error=event.error
             ),
         )
+
+    def _unanswered(self, event: ev.ReplicaUnanswered) -> None:
+        view = self.replicas[event.replica]
+        pulse = Pulse(misses=view.pulse.misses + 1, silence=event.silence)
+        self._change(view.id, pulse=pulse)
+        if pulse.is_suspended and view.is_serving and self._is_wanted(view):
+            message = f"{HEALTH_MESSAGE} Replica {view.id} is sent nothing more: {pulse}"
+            self._deployment_moved(view.deployment, DeploymentMove.HEALTH_FAILED, message, event.at)
 
     def _stopping(self, event: ev.ReplicaStopping) -> None:
         view = self._move(event, ReplicaMove.STOP, reason=event.reason)
@@ -312,6 +353,10 @@ class _Draft:
             progress = view.progress.move(state, event.at, has_failed=move is ReplicaMove.FAILED)
             self._change(view.id, state=state, since=event.at, progress=progress, **changes)
         return view
+
+    def _change_calls(self, replica: ReplicaId, **changes: object) -> None:
+        calls = self.replicas[replica].calls
+        self._change(replica, calls=msgspec.structs.replace(calls, **changes))
 
     def _change(self, replica: ReplicaId, **changes: object) -> None:
         self.replicas[replica] = msgspec.structs.replace(self.replicas[replica], **changes)

@@ -278,10 +278,14 @@ def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetai
         phase_started_s=_shown_time(replica.progress.since, facts),
         phases=dict(replica.progress.finished),
         failed_in=replica.progress.failed_in,
-        last_error=replica.error or replica.health.error,
+        last_error=replica.error or str(replica.pulse) or _ejection(replica) or replica.health.error,
         allotted_resources=replica.allotment.shown(),
         gpu_ids=list(replica.allotment.gpu_ids),
     )
+
+
+def _ejection(replica: ReplicaView) -> str:
+    return str(replica.calls) if replica.calls.ejected_until is not None else ""
 
 
 def _shown_time(at: float, facts: InstanceFacts) -> float:

@@ -13,7 +13,8 @@ Flow control: each direction of each call may have `WINDOW_BYTES` of items on th
 gives back what it has used with `consumed`.
 
 Acceptance: the callee notes the id of each call it has read in its accept ledger before it does anything
-else. Ids grow, so a caller whose connection ends can tell what was never read, and may send that elsewhere.
+else. Ids grow, so a caller whose connection ends can tell what was never read, and may send that elsewhere. So may one
+whose callee does not answer (`take_back`, and `withdraw` on the other side; `wire/ledger.py` tells why that is safe).
 """
 
 from __future__ import annotations
@@ -174,6 +175,18 @@ class CallerTable(_Table):
         for call, outgoing in calls.items():
             unread = last_accepted is not None and 0 < (call - last_accepted) & _ID_MASK < 2**31
             outgoing.receiver.on_lost(not unread)
+
+    @property
+    def last_id(self) -> int:
+        """Id of the last call that was made, 0 for none."""
+        return self._last_id
+
+    def take_back(self, last_accepted: int) -> None:
+        """Give up what the callee has not accepted; the receivers hear that it was lost and did not run."""
+        for call in [c for c in self.open if 0 < (c - last_accepted) & _ID_MASK < 2**31]:
+            outgoing = self.open.pop(call)
+            self.put(Kind.CANCEL, call, 0, b"")
+            outgoing.receiver.on_lost(False)
 
     def _receive_rare(
         self, kind: int, call: int, aux: int, envelope: bytes, buffers: list[memoryview]
@@ -382,6 +395,19 @@ class CalleeTable(_Table):
         calls, self.open = self.open, {}
         for incoming in calls.values():
             incoming._abandoned()
+
+    def withdraw(self, read_before: int, last: int) -> None:
+        """Refuse the calls that were read after `read_before`, up to `last`: their caller has taken them back.
+
+        To be used right after they were read, when the work on them is planned and has not begun.
+        """
+        for call in [
+            c for c in self.open if 0 < (c - read_before) & _ID_MASK < 2**31 and (last - c) & _ID_MASK < 2**31
+        ]:
+            incoming = self.open[call]
+            incoming.reject(RejectReason.DRAINING)
+            if incoming.on_cancel is not None:
+                incoming.on_cancel()
 
     def _receive_about(self, frame: Frame) -> None:
         kind, call, _, envelope, buffers = frame

@@ -173,6 +173,17 @@ class Connection(CoalescingProtocol):
         receiver.outgoing = outgoing
         return outgoing
 
+    def take_back(self) -> None:
+        """Take back every call that the other process has not accepted; it will not run them, whenever it wakes up.
+
+        Their receivers hear that they were lost. Those that it has accepted stay open.
+        """
+        if self._ledger is None or self.closed or not self.table.last_id:
+            return
+        last_accepted = self._ledger.take_back(self.table.last_id)
+        if last_accepted is not None:
+            self.table.take_back(last_accepted)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.table.hello()

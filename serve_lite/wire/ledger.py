@@ -4,6 +4,11 @@ A small mapped file beside the replica's socket with one 32-bit cell for each co
 last call the replica has read from it. When the replica dies, its callers still have the file mapped and
 know which of their calls never reached user code, without a frame per call while it lived.
 
+A second cell for each connection belongs to its caller. A replica that does not answer, but may wake up one day, still
+has calls in its socket that it has not read. The caller takes them back by writing there the id of the last one it
+has sent, and only then looks what was accepted; the replica writes what it accepts, and only then looks what was
+taken back. So at least one of them sees what the other has done, and no call runs in two places.
+
 The replica creates it; whoever removes the socket removes it too.
 """
 
@@ -14,7 +19,8 @@ import os
 from pathlib import Path
 
 SLOTS = 4096
-_BYTES = SLOTS * 4
+_CELL_BYTES = 4
+_BYTES = 2 * SLOTS * _CELL_BYTES
 
 
 def ledger_path(socket_path: str) -> str:
@@ -33,6 +39,7 @@ class LedgerWriter:
         finally:
             os.close(fd)
         self.cells = memoryview(self._map).cast("I")
+        self.taken_back = self.cells[SLOTS:]  #: written by callers; 0 for nothing
         self._free = list(range(SLOTS - 1, -1, -1))
 
     def claim(self) -> int:
@@ -40,7 +47,7 @@ class LedgerWriter:
         if not self._free:
             return -1
         slot = self._free.pop()
-        self.cells[slot] = 0
+        self.cells[slot] = self.taken_back[slot] = 0
         return slot
 
     def release(self, slot: int) -> None:
@@ -52,6 +59,7 @@ class LedgerWriter:
             self._free.insert(0, slot)
 
     def close(self) -> None:
+        self.taken_back.release()
         self.cells.release()
         self._map.close()
 
@@ -72,16 +80,29 @@ class LedgerReader:
     """A caller's side: one slot of another process's ledger."""
 
     def __init__(self, socket_path: str, slot: int) -> None:
-        fd = os.open(ledger_path(socket_path), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(ledger_path(socket_path), os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._map = mmap.mmap(fd, _BYTES, prot=mmap.PROT_READ)
+            # That of a replica which an older version has started may be shorter: nothing can be taken back from it.
+            self._map = mmap.mmap(fd, min(_BYTES, os.fstat(fd).st_size))
         finally:
             os.close(fd)
-        self._at = slot * 4
+        self._at = slot * _CELL_BYTES
 
     def last_accepted(self) -> int:
         """Return the id of the last call that was read, 0 for none."""
-        return int.from_bytes(self._map[self._at : self._at + 4], "little")
+        return int.from_bytes(self._map[self._at : self._at + _CELL_BYTES], "little")
+
+    def take_back(self, last_sent: int) -> int | None:
+        """Take back all calls up to `last_sent` that were not accepted; return the id of the last that was.
+
+        None if the replica does not know of taking back.
+        """
+        at = SLOTS * _CELL_BYTES + self._at
+        if at >= len(self._map):
+            return None
+        self._map[at : at + _CELL_BYTES] = last_sent.to_bytes(_CELL_BYTES, "little")
+        os.sched_yield()  # a system call between the write and the read, so that neither passes the other
+        return self.last_accepted()
 
     def close(self) -> None:
         self._map.close()

@@ -38,6 +38,7 @@ class ServedConnection(CoalescingProtocol):
         self._listener = listener
         ledger = listener.ledger
         self.slot = slot = ledger.claim() if ledger else -1
+        self._ledger = ledger if slot >= 0 else None  #: None: nothing is noted for this caller
         self.table = CalleeTable(
             self.schedule_flush,
             listener.handle_call,
@@ -62,11 +63,15 @@ class ServedConnection(CoalescingProtocol):
         return self.table.data_to_send()
 
     def data_received(self, data: bytes) -> None:
+        ledger, slot = self._ledger, self.slot
+        read_before = ledger.cells[slot] if ledger is not None else 0
         try:
             self.table.receive(data)
         except ValueError:
             self.transport.abort()
             raise
+        if ledger is not None and ledger.taken_back[slot]:
+            self.table.withdraw(read_before, ledger.taken_back[slot])
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -225,6 +225,7 @@ class ReplicaReport(msgspec.Struct, kw_only=True, omit_defaults=True):
     ongoing: int = 0
     docs_path: str | None = None
     pid: int = 0
+    has_health_check: bool = True  #: of the user's; one of an older version does not tell
 
 
 class ReconfigureRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -415,6 +416,9 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deployment: str
     state: MemberState = MemberState.MISSING
     replicas: tuple[ReplicaEndpoint, ...] = ()
+    silent: tuple[
+        str, ...
+    ] = ()  #: ids of others that do not answer: what they have not accepted is taken back
     max_queued: int = -1
     backpressure_status: int = 503
     retry_after_s: float | None = None

@@ -55,6 +55,7 @@ _TOLD_AT = {
     "policy": "config.AutoscalingPolicy",
     "request_router_config": "config.RequestRouterConfig",
     "backpressure_config": "config.BackpressureConfig",
+    "outlier_ejection": "config.OutlierEjection",
     "ray_actor_options": "schema.RayActorOptionsSchema",
 }
 

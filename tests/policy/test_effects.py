@@ -36,6 +36,12 @@ SPEC = {
     ),
 }
 
+#: Options that Ray Serve has no word for.
+OURS = {
+    "serialize_sync", "sync_threads", "alive_timeout_s", "deadlock_timeout_s", "progress_timeout_s", "outlier_ejection",
+    *RECYCLING,
+}  # fmt: skip
+
 
 class Effect(NamedTuple):
     """One change of one option, and what it is to do."""
@@ -75,6 +81,10 @@ EFFECTS = [
     Effect("max_concurrent_queries", 5, RECONFIGURE, changed="max_ongoing_requests"),
     Effect("serialize_sync", True, RECONFIGURE),
     Effect("sync_threads", 2, RECONFIGURE),
+    Effect("alive_timeout_s", 5, UPDATE),
+    Effect("deadlock_timeout_s", None, UPDATE, 5),
+    Effect("progress_timeout_s", 5, UPDATE),
+    Effect("outlier_ejection", {"consecutive_errors": 3}, UPDATE),
     Effect("logging_config", {"log_level": "DEBUG"}, RECONFIGURE),
     Effect("max_replica_age_s", 60, RECONFIGURE),
     Effect("max_replica_requests", 1000, RECONFIGURE),
@@ -178,7 +188,7 @@ def test_an_option_that_is_taken_out_again_has_the_effect_once_more(effect: Effe
 def test_every_option_has_an_effect_here_and_a_word_of_ray_serve() -> None:
     assert {effect.option for effect in EFFECTS} | NOT_CHANGEABLE == {*OPTIONS, *ALIASES}
     words = {option: word for word, options in SPEC.items() for option in options.split()}
-    assert set(words) | {"serialize_sync", "sync_threads", *RECYCLING} == {*OPTIONS, *ALIASES}
+    assert set(words) | OURS == {*OPTIONS, *ALIASES}
     for effect in EFFECTS:
         is_spec = words.get(effect.option, effect.action) == effect.action
         assert is_spec != bool(effect.why), (

@@ -23,6 +23,7 @@ from serve_lite.config import (
     DeploymentConfig,
     HTTPOptions,
     LoggingConfig,
+    OutlierEjection,
     RequestRouterConfig,
     TracingConfig,
     gRPCOptions,
@@ -168,6 +169,13 @@ DEPLOYMENT: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "max_replica_requests": [(None, {"max_replica_requests": None}), (9, {"max_replica_requests": 9})],
     "max_replica_memory_bytes": [(2**30, {"max_replica_memory_bytes": 2**30})],
     "sync_threads": [(None, {"sync_threads": None}), (3, {"sync_threads": 3})],
+    "alive_timeout_s": [(None, {"alive_timeout_s": None}), (3, {"alive_timeout_s": 3})],
+    "deadlock_timeout_s": [(None, {"deadlock_timeout_s": None}), (0.5, {"deadlock_timeout_s": 0.5})],
+    "progress_timeout_s": [(None, {"progress_timeout_s": None}), (3, {"progress_timeout_s": 3})],
+    "outlier_ejection": [
+        (None, {"outlier_ejection": None}),
+        ({"consecutive_errors": 3}, {"outlier_ejection": OutlierEjection(consecutive_errors=3)}),
+    ],
     "placement_group_bundles": [
         (value, {"accepted": {"placement_group_bundles": value}}) for value in (None, [{"CPU": 1.0}])
     ],

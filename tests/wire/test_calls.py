@@ -213,3 +213,41 @@ def test_lost_connections_abandon_the_callees_work(pair: Pair) -> None:
 def test_a_peer_that_sends_nonsense_is_refused(pair: Pair) -> None:
     with pytest.raises(ValueError, match="kind 9"):
         pair.caller._receive_rare(Kind.CANCEL, 1, 0, b"", [])
+
+
+def test_what_was_not_accepted_is_taken_back_and_never_runs() -> None:
+    """The callee wakes up after its caller has taken back what lay in the socket."""
+    pair = Pair()
+    recorders = [Recorder() for _ in range(3)]
+    pair.caller.call(Kind.CALL_PYTHON, b"", [], recorders[0], streams_body=False)
+    pair.carry()
+    for recorder in recorders[1:]:
+        pair.caller.call(Kind.CALL_PYTHON, b"", [], recorder, streams_body=False)
+    in_the_socket = b"".join(pair.caller.data_to_send())
+    pair.caller.take_back(pair.noted[-1])
+    assert [r.heard for r in recorders] == [[], [("lost", False)], [("lost", False)]]
+    read_before, cancelled = pair.noted[-1], []
+    pair.callee.receive(in_the_socket)
+    for call in pair.calls[1:]:
+        call.on_cancel = lambda call=call: cancelled.append(call.id)  # type: ignore[misc]  # bound at once
+    pair.callee.withdraw(read_before, pair.caller.last_id)
+    assert cancelled == [call.id for call in pair.calls[1:]]
+    assert pair.calls[0].alive and not any(call.alive for call in pair.calls[1:])
+    pair.carry()
+    pair.calls[0].result(b"", b"late")
+    pair.carry()
+    assert recorders[0].heard == [("result", b"", b"late")]
+    assert recorders[1].heard == recorders[2].heard == [("lost", False)]
+
+
+def test_a_call_that_both_sides_saw_is_refused_and_not_forgotten() -> None:
+    """The callee noted it right before it was stopped, so its caller still waits for it."""
+    pair = Pair()
+    recorder = Recorder()
+    pair.caller.call(Kind.CALL_PYTHON, b"", [], recorder, streams_body=False)
+    pair.callee.receive(b"".join(pair.caller.data_to_send()))
+    pair.caller.take_back(pair.noted[-1])
+    assert recorder.heard == []
+    pair.callee.withdraw(0, pair.caller.last_id)
+    pair.carry()
+    assert recorder.heard == [("rejected", RejectReason.DRAINING, 3)]
