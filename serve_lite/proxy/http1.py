@@ -43,8 +43,8 @@ class Connections(Protocol):
     def flush_soon(self, connection: Http1Connection) -> None:
         """Call `connection.flush` later in this pass of the loop."""
 
-    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Take a connection that is not for us, with the bytes read from it."""
+    def hand_over(self, transport: asyncio.Transport, protocol: str, data: bytes) -> None:
+        """Take a connection that is not for us: `h2`, `h2c` or `websocket`, with the bytes read from it."""
 
 
 class Http1Exchange(Http1Request):
@@ -273,7 +273,7 @@ class Http1Connection(asyncio.Protocol):
         if ssl_object is not None:
             self.scheme = "https"
             if ssl_object.selected_alpn_protocol() == "h2":
-                self._server.hand_over(self.transport, b"")
+                self._server.hand_over(self.transport, "h2", b"")
                 return
         self._server.open.add(self)
         self._quiet_since = self._loop.time()
@@ -360,7 +360,7 @@ class Http1Connection(asyncio.Protocol):
         self._first_bytes += data
         start = self._first_bytes[: len(_H2_PREFACE)]
         if start == _H2_PREFACE:
-            self._leave(self._first_bytes)
+            self._leave("h2", self._first_bytes)
             return None
         if _H2_PREFACE.startswith(start):
             return None  # still could be either
@@ -468,7 +468,7 @@ class Http1Connection(asyncio.Protocol):
         if reader.refusal is not None:
             self._refuse(*reader.refusal)
         elif reader.handover is not None:
-            self._leave(reader.handover)
+            self._leave(reader.upgrade, reader.handover)
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -525,14 +525,14 @@ class Http1Connection(asyncio.Protocol):
             self._timer.cancel()
         self._timer = self._loop.call_later(_LINGER_S, transport.close)
 
-    def _leave(self, data: bytes) -> None:
+    def _leave(self, protocol: str, data: bytes) -> None:
         """Give the transport away."""
         self.flush()
         self._server.lost(self)
         self._is_ending = True
         if self._timer is not None:
             self._timer.cancel()
-        self._server.hand_over(self.transport, data)
+        self._server.hand_over(self.transport, protocol, data)
 
     # --- silence --------------------------------------------------------------------------------
 

@@ -24,8 +24,10 @@ from hypercorn.config import Config
 from wsproto.events import CloseConnection
 
 from serve_lite.proxy.answers import TEXT, settle_length
+from serve_lite.proxy.entry import ENTRY, Entry
 from serve_lite.proxy.exchange import NOTED, SMALL_BODY_BYTES, Buffer, Exchange, is_valid_host
 from serve_lite.proxy.http import RequestHandler
+from serve_lite.proxy.requests import BAD_REQUEST
 from serve_lite.proxy.websocket import WebSocketCall, open_websocket
 from serve_lite.wire.messages import Headers, WsMessage
 
@@ -55,18 +57,19 @@ class Front:
         self._config = config = Config()
         config.keep_alive_timeout = options.keep_alive_timeout_s
         config.keep_alive_max_requests = 1_000_000_000
-        config.h11_max_incomplete_size = options.max_header_bytes
+        config.h11_max_incomplete_size = 2 * options.max_header_bytes  # counted already, as they came
         config.h2_max_header_list_size = options.max_header_bytes
         config.max_app_queue_size = 2  # messages read ahead, each of up to 16 MB for a WebSocket
         config.include_server_header = False
         config.accesslog = None  # ours is written by the accounts
         config.errorlog = logging.getLogger("serve_lite.proxy.hypercorn")
 
-    async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def run(self, entry: Entry, writer: asyncio.StreamWriter) -> None:
         """Serve one connection to its end."""
+        ENTRY.set(entry)  # hypercorn's tasks for this connection begin with a copy of our context
         loop = asyncio.get_running_loop()
         app = ASGIWrapper(cast(Any, self._serve))
-        await TCPServer(app, loop, self._config, self._context, cast(Any, {}), reader, writer)
+        await TCPServer(app, loop, self._config, self._context, cast(Any, {}), entry.reader, writer)
 
     async def terminate(self) -> None:
         """Let connections end after the answers they are giving."""
@@ -106,8 +109,8 @@ class _Bridge(Exchange):
         names = [name for name, _ in self.headers]
         hosts = [value for name, value in self.headers if name == b"host"]
         return (
-            len(hosts) == 1
-            and is_valid_host(hosts[0])
+            (len(hosts) == 1 or (not hosts and self.http_version == "1.0"))
+            and all(map(is_valid_host, hosts))
             and self.target.startswith(b"/")
             and b"#" not in self.target
             and self.http_version in ("1.0", "1.1", "2")
@@ -173,6 +176,7 @@ class HttpBridge(_Bridge):
     _body_ended = False
     _has_told_end = False
     _is_delivering = False
+    _has_started = False  #: the answer
 
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         super().__init__(handler, scope, receive, send)
@@ -207,6 +211,7 @@ class HttpBridge(_Bridge):
         self._has_output.set()
 
     def _put_start(self, status: int, headers: bytes) -> None:
+        self._has_started = True
         lines = (line.partition(b": ") for line in headers.split(b"\r\n"))
         pairs = [(name, value) for name, _, value in lines if name]
         if b"x-request-id:" not in headers:
@@ -241,10 +246,16 @@ class HttpBridge(_Bridge):
     # --- the request ----------------------------------------------------------------------------
 
     async def _begin(self) -> bool:
-        if not self.is_well_formed:
+        refusal = None if self._is_http2 else ENTRY.get().begin(self)
+        if refusal is None and not self.is_well_formed:
+            refusal = BAD_REQUEST
+        if refusal is None and self._is_head_too_large():
+            refusal = (431, "Request Header Fields Too Large")
+        if refusal is not None:
+            status, text = refusal
             request_id = self.request_id = self._handler.new_request_id()
-            self._handler.count_malformed(400, request_id)
-            self.respond(400, b"connection: close\r\n" + TEXT if not self._is_http2 else TEXT, b"Bad Request")
+            self._handler.count_malformed(status, request_id)
+            self.respond(status, TEXT if self._is_http2 else b"connection: close\r\n" + TEXT, text.encode())
             return True
         limit = self._handler.options.max_body_bytes
         length = self._announced_length()
@@ -255,6 +266,13 @@ class HttpBridge(_Bridge):
             return False
         self._handler.handle(self)
         return True
+
+    def _is_head_too_large(self) -> bool:
+        options, headers = self._handler.options, self.headers
+        return len(headers) > options.max_headers or (
+            self._is_http2  # else counted by the entry
+            and len(self.target) + sum(len(n) + len(v) + 4 for n, v in headers) > options.max_header_bytes
+        )
 
     def _announced_length(self) -> int | None:
         value = next((value for name, value in self.headers if name == b"content-length"), b"")
@@ -283,6 +301,16 @@ class HttpBridge(_Bridge):
             if sum(map(len, self._gathered)) > SMALL_BODY_BYTES:
                 self.streams_body = True
                 return True
+
+    def give_up(self, status: int, text: str) -> None:
+        """End the request because the rest of its body is malformed or does not come."""
+        work, self.work = self.work, None
+        if work is not None:
+            work.on_disconnect()
+        if self._has_started:
+            self.abort()
+        else:
+            self.respond(status, TEXT if self._is_http2 else b"connection: close\r\n" + TEXT, text.encode())
 
     def read_body(self) -> None:
         self._wants_input.set()

@@ -17,6 +17,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
+from serve_lite.proxy.entry import Entry
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.http1 import Http1Connection
 from serve_lite.proxy.options import ProxyOptions
@@ -116,25 +117,22 @@ class HttpServer:
         for connection in connections:
             connection.flush()
 
-    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Give a connection to hypercorn, with the bytes already read from it."""
-        loop = self._loop
-        reader = asyncio.StreamReader(loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        if data:
-            reader.feed_data(data)
-        if not transport.is_reading():
-            transport.resume_reading()
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        self._handed_over.add(writer)
-        start_soon(self._group, self._run_handed_over, reader, writer)
+    def hand_over(self, transport: asyncio.Transport, protocol: str, data: bytes) -> None:
+        """Give a connection to hypercorn, with the bytes already read from it.
 
-    async def _run_handed_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        Args:
+            protocol: what the bytes are: `h2`, the head of an upgrade to `h2c` or `websocket`, or "" for whatever
+                the client begins with.
+        """
+        entry = Entry(self._handler.options, protocol)
+        writer = entry.open(transport, data)
+        self._handed_over.add(writer)
+        start_soon(self._group, self._run_handed_over, entry, writer)
+
+    async def _run_handed_over(self, entry: Entry, writer: asyncio.StreamWriter) -> None:
         try:
             front = await self._hypercorn()
-            await front.run(reader, writer)
+            await front.run(entry, writer)
         except Exception:
             _log.exception("a connection served by hypercorn ended with an error")
         finally:
@@ -173,7 +171,9 @@ class _HandsOver(asyncio.Protocol):
         self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._server.hand_over(cast(asyncio.Transport, transport), b"")
+        tls = transport.get_extra_info("ssl_object")
+        is_h2 = tls is not None and tls.selected_alpn_protocol() == "h2"
+        self._server.hand_over(cast(asyncio.Transport, transport), "h2" if is_h2 else "", b"")
 
 
 async def serve_http(
