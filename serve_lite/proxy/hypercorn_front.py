@@ -69,7 +69,7 @@ class Front:
         ENTRY.set(entry)  # hypercorn's tasks for this connection begin with a copy of our context
         loop = asyncio.get_running_loop()
         app = ASGIWrapper(cast(Any, self._serve))
-        await TCPServer(app, loop, self._config, self._context, cast(Any, {}), entry.reader, writer)
+        await _Connection(app, loop, self._config, self._context, cast(Any, {}), entry.reader, writer)
 
     async def terminate(self) -> None:
         """Let connections end after the answers they are giving."""
@@ -81,6 +81,14 @@ class Front:
             await HttpBridge(self._handler, scope, receive, send).run()
         elif scope["type"] == "websocket":
             await WebSocketBridge(self._handler, scope, receive, send).run()
+
+
+class _Connection(TCPServer):
+    """hypercorn's connection, which would outlive a client that has left by the time allowed for silence."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
 
 
 class _Bridge(Exchange):

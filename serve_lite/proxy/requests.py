@@ -273,7 +273,7 @@ class RequestReader(Generic[R]):
         raise ValueError(text)
 
     def _take_upgrade(self, request: R, rest: bytes) -> bytes:
-        """Hand over what is asked properly; return what to read again of a request that is taken as if it had not asked.
+        """Hand over what is asked properly; return what to read again of any other request, which loses its wish.
 
         The parser takes the end of a head that asks for an upgrade for the end of the request, and skips the body.
         """
