@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from serve_lite.proxy.h2_frames import PREFACE, FrameGuard, goaway
 from serve_lite.proxy.options import ProxyOptions
 from serve_lite.proxy.rewriting import RequestRewriter
+from serve_lite.proxy.stalls import WriteWatch
 
 #: The entry of the connection that the current task serves.
 ENTRY: ContextVar[Entry] = ContextVar("entry")
@@ -64,6 +65,9 @@ class Entry(asyncio.StreamReaderProtocol):
         self._begun: Begun | None = None  #: the last of them
         self._since = self._loop.time()  #: when the request that is coming began, or its body last came on
         self._timer: asyncio.TimerHandle | None = None
+        self._writes = WriteWatch(options.write_timeout_s)
+        self._write_timer = self._loop.call_later(options.write_timeout_s, self._check_writing)
+        self._is_write_paused = False
         self._protocol = protocol
 
     def open(self, transport: asyncio.Transport, data: bytes) -> asyncio.StreamWriter:
@@ -95,6 +99,11 @@ class Entry(asyncio.StreamReaderProtocol):
         self._begun = request
         return None
 
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether something waits for the client to take it."""
+        return self._transport.get_write_buffer_size() > 0
+
     # --- from the transport ---------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
@@ -108,6 +117,15 @@ class Entry(asyncio.StreamReaderProtocol):
             self._take_requests(self._rewriter, data)
         else:
             self._take_first(data)
+
+    def pause_writing(self) -> None:
+        self._is_write_paused = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        self._writes.progressed()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
@@ -180,7 +198,18 @@ class Entry(asyncio.StreamReaderProtocol):
                 return
         self._timer = self._loop.call_later(wait_s, self._check_patience)
 
+    def _check_writing(self) -> None:
+        """Cut off a client that takes nothing of what was written; look again later."""
+        transport = self._transport
+        unsent, is_growing = transport.get_write_buffer_size(), not self._is_write_paused
+        is_growing = is_growing and not transport.is_closing()
+        if self._writes.is_stalled(unsent, self._loop.time(), may_grow=is_growing):
+            transport.abort()
+        else:
+            self._write_timer = self._loop.call_later(self._options.write_timeout_s, self._check_writing)
+
     def _end(self) -> None:
+        self._write_timer.cancel()
         self._is_over, self._begun = True, None
         if self._timer is not None:
             self._timer.cancel()

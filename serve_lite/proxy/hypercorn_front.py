@@ -23,7 +23,7 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from wsproto.events import CloseConnection
 
-from serve_lite.proxy.answers import TEXT, settle_length
+from serve_lite.proxy.answers import TEXT, settle_length, takes_trailers
 from serve_lite.proxy.entry import ENTRY, Entry
 from serve_lite.proxy.exchange import NOTED, SMALL_BODY_BYTES, Buffer, Exchange, is_valid_host
 from serve_lite.proxy.http import RequestHandler
@@ -37,6 +37,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 _OUTBOX_BYTES: Final = 64 * 1024  #: written and not yet taken by the client; more stops the application
 _DROPPED_BODY_BYTES: Final = 1024 * 1024  #: read from an HTTP/2 client that was answered early
+_TIMED_OUT: Final = (408, "Request Timeout")
+_EARLY_HINTS: Final = 103
 _H2_INTERNAL_ERROR: Final = 2
 _HELD_MESSAGES: Final = 16
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -97,6 +99,9 @@ class _Bridge(Exchange):
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         self._handler = handler
         self._receive, self._send = receive, send
+        self._original_send = send
+        #: for one message, where the client can hold up one stream; the entry sees to the connection
+        self._write_timeout_s = handler.options.write_timeout_s if scope["http_version"] == "2" else None
         self.method = scope.get("method", "GET")
         self.target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         self.headers, self.noted = _read_headers(scope["headers"])
@@ -104,6 +109,8 @@ class _Bridge(Exchange):
         self.scheme = scope["scheme"]
         self.client = _address(scope["client"])
         self.server = _address(scope["server"])
+        if handler.forwarding.trusts(self.client[0]):
+            handler.forwarding.apply(self)
         self._outbox: deque[Message | None] = deque()  #: None ends the exchange
         self._outbox_bytes = 0
         self._is_blocked = False  #: the writer was told to stop
@@ -152,6 +159,9 @@ class _Bridge(Exchange):
     def _writable(self) -> None:
         """The client took what was put."""
 
+    def _leave(self) -> None:
+        """The client has left, or is taken to have."""
+
     def _put(self, message: Message | None, size: int = 0) -> bool:
         if self._is_over:
             return True
@@ -168,7 +178,13 @@ class _Bridge(Exchange):
                 message = self._outbox.popleft()
                 if message is None:
                     return
-                await self._send(message)
+                with anyio.move_on_after(self._write_timeout_s) as scope:
+                    await self._send(message)
+                if scope.cancelled_caught:
+                    self._leave()
+                    if not ENTRY.get().takes_nothing:  # else the entry ends all of the connection
+                        await _reset(self._original_send)
+                    return
             self._outbox_bytes = 0
             if self._is_blocked:
                 self._is_blocked = False
@@ -185,6 +201,7 @@ class HttpBridge(_Bridge):
     _has_told_end = False
     _is_delivering = False
     _has_started = False  #: the answer
+    _has_trailers = False
 
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         super().__init__(handler, scope, receive, send)
@@ -193,25 +210,42 @@ class HttpBridge(_Bridge):
         self._body_bytes = 0
         self._dropped_bytes = 0
         self._has_dropped = asyncio.Event()
-        self._body_limit = handler.options.max_body_bytes or sys.maxsize
+        limit = handler.options.max_body_bytes
+        self._body_limit = sys.maxsize if limit is None else limit
+        #: until more of the body comes, while it is wanted; in HTTP/1 the entry sees to that
+        self._read_timeout_s = handler.options.read_timeout_s if self._is_http2 else None
 
     # --- answering ------------------------------------------------------------------------------
 
     def respond(self, status: int, headers: bytes, body: Buffer) -> None:
         status, headers, length, body = settle_length(self.method, status, headers, body)
         self._put_start(status, headers + length)
-        self._put({"type": "http.response.body", "body": bytes(body), "more_body": False})
+        view = memoryview(body)  # in pieces, so that a slow client is seen to take them
+        for at in range(0, len(view) - _OUTBOX_BYTES, _OUTBOX_BYTES):
+            piece = bytes(view[at : at + _OUTBOX_BYTES])
+            self._put({"type": "http.response.body", "body": piece, "more_body": True})
+        last = bytes(view[max(0, (len(view) - 1) // _OUTBOX_BYTES * _OUTBOX_BYTES) :])
+        self._put({"type": "http.response.body", "body": last, "more_body": False})
         self._put(None)
 
     def start(self, status: int, headers: bytes) -> None:
+        announces = headers.startswith(b"trailer:") or b"\ntrailer:" in headers
+        self._has_trailers = self._is_http2 and announces and takes_trailers(self.headers)
         self._put_start(status, headers)
 
     def write(self, data: Buffer) -> bool:
         message = {"type": "http.response.body", "body": bytes(data), "more_body": True}
         return self._put(message, len(data)) if len(data) else not self._is_blocked
 
-    def finish(self) -> None:
+    def inform(self, status: int, headers: bytes) -> None:
+        if status == _EARLY_HINTS and self._is_http2:  # all that hypercorn can
+            links = [value for name, value in _pairs(headers) if name == b"link"]
+            self._put({"type": "http.response.early_hint", "links": links})
+
+    def finish(self, trailers: bytes = b"") -> None:
         self._put({"type": "http.response.body", "body": b"", "more_body": False})
+        if self._has_trailers:
+            self._put({"type": "http.response.trailers", "headers": _pairs(trailers)})
         self._put(None)
 
     def abort(self) -> None:
@@ -220,11 +254,11 @@ class HttpBridge(_Bridge):
 
     def _put_start(self, status: int, headers: bytes) -> None:
         self._has_started = True
-        lines = (line.partition(b": ") for line in headers.split(b"\r\n"))
-        pairs = [(name, value) for name, _, value in lines if name]
+        pairs = _pairs(headers)
         if b"x-request-id:" not in headers:
             pairs.append((b"x-request-id", self.request_id or self._handler.new_request_id()))
-        self._put({"type": "http.response.start", "status": status, "headers": pairs})
+        start = {"type": "http.response.start", "status": status, "headers": pairs}
+        self._put({**start, "trailers": True} if self._has_trailers else start)
 
     async def _send_output(self) -> None:
         original = self._send
@@ -270,8 +304,13 @@ class HttpBridge(_Bridge):
         if limit is not None and length is not None and length > limit:
             self.respond(413, TEXT, b"Content Too Large")
             return True
-        if not self._may_stream(length) and not await self._gather():
-            return False
+        if not self._may_stream(length):
+            with anyio.move_on_after(self._read_timeout_s) as scope:
+                if not await self._gather():
+                    return False
+            if scope.cancelled_caught:
+                self.give_up(*_TIMED_OUT)
+                return True
         self._handler.handle(self)
         return True
 
@@ -313,6 +352,7 @@ class HttpBridge(_Bridge):
     def give_up(self, status: int, text: str) -> None:
         """End the request because the rest of its body is malformed or does not come."""
         work, self.work = self.work, None
+        self._wants_input.clear()
         if work is not None:
             work.on_disconnect()
         if self._has_started:
@@ -334,7 +374,13 @@ class HttpBridge(_Bridge):
                 await self._wants_input.wait()
                 self._deliver()
                 continue
-            message = await self._receive()
+            is_awaited = self._wants_input.is_set() and not self._body_ended
+            with anyio.move_on_after(self._read_timeout_s if is_awaited else None) as scope:
+                message = await self._receive()
+            if scope.cancelled_caught:
+                if self._wants_input.is_set():
+                    self.give_up(*_TIMED_OUT)
+                continue
             if message["type"] == "http.disconnect":
                 self._body_ended = True
                 self._has_dropped.set()
@@ -358,7 +404,8 @@ class HttpBridge(_Bridge):
             if work is None:
                 self._drop(len(data))
             elif self._body_bytes > self._body_limit:
-                self._leave()
+                self.give_up(413, "Content Too Large")
+                work = None
             elif data:
                 work.on_body(data)
         self._is_delivering = False
@@ -491,6 +538,12 @@ class WebSocketBridge(_Bridge):
 
 class _CutAnswerError(Exception):
     """Leaves the sending of an answer that is cut."""
+
+
+def _pairs(headers: bytes) -> list[tuple[bytes, bytes]]:
+    """Return a ready block of header lines as ASGI has them."""
+    lines = (line.partition(b": ") for line in headers.split(b"\r\n"))
+    return [(name, value) for name, _, value in lines if name]
 
 
 def _read_headers(pairs: list[tuple[bytes, bytes]]) -> tuple[Headers, dict[bytes, bytes]]:

@@ -13,8 +13,8 @@ from serve_lite.exceptions import (
 from serve_lite.proxy.options import ProxyOptions
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.messages import ErrorHead
-from tests.proxy.door import Client, Door, Played, encode, open_door
 from tests.proxy.corpus import MALFORMED
+from tests.proxy.door import Client, Door, Played, encode, open_door
 
 BOTH = pytest.mark.parametrize("server", ["native", "hypercorn"])
 
