@@ -33,6 +33,13 @@ class Begun(Protocol):
         """End it, because the rest of its body is malformed or does not come."""
 
 
+class Bridge(Protocol):
+    """A request in hypercorn's hands."""
+
+    def client_gone(self) -> None:
+        """The connection has ended."""
+
+
 class PacedReader(asyncio.StreamReader):
     """A reader that lets other connections have their turn when what it holds takes long to work through."""
 
@@ -68,6 +75,8 @@ class Entry(asyncio.StreamReaderProtocol):
         self._writes = WriteWatch(options.write_timeout_s)
         self._write_timer = self._loop.call_later(options.write_timeout_s, self._check_writing)
         self._is_write_paused = False
+        self.left = asyncio.Event()  #: the client has, or was told to
+        self.bridges: set[Bridge] = set()  #: requests that hypercorn has begun and not ended
         self._protocol = protocol
 
     def open(self, transport: asyncio.Transport, data: bytes) -> asyncio.StreamWriter:
@@ -180,6 +189,7 @@ class Entry(asyncio.StreamReaderProtocol):
             self._transport.write(goaway(code, reason))
             self.reader.feed_eof()
             self._transport.close()
+            self.left.set()
 
     # --- silence --------------------------------------------------------------------------------
 
@@ -209,6 +219,7 @@ class Entry(asyncio.StreamReaderProtocol):
             self._write_timer = self._loop.call_later(self._options.write_timeout_s, self._check_writing)
 
     def _end(self) -> None:
+        self.left.set()
         self._write_timer.cancel()
         self._is_over, self._begun = True, None
         if self._timer is not None:

@@ -40,6 +40,7 @@ _DROPPED_BODY_BYTES: Final = 1024 * 1024  #: read from an HTTP/2 client that was
 _TIMED_OUT: Final = (408, "Request Timeout")
 _EARLY_HINTS: Final = 103
 _H2_INTERNAL_ERROR: Final = 2
+_LAST_WORDS_S: Final = 2.0
 _HELD_MESSAGES: Final = 16
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BODILESS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "DELETE"))
@@ -71,7 +72,11 @@ class Front:
         ENTRY.set(entry)  # hypercorn's tasks for this connection begin with a copy of our context
         loop = asyncio.get_running_loop()
         app = ASGIWrapper(cast(Any, self._serve))
-        await _Connection(app, loop, self._config, self._context, cast(Any, {}), entry.reader, writer)
+        connection = _Connection(app, loop, self._config, self._context, cast(Any, {}), entry.reader, writer)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_end_with_client, entry, group.cancel_scope)
+            await connection
+            group.cancel_scope.cancel()
 
     async def terminate(self) -> None:
         """Let connections end after the answers they are giving."""
@@ -83,6 +88,16 @@ class Front:
             await HttpBridge(self._handler, scope, receive, send).run()
         elif scope["type"] == "websocket":
             await WebSocketBridge(self._handler, scope, receive, send).run()
+
+
+async def _end_with_client(entry: Entry, serving: anyio.CancelScope) -> None:
+    """End the serving of a connection that is gone, should hypercorn not do so: it may wait for an application to
+    take a body, and then does not see the client leave."""
+    await entry.left.wait()
+    await anyio.sleep(_LAST_WORDS_S)  # what has come is still worked through
+    for bridge in tuple(entry.bridges):
+        bridge.client_gone()
+    serving.cancel()
 
 
 class _Connection(TCPServer):
@@ -137,15 +152,27 @@ class _Bridge(Exchange):
 
     async def run(self) -> None:
         """Serve the exchange to its end."""
+        bridges = ENTRY.get().bridges
+        bridges.add(self)
         async with anyio.create_task_group() as group:
             try:
                 if await self._begin():
                     group.start_soon(self._take_input)
                     await self._send_output()
+            except asyncio.CancelledError:
+                _forget(self._original_send)
+                raise
             finally:
+                bridges.discard(self)
                 self._is_over = True
                 group.cancel_scope.cancel()
                 self._ended()
+
+    def client_gone(self) -> None:
+        """The connection has ended, and hypercorn does not tell."""
+        self._leave()
+        self._put(None)
+        _forget(self._original_send)
 
     async def _begin(self) -> bool:
         raise NotImplementedError
@@ -270,6 +297,8 @@ class HttpBridge(_Bridge):
             if message["type"] == "http.response.body" and not message["more_body"] and self._is_http2:
                 await self._drop_rest_of_body()
             await original(message)
+            if self._is_http2:
+                await _drained(original)
 
         self._send = send
         try:
@@ -309,6 +338,7 @@ class HttpBridge(_Bridge):
                 if not await self._gather():
                     return False
             if scope.cancelled_caught:
+                self._has_dropped.set()  # nothing of the body is waited for any more
                 self.give_up(*_TIMED_OUT)
                 return True
         self._handler.handle(self)
@@ -379,6 +409,7 @@ class HttpBridge(_Bridge):
                 message = await self._receive()
             if scope.cancelled_caught:
                 if self._wants_input.is_set():
+                    self._has_dropped.set()  # nothing of the body is waited for any more
                     self.give_up(*_TIMED_OUT)
                 continue
             if message["type"] == "http.disconnect":
@@ -582,6 +613,28 @@ async def _reset(send: Send) -> None:
     if hasattr(connection, "reset_stream"):
         connection.reset_stream(stream.stream_id, error_code=_H2_INTERNAL_ERROR)
         await protocol._flush()
+
+
+async def _drained(send: Send) -> None:
+    """Wait until little is held for the HTTP/2 stream that `send` belongs to.
+
+    hypercorn's own waiting ends as soon as it looks whether there is room, also if there is none.
+    """
+    stream: Any = getattr(send, "__self__", None)
+    protocol: Any = getattr(getattr(stream, "send", None), "__self__", None)
+    buffer: Any = getattr(protocol, "stream_buffers", {}).get(getattr(stream, "stream_id", None))
+    if buffer is not None and len(buffer.buffer) >= _OUTBOX_BYTES:
+        await buffer.drain()
+
+
+def _forget(send: Send) -> None:
+    """Have nothing more sent on the stream that `send` belongs to.
+
+    hypercorn would answer for an application that was cancelled, and wait for the sending by a task that was too.
+    """
+    stream: Any = getattr(send, "__self__", None)
+    if hasattr(stream, "closed"):
+        stream.closed = True
 
 
 def _watch_close(send: Send, note: Callable[[int, str], None]) -> None:
