@@ -64,8 +64,9 @@ def is_usable(goal: DeploymentGoal, replica: ReplicaView) -> bool:
 
 
 def is_current(goal: DeploymentGoal, replica: ReplicaView) -> bool:
-    """Whether the replica is what the goal wants."""
-    return is_usable(goal, replica) and replica.settings == goal.settings
+    """Whether the replica is what the goal wants, however long it has served."""
+    is_right = replica.version == goal.version and replica.settings == goal.settings
+    return is_right and not replica.refused
 
 
 def stops_first(goal: DeploymentGoal) -> bool:

@@ -47,6 +47,8 @@ PLACEHOLDERS = (
     (r"(?<=Hello )[a-z0-9]{8}\b", "xxxxxxxx"),
     (r"(?<=\"replica\": \")[a-z0-9]{8}(?=\")", "xxxxxxxx"),
     (r"(?<=#)[a-z0-9]{8}(?=\")", "xxxxxxxx"),
+    (r"(?<=\n        \")[a-z0-9]{8}(?=\": \{)", "xxxxxxxx"),
+    (r"(?<=process\": |porting\": |tructor\": )[\d.e-]+", "<seconds>"),
     (r"(?<=proxies:\n  )\S+(?=: )", "<node>"),
     (r"(?<=serve-lite v)\S+", "<version>"),
     (r"(?<=serve-lite, version )\S+", "<version>"),
