@@ -69,7 +69,6 @@ HTTP: dict[str, list[tuple[Any, Any]]] = {
     "ssl_certfile": [(None, None)],
     "ssl_keyfile_password": [(None, None), ("secret", SAME)],
     "ssl_ca_certs": [(None, None), ("/etc/ca.pem", SAME)],
-    "server": [("hypercorn", SAME)],
     "first_byte_timeout_s": [(None, None), (1, 1.0)],
     "idle_timeout_s": [(None, None), (1, 1.0)],
     "read_timeout_s": [(1, 1.0)],
