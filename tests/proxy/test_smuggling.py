@@ -216,7 +216,7 @@ async def test_three_megabytes_of_one_byte_chunks_arrive_while_others_are_served
             await client.writer.drain()
             assert (await other.get("/hello")).body == b"hello"
         client.send(b"0\r\n\r\n")
-        played = next(p for p in [await door.stage.call()] if p.path == b"/count-body")
+        played = next(p for p in door.stage.calls if p.path == b"/count-body")
         await played.until(lambda: played.body_ended)
     assert sum(map(len, played.pieces)) == number
     played.result(200, b"", b"done")
