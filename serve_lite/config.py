@@ -231,6 +231,19 @@ def _server(value: Any, where: str, lax: bool) -> str:
     return str(value)
 
 
+@checks.described({"type": "string", "minLength": 1})
+def _trusted(value: Any, where: str, lax: bool) -> str:
+    if isinstance(value, str):
+        import ipaddress  # not needed by those who import us to write a deployment
+
+        try:
+            return value if value == "*" else str(ipaddress.ip_network(value, strict=False))
+        except ValueError:
+            pass
+    expected = 'an address ("10.0.0.1"), a network ("10.0.0.0/8") or "*"'
+    raise checks.wrong(value, where, expected, wrong_type=not isinstance(value, str))
+
+
 class HTTPOptions(Checked, kw_only=True):
     """How the HTTP front listens."""
 
@@ -250,6 +263,17 @@ class HTTPOptions(Checked, kw_only=True):
     fixed_number_replicas: int | None = None  #: accepted for Ray; one machine has one proxy
     fixed_number_selection_seed: int = 0  #: accepted for Ray
     server: str = "native"  #: "native": our HTTP/1.1 front; "hypercorn": hypercorn for everything
+    first_byte_timeout_s: float | None = None  #: from the end of a request to the first byte of its answer
+    idle_timeout_s: float | None = None  #: between two pieces of a streamed answer
+    read_timeout_s: float = 60.0  #: for a request to come, once it has begun
+    write_timeout_s: float = 60.0  #: for a client that takes nothing of its answer
+    max_connections: int | None = None  #: more are answered 503; None: what open descriptors allow
+    max_headers: int = 200  #: of a request; more are answered 431
+    max_header_bytes: int = 65536  #: request line and headers; more is answered 431
+    max_body_bytes: int | None = None  #: of a request; more is answered 413
+    forwarded_allow_ips: list[
+        str
+    ] = []  #: whose `X-Forwarded-For` and `-Proto` are believed; "*": everybody's
 
     _thing: ClassVar[str] = "HTTP options"
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -269,6 +293,15 @@ class HTTPOptions(Checked, kw_only=True):
         "fixed_number_replicas": checks.integer(at_least=1, none=True),
         "fixed_number_selection_seed": checks.integer(),
         "server": _server,
+        "first_byte_timeout_s": checks.real(above=0, none=True),
+        "idle_timeout_s": checks.real(above=0, none=True),
+        "read_timeout_s": checks.real(above=0),
+        "write_timeout_s": checks.real(above=0),
+        "max_connections": checks.integer(at_least=1, none=True),
+        "max_headers": checks.integer(at_least=1, at_most=10_000),
+        "max_header_bytes": checks.integer(at_least=1024, at_most=1024 * 1024),
+        "max_body_bytes": checks.integer(at_least=0, none=True),
+        "forwarded_allow_ips": checks.list_of(_trusted),
     }
 
     def _check_whole(self) -> None:

@@ -101,6 +101,7 @@ class Daemon:
             if name in inherited
         }
         self._keeper_pid = os.getppid()
+        self._doors: dict[str, HttpServer | grpc.GrpcDoor] = {}  #: that are open, by protocol
         self._forgets_goal = options.is_embedded  #: else the next daemon brings the applications back
         # The lock is only held, so that no other instance starts here before we are gone too.
         self._keeper = socket.socket(fileno=inherited["keeper"]) if "keeper" in inherited else None
@@ -153,6 +154,7 @@ class Daemon:
         http = await self._open_http(group, routers, publisher)
         # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
         grpc = await self._open_grpc(group, routers, publisher, importer)
+        self._doors = {name: door for name, door in (("HTTP", http), ("gRPC", grpc)) if door is not None}
         settings = self._settings()
         control = ControlSocket(
             group, controller, publisher, self._info(controller.epoch), settings, self._shut_down
@@ -227,11 +229,27 @@ class Daemon:
                 request_timeout_s=options.grpc_request_timeout_s,
                 enable_reflection=options.grpc_enable_reflection,
                 backlog=options.backlog,
+                ssl_certfile=options.ssl_certfile,
+                ssl_keyfile=options.ssl_keyfile,
+                ssl_keyfile_password=options.ssl_keyfile_password,
+                ssl_ca_certs=options.ssl_ca_certs,
             ),
         )
         publisher.watch_routes(door.set_routes)
         await group.start(grpc.serve_grpc, self._sockets["grpc"], door)
         return door
+
+    def reload_certificates(self) -> None:
+        """Read the certificates of HTTP and gRPC again; connections that are open keep theirs.
+
+        Files that cannot be used are logged, and what was read before stays in force.
+        """
+        for name, door in self._doors.items():
+            try:
+                if door.reload_certificates():
+                    logger.info("new connections of %s have the certificates read just now", name)
+            except InvalidConfigError as error:
+                logger.error("%s keeps its certificates: %s", name, error)
 
     def _grpc_options(self) -> dict[str, Any]:
         """Return the options as REST shows them, with the port that was really bound."""

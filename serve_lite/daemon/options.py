@@ -50,6 +50,15 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     orphan_grace_s: float = 60.0  #: how long a replica lives on without any daemon
     backlog: int = 4096  #: connections that wait in the kernel while a daemon restarts
     server: str = "native"  #: "native": our HTTP/1.1 front; "hypercorn": hypercorn for everything
+    first_byte_timeout_s: float | None = None
+    idle_timeout_s: float | None = None
+    read_timeout_s: float = 60.0
+    write_timeout_s: float = 60.0
+    max_connections: int | None = None  #: None: what open descriptors allow
+    max_headers: int = 200
+    max_header_bytes: int = 64 * 1024
+    max_body_bytes: int | None = None
+    forwarded_allow_ips: tuple[str, ...] = ()
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     ssl_keyfile_password: str | None = None

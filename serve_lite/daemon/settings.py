@@ -123,6 +123,22 @@ OPTIONS: tuple[Option, ...] = (
     _http("ssl_keyfile_password", "of the key; hidden when shown", is_secret=True),
     _http("ssl_ca_certs", "clients must show a certificate signed by one of these", is_path=True),
     _http("server", "`native`: our HTTP/1.1 front; `hypercorn`: hypercorn for everything"),
+    _http(
+        "first_byte_timeout_s", "seconds until an answer begins, once its request has come; then 408; `null`: no limit"
+    ),
+    _http("idle_timeout_s", "seconds between two pieces of a streamed answer; then it is cut; `null`: no limit"),
+    _http("read_timeout_s", "seconds for a request that has begun to come; then 408"),
+    _http("write_timeout_s", "seconds that a client may take nothing of its answer; then it is cut off"),
+    _http(
+        "max_connections", "connections of HTTP at once, more get 503; `null`: nine tenths of the open files allowed"
+    ),
+    _http("max_headers", "headers of a request; more get 431"),
+    _http("max_header_bytes", "request line and headers; more get 431"),
+    _http("max_body_bytes", "body of a request; more get 413; `null`: no limit"),
+    _http(
+        "forwarded_allow_ips",
+        "addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; `*`: everybody's",
+    ),
     _grpc("port", "port of gRPC; 0: the kernel chooses", flag="--grpc-port"),
     _grpc(
         "grpc_servicer_functions", "import paths of `add_..._to_server` functions; without any there is no gRPC",
@@ -162,8 +178,19 @@ OPTIONS: tuple[Option, ...] = (
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
 
 #: Options whose variables hold several values, with commas; a whole number; true or false.
-LISTS = frozenset({"grpc_options.grpc_servicer_functions", "logging_config.additional_log_standard_attrs"})
-WHOLE = frozenset({"http_options.port", "grpc_options.port", "admin_port", "backlog"})
+LISTS = frozenset(
+    {
+        "grpc_options.grpc_servicer_functions",
+        "http_options.forwarded_allow_ips",
+        "logging_config.additional_log_standard_attrs",
+    }
+)
+WHOLE = frozenset(
+    {
+        "http_options.port", "grpc_options.port", "admin_port", "backlog", "http_options.max_connections",
+        "http_options.max_headers", "http_options.max_header_bytes", "http_options.max_body_bytes",
+    }
+)  # fmt: skip
 FLAGS = frozenset({"grpc_options.enable_reflection", "logging_config.enable_access_log"})
 
 _LOGGING_DEFAULTS = LoggingConfig()

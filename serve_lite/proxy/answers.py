@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from serve_lite.proxy.exchange import Buffer
+from serve_lite.wire.messages import Headers
 
 TEXT: Final = b"content-type: text/plain; charset=utf-8\r\n"
 JSON: Final = b"content-type: application/json\r\n"
@@ -47,6 +48,16 @@ def declared_length(headers: bytes) -> int | None:
     if not values:
         return None
     return int(values[0]) if len(values) == 1 and values[0].isdigit() else -1
+
+
+def takes_trailers(headers: Headers) -> bool:
+    """Whether a client with these request headers has said that it takes trailers (RFC 9110, section 6.5.1)."""
+    return any(
+        token.strip().lower() == b"trailers"
+        for name, value in headers
+        if name == b"te"
+        for token in value.split(b",")
+    )
 
 
 _date = (0, b"")

@@ -3,8 +3,8 @@
 `http1` and `hypercorn_front` make exchanges; `http` reads the request from them, puts its `Work` in, and
 answers through them. Everything is a callback on the event loop; nothing here waits.
 
-Answering is either `respond` once, or `start`, any number of `write`, `finish`. `abort` cuts an answer that
-has started. After the client has gone all of these do nothing.
+Answering is either `respond` once, or `start`, any number of `write`, `finish`; `inform` may come before both.
+`abort` cuts an answer that has started. After the client has gone all of these do nothing.
 """
 
 from __future__ import annotations
@@ -69,8 +69,12 @@ class Exchange:
         """Send a piece; False: stop until `Work.on_client_writable`."""
         raise NotImplementedError
 
-    def finish(self) -> None:
-        """End a streamed answer."""
+    def inform(self, status: int, headers: bytes) -> None:
+        """Send an interim answer (1xx), before the answer begins."""
+        raise NotImplementedError
+
+    def finish(self, trailers: bytes = b"") -> None:
+        """End a streamed answer. `trailers` are lines as in `start`, for a client that can take them."""
         raise NotImplementedError
 
     def abort(self) -> None:

@@ -29,6 +29,7 @@ from serve_lite.proxy.accounts import Accounts, RouteAccount
 from serve_lite.proxy.exchange import request_ids
 from serve_lite.proxy.grpc_exchange import GrpcExchange, GrpcRequestError
 from serve_lite.proxy.http import DRAINING, NOT_POPULATED, RouterLike, RouterSource
+from serve_lite.proxy.tls import certificates_of
 from serve_lite.routing.router import PendingCall
 from serve_lite.wire import grpc_status as status
 from serve_lite.wire.calls import ITEM_OVERHEAD_BYTES, WINDOW_BYTES
@@ -53,6 +54,10 @@ class GrpcOptions(msgspec.Struct, frozen=True, kw_only=True):
     enable_reflection: bool = True
     access_log: bool = True
     backlog: int = 4096
+    ssl_certfile: str | None = None  #: with the key: the door speaks TLS
+    ssl_keyfile: str | None = None
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: str | None = None  #: clients must show a certificate signed by one of these
 
 
 class _Lane(NamedTuple):
@@ -72,6 +77,7 @@ class GrpcDoor:
     def __init__(self, routers: RouterSource, services: GrpcServices, options: GrpcOptions) -> None:
         self.accounts = Accounts(logs_access=options.access_log)
         self._options = options
+        self._certificates = certificates_of(options, ("h2",))
         self._routers = routers
         self._methods = {method.name: method for method in services.methods}
         self._services = {
@@ -108,8 +114,22 @@ class GrpcDoor:
         """Begin to accept."""
         sock.setblocking(False)
         self._listener = await asyncio.get_running_loop().create_server(
-            self._new_protocol, sock=sock, backlog=self._options.backlog
+            self._new_protocol,
+            sock=sock,
+            backlog=self._options.backlog,
+            ssl=self._certificates.context if self._certificates is not None else None,
         )
+
+    def reload_certificates(self) -> bool:
+        """Read the certificates again, for new connections; return whether there are any.
+
+        Raises:
+            InvalidConfigError: they cannot be used; the old ones stay in force.
+        """
+        if self._certificates is None:
+            return False
+        self._certificates.reload()
+        return True
 
     async def drain(self) -> None:
         """Accept nothing more and return when every request is answered. Whoever asks has a deadline."""

@@ -21,8 +21,10 @@ from serve_lite.proxy import exchange as fields
 from serve_lite.proxy.accounts import CLIENT_GONE, Accounts, RouteAccount
 from serve_lite.proxy.answers import INTERNAL_ERROR, JSON, TEXT
 from serve_lite.proxy.exchange import Exchange
+from serve_lite.proxy.forwarded import Forwarding
 from serve_lite.proxy.options import ProxyOptions
 from serve_lite.proxy.routes import HEALTH_PATH, ROUTES_PATH, RouteTable, decode_path
+from serve_lite.proxy.silence import AnswerWatch
 from serve_lite.routing.router import PendingCall
 from serve_lite.wire.frames import Kind
 from serve_lite.wire.messages import CallFacts, ErrorHead, HttpHead, HttpResponseHead, RouteTarget
@@ -94,6 +96,8 @@ class RequestHandler:
         self._was_populated = False  #: stays true when all applications are deleted again
         self._nowhere = self.accounts.route("", "", "")
         self._new_request_id = fields.request_ids()
+        self._limits_silence = (options.first_byte_timeout_s, options.idle_timeout_s) != (None, None)
+        self.forwarding = Forwarding(options.forwarded_allow_ips)
 
     def set_routes(self, targets: tuple[RouteTarget, ...]) -> None:
         """Take the routes that are in force from now on."""
@@ -148,6 +152,8 @@ class RequestHandler:
         self.accounts.ongoing += 1
         if timeout_s is not None:
             call.limit(timeout_s)
+        if self._limits_silence:
+            call.watch = AnswerWatch(call, self.options, _monotonic)
         lane.router.submit(call)
 
     def find_lane(self, exchange: Exchange) -> Lane | None:
@@ -227,6 +233,7 @@ class HttpCall(PendingCall):
     _kept_bytes = 0
     _body_ended = False
     _timer: asyncio.TimerHandle | None = None
+    watch: AnswerWatch | None = None  #: set if the answer may not be silent as long as it likes
 
     def __init__(
         self, handler: RequestHandler, exchange: Exchange, lane: Lane, noted: Noted, started: float
@@ -271,8 +278,15 @@ class HttpCall(PendingCall):
         exchange = self._exchange
         if not self._status:
             head = _decode_response(envelope)
-            self._status = head.status
-            exchange.start(head.status, head.headers)
+            if head.status < 200:
+                exchange.inform(head.status, head.headers)
+            else:
+                self._status = head.status
+                if self.watch is not None:
+                    self.watch.progressed(is_first=True)
+                exchange.start(head.status, head.headers)
+        elif self.watch is not None:
+            self.watch.progressed(is_first=False)
         size, writable = len(envelope), True
         for buffer in buffers:
             size += len(buffer)
@@ -289,7 +303,7 @@ class HttpCall(PendingCall):
             self._fail(500, INTERNAL_ERROR)
             return
         self._over(self._status)
-        self._exchange.finish()
+        self._exchange.finish(envelope)
 
     def on_error(self, envelope: bytes, buffers: list[memoryview]) -> None:
         text = INTERNAL_ERROR
@@ -360,6 +374,16 @@ class HttpCall(PendingCall):
 
     # --- the end --------------------------------------------------------------------------------
 
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is the client who is slow, not the application."""
+        return bool(self._unreturned) or (self.streams_body and not self._body_ended)
+
+    def fell_silent(self, limit_s: float) -> None:
+        """The answer has not begun, or not gone on, in time."""
+        self._lane.router.cancel(self)
+        self._fail(408, f"Request {self._noted.request_id} timed out after {limit_s}s.")
+
     def _timed_out(self) -> None:
         self._timer = None
         self._lane.router.cancel(self)
@@ -380,6 +404,8 @@ class HttpCall(PendingCall):
         """Book the request. Before the answer is given, for the front may start the next request in there."""
         if self._timer is not None:
             self._timer.cancel()
+        if self.watch is not None:
+            self.watch.stop()
         exchange = self._exchange
         exchange.work = None
         self._handler.accounts.ongoing -= 1

@@ -16,10 +16,11 @@ from collections import deque
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 
-from serve_lite.proxy.answers import TEXT, date_line, declared_length, settle_length
-from serve_lite.proxy.exchange import Buffer
+from serve_lite.proxy.answers import TEXT, date_line, declared_length, settle_length, takes_trailers
+from serve_lite.proxy.exchange import Buffer, Exchange
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.requests import SLICE_BYTES, Http1Request, RequestReader
+from serve_lite.proxy.stalls import WriteWatch
 
 _MAX_AHEAD: Final = 32  #: requests read ahead of the one being answered
 _UNTAKEN_BODY_BYTES: Final = 64 * 1024  #: body held for a replica that does not take it
@@ -37,14 +38,22 @@ class Connections(Protocol):
     open: set[Http1Connection]
     is_draining: bool
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more connections than may be, the newest one counted."""
+
+    @property
+    def is_overrun(self) -> bool:
+        """Whether there are so many that not even a refusal can be afforded."""
+
     def lost(self, connection: Http1Connection) -> None:
         """Take note that a connection has ended."""
 
     def flush_soon(self, connection: Http1Connection) -> None:
         """Call `connection.flush` later in this pass of the loop."""
 
-    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Take a connection that is not for us, with the bytes read from it."""
+    def hand_over(self, transport: asyncio.Transport, protocol: str, data: bytes) -> None:
+        """Take a connection that is not for us: `h2`, `h2c` or `websocket`, with the bytes read from it."""
 
 
 class Http1Exchange(Http1Request):
@@ -140,7 +149,12 @@ class Http1Exchange(Http1Request):
             connection.push(data)
         return not connection.is_write_paused
 
-    def finish(self) -> None:
+    def inform(self, status: int, headers: bytes) -> None:
+        if self._connection is not None and self.http_version == "1.1":
+            line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+            self._connection.push(b"%b%b\r\n" % (line, headers))
+
+    def finish(self, trailers: bytes = b"") -> None:
         connection = self._connection
         if connection is None:
             return
@@ -148,7 +162,9 @@ class Http1Exchange(Http1Request):
             self.abort()
             return
         if self._is_chunked:
-            connection.push(b"0\r\n\r\n")
+            if trailers and not takes_trailers(self.headers):
+                trailers = b""
+            connection.push(b"0\r\n%b\r\n" % trailers)
         self._connection = None
         connection.answered(self)
 
@@ -247,6 +263,8 @@ class Http1Connection(asyncio.Protocol):
         self._is_reading = True
         self._timer: asyncio.TimerHandle | None = None
         self.is_write_paused = False
+        self._writes = WriteWatch(self._options.write_timeout_s)
+        self._handle = handler.handle
         self._quiet_since = 0.0  #: loop time of the last answer
         self._waiting_since: float | None = None  #: loop time since which the rest of a request is awaited
         self.client = self.server = ("", 0)
@@ -273,10 +291,18 @@ class Http1Connection(asyncio.Protocol):
         if ssl_object is not None:
             self.scheme = "https"
             if ssl_object.selected_alpn_protocol() == "h2":
-                self._server.hand_over(self.transport, b"")
+                self._server.hand_over(self.transport, "h2", b"")
                 return
         self._server.open.add(self)
         self._quiet_since = self._loop.time()
+        if self._server.is_full:
+            if self._server.is_overrun:
+                self.transport.abort()
+            else:
+                self._refuse(503, "Too many connections", b"retry-after: 1\r\n")
+            return
+        if self._handler.forwarding.trusts(self.client[0]):
+            self._handle = self._handle_forwarded
         self._timer = self._loop.call_later(self._patience_s(), self._check_patience)
 
     def data_received(self, data: bytes) -> None:
@@ -315,6 +341,7 @@ class Http1Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_write_paused = False
+        self._writes.progressed()
         current = self._current
         if current is not None and current.work is not None:
             current.work.on_client_writable()
@@ -351,16 +378,18 @@ class Http1Connection(asyncio.Protocol):
         """Close after everything pushed has gone out."""
         self.flush()
         self._is_ending = True
-        self.transport.close()
+        self._close()
 
     # --- reading --------------------------------------------------------------------------------
 
     def _first(self, data: bytes) -> RequestReader[Http1Exchange] | None:
         """Look at a connection's first bytes; return a reader once it is clear that they are HTTP/1."""
+        if self._is_ending:
+            return None  # turned away
         self._first_bytes += data
         start = self._first_bytes[: len(_H2_PREFACE)]
         if start == _H2_PREFACE:
-            self._leave(self._first_bytes)
+            self._leave("h2", self._first_bytes)
             return None
         if _H2_PREFACE.startswith(start):
             return None  # still could be either
@@ -424,6 +453,11 @@ class Http1Connection(asyncio.Protocol):
 
     def _begin(self, exchange: Http1Exchange) -> None:
         self._current = exchange
+        self._handle(exchange)
+
+    def _handle_forwarded(self, exchange: Exchange) -> None:
+        """Begin a request of a trusted peer, which tells who has sent it."""
+        self._handler.forwarding.apply(exchange)
         self._handler.handle(exchange)
 
     def _begin_waiting(self, exchange: Http1Exchange) -> None:
@@ -468,7 +502,7 @@ class Http1Connection(asyncio.Protocol):
         if reader.refusal is not None:
             self._refuse(*reader.refusal)
         elif reader.handover is not None:
-            self._leave(reader.handover)
+            self._leave(reader.upgrade, reader.handover)
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -492,14 +526,14 @@ class Http1Connection(asyncio.Protocol):
         else:
             self._refuse(status, text)
 
-    def _refuse(self, status: int, text: str) -> None:
+    def _refuse(self, status: int, text: str, headers: bytes = b"") -> None:
         """Answer what is no proper request, and close."""
         request_id = self._handler.new_request_id()
         self._handler.count_malformed(status, request_id)
         body = text.encode()
         self.push(
             b"%b%bx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"
-            % (_STATUS_LINES[status], date_line(), request_id, _CLOSE, TEXT, len(body), body)
+            % (_STATUS_LINES[status], date_line(), request_id, _CLOSE + headers, TEXT, len(body), body)
         )
         self._end(is_sending=True)
 
@@ -515,7 +549,7 @@ class Http1Connection(asyncio.Protocol):
         self.flush()
         transport = self.transport
         if not is_sending or not transport.can_write_eof():
-            transport.close()
+            self._close()
             return
         transport.write_eof()
         if not self._is_reading:
@@ -523,31 +557,54 @@ class Http1Connection(asyncio.Protocol):
             transport.resume_reading()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(_LINGER_S, transport.close)
+        self._timer = self._loop.call_later(_LINGER_S, self._close)
 
-    def _leave(self, data: bytes) -> None:
+    def _close(self) -> None:
+        """Close when all that was written has gone out, or the client takes nothing of it."""
+        self.transport.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.transport.get_write_buffer_size():
+            self._timer = self._loop.call_later(self._options.write_timeout_s, self._check_patience)
+
+    def _leave(self, protocol: str, data: bytes) -> None:
         """Give the transport away."""
         self.flush()
         self._server.lost(self)
         self._is_ending = True
         if self._timer is not None:
             self._timer.cancel()
-        self._server.hand_over(self.transport, data)
+        self._server.hand_over(self.transport, protocol, data)
 
     # --- silence --------------------------------------------------------------------------------
 
     def _patience_s(self) -> float:
-        return min(self._options.keep_alive_timeout_s, self._options.read_timeout_s)
+        options = self._options
+        return min(options.keep_alive_timeout_s, options.read_timeout_s, options.write_timeout_s)
+
+    def _takes_nothing(self) -> bool:
+        """Whether nothing of what was written has gone out for as long as a client may take."""
+        unsent, now = self.transport.get_write_buffer_size(), self._loop.time()
+        return self._writes.is_stalled(
+            unsent, now, may_grow=not self.is_write_paused and self._current is not None
+        )
 
     def _check_patience(self) -> None:
-        """Close an idle connection, refuse a request that does not come to its end; look again later.
+        """Close an idle connection, refuse a request that does not come to its end, cut off a client that takes
+        nothing; look again later.
 
         One timer per connection, not moved by requests: it wakes when the limit could first be reached.
         """
         self._timer = None
         wait_s = self._patience_s()
         current = self._current
+        if self._takes_nothing():
+            self.transport.abort()
+            return
         if self._is_ending:
+            if self.transport.get_write_buffer_size():
+                self._timer = self._loop.call_later(self._options.write_timeout_s, self._check_patience)
             return
         if current is None and self.is_idle and not self._first_bytes:
             wait_s = self._quiet_since + self._options.keep_alive_timeout_s - self._loop.time()
@@ -563,6 +620,8 @@ class Http1Connection(asyncio.Protocol):
                 else:
                     self._give_up(current, 408, "Request Timeout")
                 return
+        if self.transport.get_write_buffer_size():
+            wait_s = min(wait_s, self._options.write_timeout_s)
         self._timer = self._loop.call_later(wait_s, self._check_patience)
 
 

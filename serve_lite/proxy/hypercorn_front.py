@@ -23,9 +23,11 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from wsproto.events import CloseConnection
 
-from serve_lite.proxy.answers import TEXT, settle_length
+from serve_lite.proxy.answers import TEXT, settle_length, takes_trailers
+from serve_lite.proxy.entry import ENTRY, Entry
 from serve_lite.proxy.exchange import NOTED, SMALL_BODY_BYTES, Buffer, Exchange, is_valid_host
 from serve_lite.proxy.http import RequestHandler
+from serve_lite.proxy.requests import BAD_REQUEST
 from serve_lite.proxy.websocket import WebSocketCall, open_websocket
 from serve_lite.wire.messages import Headers, WsMessage
 
@@ -35,7 +37,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 _OUTBOX_BYTES: Final = 64 * 1024  #: written and not yet taken by the client; more stops the application
 _DROPPED_BODY_BYTES: Final = 1024 * 1024  #: read from an HTTP/2 client that was answered early
+_TIMED_OUT: Final = (408, "Request Timeout")
+_EARLY_HINTS: Final = 103
 _H2_INTERNAL_ERROR: Final = 2
+_LAST_WORDS_S: Final = 2.0
 _HELD_MESSAGES: Final = 16
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BODILESS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "DELETE"))
@@ -55,18 +60,23 @@ class Front:
         self._config = config = Config()
         config.keep_alive_timeout = options.keep_alive_timeout_s
         config.keep_alive_max_requests = 1_000_000_000
-        config.h11_max_incomplete_size = options.max_header_bytes
+        config.h11_max_incomplete_size = 2 * options.max_header_bytes  # counted already, as they came
         config.h2_max_header_list_size = options.max_header_bytes
         config.max_app_queue_size = 2  # messages read ahead, each of up to 16 MB for a WebSocket
         config.include_server_header = False
         config.accesslog = None  # ours is written by the accounts
         config.errorlog = logging.getLogger("serve_lite.proxy.hypercorn")
 
-    async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def run(self, entry: Entry, writer: asyncio.StreamWriter) -> None:
         """Serve one connection to its end."""
+        ENTRY.set(entry)  # hypercorn's tasks for this connection begin with a copy of our context
         loop = asyncio.get_running_loop()
         app = ASGIWrapper(cast(Any, self._serve))
-        await TCPServer(app, loop, self._config, self._context, cast(Any, {}), reader, writer)
+        connection = _Connection(app, loop, self._config, self._context, cast(Any, {}), entry.reader, writer)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_end_with_client, entry, group.cancel_scope)
+            await connection
+            group.cancel_scope.cancel()
 
     async def terminate(self) -> None:
         """Let connections end after the answers they are giving."""
@@ -80,12 +90,33 @@ class Front:
             await WebSocketBridge(self._handler, scope, receive, send).run()
 
 
+async def _end_with_client(entry: Entry, serving: anyio.CancelScope) -> None:
+    """End the serving of a connection that is gone, should hypercorn not do so: it may wait for an application to
+    take a body, and then does not see the client leave."""
+    await entry.left.wait()
+    await anyio.sleep(_LAST_WORDS_S)  # what has come is still worked through
+    for bridge in tuple(entry.bridges):
+        bridge.client_gone()
+    serving.cancel()
+
+
+class _Connection(TCPServer):
+    """hypercorn's connection, which would outlive a client that has left by the time allowed for silence."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
 class _Bridge(Exchange):
     """What both kinds of exchange have: the request's fields, and an outbox."""
 
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         self._handler = handler
         self._receive, self._send = receive, send
+        self._original_send = send
+        #: for one message, where the client can hold up one stream; the entry sees to the connection
+        self._write_timeout_s = handler.options.write_timeout_s if scope["http_version"] == "2" else None
         self.method = scope.get("method", "GET")
         self.target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         self.headers, self.noted = _read_headers(scope["headers"])
@@ -93,6 +124,8 @@ class _Bridge(Exchange):
         self.scheme = scope["scheme"]
         self.client = _address(scope["client"])
         self.server = _address(scope["server"])
+        if handler.forwarding.trusts(self.client[0]):
+            handler.forwarding.apply(self)
         self._outbox: deque[Message | None] = deque()  #: None ends the exchange
         self._outbox_bytes = 0
         self._is_blocked = False  #: the writer was told to stop
@@ -106,8 +139,8 @@ class _Bridge(Exchange):
         names = [name for name, _ in self.headers]
         hosts = [value for name, value in self.headers if name == b"host"]
         return (
-            len(hosts) == 1
-            and is_valid_host(hosts[0])
+            (len(hosts) == 1 or (not hosts and self.http_version == "1.0"))
+            and all(map(is_valid_host, hosts))
             and self.target.startswith(b"/")
             and b"#" not in self.target
             and self.http_version in ("1.0", "1.1", "2")
@@ -119,15 +152,27 @@ class _Bridge(Exchange):
 
     async def run(self) -> None:
         """Serve the exchange to its end."""
+        bridges = ENTRY.get().bridges
+        bridges.add(self)
         async with anyio.create_task_group() as group:
             try:
                 if await self._begin():
                     group.start_soon(self._take_input)
                     await self._send_output()
+            except asyncio.CancelledError:
+                _forget(self._original_send)
+                raise
             finally:
+                bridges.discard(self)
                 self._is_over = True
                 group.cancel_scope.cancel()
                 self._ended()
+
+    def client_gone(self) -> None:
+        """The connection has ended, and hypercorn does not tell."""
+        self._leave()
+        self._put(None)
+        _forget(self._original_send)
 
     async def _begin(self) -> bool:
         raise NotImplementedError
@@ -140,6 +185,9 @@ class _Bridge(Exchange):
 
     def _writable(self) -> None:
         """The client took what was put."""
+
+    def _leave(self) -> None:
+        """The client has left, or is taken to have."""
 
     def _put(self, message: Message | None, size: int = 0) -> bool:
         if self._is_over:
@@ -157,7 +205,13 @@ class _Bridge(Exchange):
                 message = self._outbox.popleft()
                 if message is None:
                     return
-                await self._send(message)
+                with anyio.move_on_after(self._write_timeout_s) as scope:
+                    await self._send(message)
+                if scope.cancelled_caught:
+                    self._leave()
+                    if not ENTRY.get().takes_nothing:  # else the entry ends all of the connection
+                        await _reset(self._original_send)
+                    return
             self._outbox_bytes = 0
             if self._is_blocked:
                 self._is_blocked = False
@@ -173,6 +227,8 @@ class HttpBridge(_Bridge):
     _body_ended = False
     _has_told_end = False
     _is_delivering = False
+    _has_started = False  #: the answer
+    _has_trailers = False
 
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         super().__init__(handler, scope, receive, send)
@@ -181,25 +237,42 @@ class HttpBridge(_Bridge):
         self._body_bytes = 0
         self._dropped_bytes = 0
         self._has_dropped = asyncio.Event()
-        self._body_limit = handler.options.max_body_bytes or sys.maxsize
+        limit = handler.options.max_body_bytes
+        self._body_limit = sys.maxsize if limit is None else limit
+        #: until more of the body comes, while it is wanted; in HTTP/1 the entry sees to that
+        self._read_timeout_s = handler.options.read_timeout_s if self._is_http2 else None
 
     # --- answering ------------------------------------------------------------------------------
 
     def respond(self, status: int, headers: bytes, body: Buffer) -> None:
         status, headers, length, body = settle_length(self.method, status, headers, body)
         self._put_start(status, headers + length)
-        self._put({"type": "http.response.body", "body": bytes(body), "more_body": False})
+        view = memoryview(body)  # in pieces, so that a slow client is seen to take them
+        for at in range(0, len(view) - _OUTBOX_BYTES, _OUTBOX_BYTES):
+            piece = bytes(view[at : at + _OUTBOX_BYTES])
+            self._put({"type": "http.response.body", "body": piece, "more_body": True})
+        last = bytes(view[max(0, (len(view) - 1) // _OUTBOX_BYTES * _OUTBOX_BYTES) :])
+        self._put({"type": "http.response.body", "body": last, "more_body": False})
         self._put(None)
 
     def start(self, status: int, headers: bytes) -> None:
+        announces = headers.startswith(b"trailer:") or b"\ntrailer:" in headers
+        self._has_trailers = self._is_http2 and announces and takes_trailers(self.headers)
         self._put_start(status, headers)
 
     def write(self, data: Buffer) -> bool:
         message = {"type": "http.response.body", "body": bytes(data), "more_body": True}
         return self._put(message, len(data)) if len(data) else not self._is_blocked
 
-    def finish(self) -> None:
+    def inform(self, status: int, headers: bytes) -> None:
+        if status == _EARLY_HINTS and self._is_http2:  # all that hypercorn can
+            links = [value for name, value in _pairs(headers) if name == b"link"]
+            self._put({"type": "http.response.early_hint", "links": links})
+
+    def finish(self, trailers: bytes = b"") -> None:
         self._put({"type": "http.response.body", "body": b"", "more_body": False})
+        if self._has_trailers:
+            self._put({"type": "http.response.trailers", "headers": _pairs(trailers)})
         self._put(None)
 
     def abort(self) -> None:
@@ -207,11 +280,12 @@ class HttpBridge(_Bridge):
         self._has_output.set()
 
     def _put_start(self, status: int, headers: bytes) -> None:
-        lines = (line.partition(b": ") for line in headers.split(b"\r\n"))
-        pairs = [(name, value) for name, _, value in lines if name]
+        self._has_started = True
+        pairs = _pairs(headers)
         if b"x-request-id:" not in headers:
             pairs.append((b"x-request-id", self.request_id or self._handler.new_request_id()))
-        self._put({"type": "http.response.start", "status": status, "headers": pairs})
+        start = {"type": "http.response.start", "status": status, "headers": pairs}
+        self._put({**start, "trailers": True} if self._has_trailers else start)
 
     async def _send_output(self) -> None:
         original = self._send
@@ -223,6 +297,8 @@ class HttpBridge(_Bridge):
             if message["type"] == "http.response.body" and not message["more_body"] and self._is_http2:
                 await self._drop_rest_of_body()
             await original(message)
+            if self._is_http2:
+                await _drained(original)
 
         self._send = send
         try:
@@ -241,20 +317,39 @@ class HttpBridge(_Bridge):
     # --- the request ----------------------------------------------------------------------------
 
     async def _begin(self) -> bool:
-        if not self.is_well_formed:
+        refusal = None if self._is_http2 else ENTRY.get().begin(self)
+        if refusal is None and not self.is_well_formed:
+            refusal = BAD_REQUEST
+        if refusal is None and self._is_head_too_large():
+            refusal = (431, "Request Header Fields Too Large")
+        if refusal is not None:
+            status, text = refusal
             request_id = self.request_id = self._handler.new_request_id()
-            self._handler.count_malformed(400, request_id)
-            self.respond(400, b"connection: close\r\n" + TEXT if not self._is_http2 else TEXT, b"Bad Request")
+            self._handler.count_malformed(status, request_id)
+            self.respond(status, TEXT if self._is_http2 else b"connection: close\r\n" + TEXT, text.encode())
             return True
         limit = self._handler.options.max_body_bytes
         length = self._announced_length()
         if limit is not None and length is not None and length > limit:
             self.respond(413, TEXT, b"Content Too Large")
             return True
-        if not self._may_stream(length) and not await self._gather():
-            return False
+        if not self._may_stream(length):
+            with anyio.move_on_after(self._read_timeout_s) as scope:
+                if not await self._gather():
+                    return False
+            if scope.cancelled_caught:
+                self._has_dropped.set()  # nothing of the body is waited for any more
+                self.give_up(*_TIMED_OUT)
+                return True
         self._handler.handle(self)
         return True
+
+    def _is_head_too_large(self) -> bool:
+        options, headers = self._handler.options, self.headers
+        return len(headers) > options.max_headers or (
+            self._is_http2  # else counted by the entry
+            and len(self.target) + sum(len(n) + len(v) + 4 for n, v in headers) > options.max_header_bytes
+        )
 
     def _announced_length(self) -> int | None:
         value = next((value for name, value in self.headers if name == b"content-length"), b"")
@@ -284,6 +379,17 @@ class HttpBridge(_Bridge):
                 self.streams_body = True
                 return True
 
+    def give_up(self, status: int, text: str) -> None:
+        """End the request because the rest of its body is malformed or does not come."""
+        work, self.work = self.work, None
+        self._wants_input.clear()
+        if work is not None:
+            work.on_disconnect()
+        if self._has_started:
+            self.abort()
+        else:
+            self.respond(status, TEXT if self._is_http2 else b"connection: close\r\n" + TEXT, text.encode())
+
     def read_body(self) -> None:
         self._wants_input.set()
         self._deliver()
@@ -298,7 +404,14 @@ class HttpBridge(_Bridge):
                 await self._wants_input.wait()
                 self._deliver()
                 continue
-            message = await self._receive()
+            is_awaited = self._wants_input.is_set() and not self._body_ended
+            with anyio.move_on_after(self._read_timeout_s if is_awaited else None) as scope:
+                message = await self._receive()
+            if scope.cancelled_caught:
+                if self._wants_input.is_set():
+                    self._has_dropped.set()  # nothing of the body is waited for any more
+                    self.give_up(*_TIMED_OUT)
+                continue
             if message["type"] == "http.disconnect":
                 self._body_ended = True
                 self._has_dropped.set()
@@ -322,7 +435,8 @@ class HttpBridge(_Bridge):
             if work is None:
                 self._drop(len(data))
             elif self._body_bytes > self._body_limit:
-                self._leave()
+                self.give_up(413, "Content Too Large")
+                work = None
             elif data:
                 work.on_body(data)
         self._is_delivering = False
@@ -457,6 +571,12 @@ class _CutAnswerError(Exception):
     """Leaves the sending of an answer that is cut."""
 
 
+def _pairs(headers: bytes) -> list[tuple[bytes, bytes]]:
+    """Return a ready block of header lines as ASGI has them."""
+    lines = (line.partition(b": ") for line in headers.split(b"\r\n"))
+    return [(name, value) for name, _, value in lines if name]
+
+
 def _read_headers(pairs: list[tuple[bytes, bytes]]) -> tuple[Headers, dict[bytes, bytes]]:
     """Return the headers for the application, and those that Serve looks at."""
     headers: Headers = []
@@ -493,6 +613,28 @@ async def _reset(send: Send) -> None:
     if hasattr(connection, "reset_stream"):
         connection.reset_stream(stream.stream_id, error_code=_H2_INTERNAL_ERROR)
         await protocol._flush()
+
+
+async def _drained(send: Send) -> None:
+    """Wait until little is held for the HTTP/2 stream that `send` belongs to.
+
+    hypercorn's own waiting ends as soon as it looks whether there is room, also if there is none.
+    """
+    stream: Any = getattr(send, "__self__", None)
+    protocol: Any = getattr(getattr(stream, "send", None), "__self__", None)
+    buffer: Any = getattr(protocol, "stream_buffers", {}).get(getattr(stream, "stream_id", None))
+    if buffer is not None and len(buffer.buffer) >= _OUTBOX_BYTES:
+        await buffer.drain()
+
+
+def _forget(send: Send) -> None:
+    """Have nothing more sent on the stream that `send` belongs to.
+
+    hypercorn would answer for an application that was cancelled, and wait for the sending by a task that was too.
+    """
+    stream: Any = getattr(send, "__self__", None)
+    if hasattr(stream, "closed"):
+        stream.closed = True
 
 
 def _watch_close(send: Send, note: Callable[[int, str], None]) -> None:

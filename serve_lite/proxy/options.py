@@ -14,10 +14,15 @@ class ProxyOptions(msgspec.Struct, frozen=True, kw_only=True):
     root_path: str = ""  #: path that a server in front of us has stripped
     request_timeout_s: float | None = None  #: for the whole request, waiting and streaming included
     keep_alive_timeout_s: float = 90.0  #: of an idle connection; longer than load balancers keep theirs
+    first_byte_timeout_s: float | None = None  #: until the answer begins, once the request has come
+    idle_timeout_s: float | None = None  #: between two pieces of a streamed answer
     read_timeout_s: float = 60.0  #: a begun request must have its head and small body whole after about this
+    write_timeout_s: float = 60.0  #: a client that takes nothing of its answer for about this long is cut off
     max_header_bytes: int = 64 * 1024  #: request line and headers; more is answered 431
     max_headers: int = 200  #: more is answered 431
     max_body_bytes: int | None = None  #: more is answered 413; None: no limit, bodies are streamed
+    max_connections: int | None = None  #: more are answered 503; None: what open descriptors allow
+    forwarded_allow_ips: tuple[str, ...] = ()  #: whose `X-Forwarded-...` headers are believed
     backlog: int = 4096  #: connections that wait in the kernel
     access_log: bool = True
     debug: bool = False  #: put tracebacks of user code into the body of a 500

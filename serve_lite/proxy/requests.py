@@ -9,6 +9,7 @@ request would begin.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -71,6 +72,8 @@ class RequestReader(Generic[R]):
         self.current: R | None = None  #: its head has come and its body not yet
         self.refusal: tuple[int, str] | None = None  #: answer this after all that is ready, then close
         self.handover: bytes | None = None  #: an upgrade: head and what followed it, for somebody else
+        self.upgrade = ""  #: to what: `websocket` or `h2c`
+        self.rest = b""  #: the end of `handover` that followed the head
         self.has_partial_head = False
         self._new_request = new_request
         self._options = options
@@ -87,16 +90,19 @@ class RequestReader(Generic[R]):
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes, at most `SLICE_BYTES` unless `takes_whole`."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self.refusal is None:
-                self.handover = self._head_again() + bytes(data[upgrade.args[0] :])
-            return
-        except httptools.HttpParserError:
-            if self.refusal is None:
-                self.refusal = BAD_REQUEST
-            return
+        while True:
+            try:
+                self._parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.refusal is None:
+                    data = self._take_upgrade(self.ready.pop(), bytes(data[upgrade.args[0] :]))
+                if self.is_over:
+                    return
+            except httptools.HttpParserError:
+                if self.refusal is None:
+                    self.refusal = BAD_REQUEST
+                return
         current = self.current
         if current is not None:
             self._after_body_bytes(current, len(data))
@@ -266,10 +272,63 @@ class RequestReader(Generic[R]):
         self.refusal = (status, text)
         raise ValueError(text)
 
-    def _head_again(self) -> bytes:
-        """Return the head of an upgrade request as bytes; it is the last that became ready."""
-        request = self.ready.pop()
-        lines = [f"{request.method} ".encode(), request.target, f" HTTP/{request.http_version}\r\n".encode()]
-        for name, value in request.headers:
-            lines += (name, b": ", value, b"\r\n")
-        return b"".join((*lines, b"\r\n"))
+    def _take_upgrade(self, request: R, rest: bytes) -> bytes:
+        """Hand over what is asked properly; return what to read again of any other request, which loses its wish.
+
+        The parser takes the end of a head that asks for an upgrade for the end of the request, and skips the body.
+        """
+        protocol = asked_upgrade(request)
+        if protocol:
+            self.upgrade, self.rest = protocol, rest
+            self.handover = render_head(request, connection=_UPGRADES[protocol]) + rest
+            return b""
+        self._parser = httptools.HttpRequestParser(self)
+        self._body_left, self._is_chunked = 0, False
+        connection = [value for name, value in request.headers if name == b"connection"]
+        tokens = [token.strip() for token in b",".join(connection).split(b",")]
+        kept = b", ".join(token for token in tokens if token.lower() != b"upgrade")
+        request.headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        return render_head(request, connection=kept) + rest
+
+
+_UPGRADES: Final = {"websocket": b"Upgrade", "h2c": b"Upgrade, HTTP2-Settings"}
+_BODY_HEADERS: Final = frozenset((b"content-length", b"transfer-encoding"))
+
+
+def asked_upgrade(request: Http1Request) -> str:
+    """Return the protocol that a request may change to: `websocket`, `h2c`; "" if it asks for none properly."""
+    headers = request.headers
+    asked = [value for name, value in headers if name == b"upgrade"]
+    if len(asked) != 1 or request.http_version != "1.1" or any(name in _BODY_HEADERS for name, _ in headers):
+        return ""
+    protocol = asked[0].lower()
+    if protocol == b"websocket" and request.method == "GET":
+        return "websocket"
+    settings = [value for name, value in headers if name == b"http2-settings"]
+    if protocol == b"h2c" and len(settings) == 1 and _is_settings(settings[0]):
+        return "h2c"
+    return ""
+
+
+def _is_settings(value: bytes) -> bool:
+    """Whether a value is the payload of an HTTP/2 SETTINGS frame in base64 (RFC 7540, section 3.2.1)."""
+    try:
+        return len(base64.b64decode(value + b"=" * (-len(value) % 4), b"-_", validate=True)) % 6 == 0
+    except ValueError:
+        return False
+
+
+def render_head(request: Http1Request, *, connection: bytes | None = None) -> bytes:
+    """Return the head of a request as bytes, for another parser.
+
+    Args:
+        connection: stands in place of all `Connection` headers; empty: there will be none. None: they stay.
+    """
+    lines = [f"{request.method} ".encode(), request.target, f" HTTP/{request.http_version}\r\n".encode()]
+    for name, value in request.headers:
+        if connection is not None and name == b"connection":
+            value, connection = connection, b""
+            if not value:
+                continue
+        lines += (name, b": ", value, b"\r\n")
+    return b"".join((*lines, b"\r\n"))

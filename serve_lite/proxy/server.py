@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
-import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -17,9 +18,10 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
+from serve_lite.proxy.entry import Entry
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.http1 import Http1Connection
-from serve_lite.proxy.options import ProxyOptions
+from serve_lite.proxy.tls import Certificates, certificates_of
 from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.listener import KEEP_SOCKET_FILE
 
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from serve_lite.proxy import hypercorn_front
 
 _CLOSE_S = 1.0  #: cut connections end in the next pass of the loop; a bound all the same
+
+_MAX_REFUSED = 64  #: connections beyond the limit that are told so, at once
+_TURNED_AWAY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: text/plain; "
+    b"charset=utf-8\r\ncontent-length: 20\r\n\r\nToo many connections"
+)
 
 _log = logging.getLogger("serve_lite.proxy")
 
@@ -48,7 +56,35 @@ class HttpServer:
         self._front: hypercorn_front.Front | None = None
         self._front_lock = anyio.Lock()
         self._handed_over: set[asyncio.StreamWriter] = set()
+        self._max_connections = handler.options.max_connections or _affordable_connections()
+        self._certificates: Certificates | None = None
         self._ended = anyio.Event()  #: a connection has ended; replaced each time
+
+    def reload_certificates(self) -> bool:
+        """Read the certificates again, for new connections; return whether there are any.
+
+        Raises:
+            InvalidConfigError: they cannot be used; the old ones stay in force.
+        """
+        if self._certificates is None:
+            return False
+        self._certificates.reload()
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more connections than may be."""
+        return self.num_connections > self._max_connections
+
+    @property
+    def is_turning_away(self) -> bool:
+        """Whether one connection more would be too many."""
+        return self.num_connections >= self._max_connections
+
+    @property
+    def is_overrun(self) -> bool:
+        """Whether there are so many that even refusing them properly is too much."""
+        return self.num_connections > self._max_connections + _MAX_REFUSED
 
     @property
     def num_connections(self) -> int:
@@ -59,7 +95,8 @@ class HttpServer:
         """Begin to accept."""
         loop, options = self._loop, self._handler.options
         sock.setblocking(False)
-        tls = _tls_context(options)
+        self._certificates = certificates_of(options, ("h2", "http/1.1"))
+        tls = self._certificates.context if self._certificates is not None else None
         create: Callable[..., Awaitable[asyncio.Server]] = loop.create_server
         more: dict[str, Any] = {}
         if sock.family == socket.AF_UNIX:
@@ -116,25 +153,22 @@ class HttpServer:
         for connection in connections:
             connection.flush()
 
-    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Give a connection to hypercorn, with the bytes already read from it."""
-        loop = self._loop
-        reader = asyncio.StreamReader(loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        if data:
-            reader.feed_data(data)
-        if not transport.is_reading():
-            transport.resume_reading()
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        self._handed_over.add(writer)
-        start_soon(self._group, self._run_handed_over, reader, writer)
+    def hand_over(self, transport: asyncio.Transport, protocol: str, data: bytes) -> None:
+        """Give a connection to hypercorn, with the bytes already read from it.
 
-    async def _run_handed_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        Args:
+            protocol: what the bytes are: `h2`, the head of an upgrade to `h2c` or `websocket`, or "" for whatever
+                the client begins with.
+        """
+        entry = Entry(self._handler.options, protocol)
+        writer = entry.open(transport, data)
+        self._handed_over.add(writer)
+        start_soon(self._group, self._run_handed_over, entry, writer)
+
+    async def _run_handed_over(self, entry: Entry, writer: asyncio.StreamWriter) -> None:
         try:
             front = await self._hypercorn()
-            await front.run(reader, writer)
+            await front.run(entry, writer)
         except Exception:
             _log.exception("a connection served by hypercorn ended with an error")
         finally:
@@ -173,7 +207,14 @@ class _HandsOver(asyncio.Protocol):
         self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._server.hand_over(cast(asyncio.Transport, transport), b"")
+        tls = transport.get_extra_info("ssl_object")
+        is_h2 = tls is not None and tls.selected_alpn_protocol() == "h2"
+        if self._server.is_turning_away:
+            if not is_h2:
+                cast(asyncio.Transport, transport).write(_TURNED_AWAY)
+            transport.close()
+            return
+        self._server.hand_over(cast(asyncio.Transport, transport), "h2" if is_h2 else "", b"")
 
 
 async def serve_http(
@@ -204,13 +245,7 @@ def _import_front() -> partial[hypercorn_front.Front] | type[hypercorn_front.Fro
     return Front
 
 
-def _tls_context(options: ProxyOptions) -> ssl.SSLContext | None:
-    if options.ssl_certfile is None or options.ssl_keyfile is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile, options.ssl_keyfile_password)
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    if options.ssl_ca_certs is not None:
-        context.load_verify_locations(options.ssl_ca_certs)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
+def _affordable_connections() -> int:
+    """Return how many connections leave a tenth of the open files for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft * 9 // 10

@@ -31,6 +31,12 @@ _ONE_FRAME_BYTES = 1024 * 1024  #: a larger body would wait in the daemon's memo
 _PIECE_BYTES = 128 * 1024
 _LAST_WORDS_S = 1.0  #: how long a lifespan that has told how it ended may take to return
 
+_EARLY_HINTS = 103
+#: what says how an answer is to be read, which it must say before (RFC 9110, section 6.5.1)
+_NO_TRAILERS = frozenset(
+    (b"content-length", b"content-type", b"content-encoding", b"content-range", b"trailer", b"host")
+)
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_ws = msgspec.msgpack.Decoder(WsMessage).decode
 
@@ -55,7 +61,7 @@ def make_scope(head: HttpHead, state: dict[str, Any]) -> Scope:
         "client": (head.client_host, head.client_port) if head.client_host else None,
         "server": (head.server_host, head.server_port),
         "state": state.copy(),
-        "extensions": {},
+        "extensions": {"http.response.trailers": {}, "http.response.early_hint": {}},
     }
 
 
@@ -128,6 +134,8 @@ class HttpAnswer:
         self._on_failure = on_failure
         self._head: HttpResponseHead | None = None
         self._streaming = False
+        self._awaits_trailers = self._body_complete = False
+        self._trailers = b""
 
     async def send(self, message: Message) -> None:
         """ASGI's `send`; waits while the client is slow."""
@@ -136,21 +144,31 @@ class HttpAnswer:
             if self.started:
                 raise RuntimeError("the application sent http.response.start twice")
             self.started = True
+<<<<<<< HEAD
             status = message["status"]
             if status >= 500 and self._on_failure is not None:
                 self._on_failure()
             self._head = HttpResponseHead(status, render_headers(message.get("headers", ())))
+=======
+            self._head = HttpResponseHead(message["status"], render_headers(message.get("headers", ())))
+            self._awaits_trailers = message.get("trailers", False)
+>>>>>>> front
         elif kind == "http.response.body":
             await self._send_body(message.get("body", b""), message.get("more_body", False))
+        elif kind == "http.response.trailers":
+            self._send_trailers(message)
+        elif kind == "http.response.early_hint" and not self.started:
+            links = [(b"link", bytes(link).strip()) for link in message["links"]]
+            self._call.item(_encode(HttpResponseHead(_EARLY_HINTS, render_headers(links))))
 
     async def _send_body(self, body: bytes, more: bool) -> None:
         head, call = self._head, self._call
         if head is None:
             raise RuntimeError("the application sent a body before http.response.start")
-        if self.complete:
+        if self.complete or self._body_complete:
             raise RuntimeError("the application sent a body after the last one")
         if not self._streaming:
-            if not more:
+            if not more and not self._awaits_trailers:
                 await self.send_whole(head, body)
                 return
             self._streaming = True
@@ -158,11 +176,26 @@ class HttpAnswer:
         if body:
             call.item(b"", body)
         if not more:
-            self.complete = True
-            self._before_end()
-            call.end()
+            self._body_complete = True
+            if not self._awaits_trailers:
+                self.complete = True
+                self._before_end()
+                call.end()
         elif not call.has_credit:
             await writable(call)
+
+    def _send_trailers(self, message: Message) -> None:
+        if not self._body_complete or self.complete:
+            raise RuntimeError(
+                "the application sent trailers that it had not announced, or before the end of the body"
+            )
+        self._trailers += render_headers(
+            pair for pair in message["headers"] if pair[0].lower() not in _NO_TRAILERS
+        )
+        if not message.get("more_trailers", False):
+            self.complete = True
+            self._before_end()
+            self._call.end(self._trailers)
 
     async def send_whole(self, head: HttpResponseHead, body: bytes) -> None:
         """Answer with a body that is known whole: in one frame, or under flow control if it is large."""

@@ -70,6 +70,19 @@ HTTP: dict[str, list[tuple[Any, Any]]] = {
     "ssl_certfile": [(None, None)],
     "ssl_keyfile_password": [(None, None), ("secret", SAME)],
     "ssl_ca_certs": [(None, None), ("/etc/ca.pem", SAME)],
+    "first_byte_timeout_s": [(None, None), (1, 1.0)],
+    "idle_timeout_s": [(None, None), (1, 1.0)],
+    "read_timeout_s": [(1, 1.0)],
+    "write_timeout_s": [(1, 1.0)],
+    "max_connections": [(None, None), (1, SAME)],
+    "max_headers": [(1, SAME), (10_000, SAME)],
+    "max_header_bytes": [(1024, SAME)],
+    "max_body_bytes": [(None, None), (0, SAME)],
+    "forwarded_allow_ips": [
+        ([], SAME),
+        (["*"], SAME),
+        (["10.1.2.3/8", "fe80::1"], ["10.0.0.0/8", "fe80::1/128"]),
+    ],
 }
 
 GRPC: dict[str, list[tuple[Any, Any]]] = {
