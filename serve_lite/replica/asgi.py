@@ -144,15 +144,11 @@ class HttpAnswer:
             if self.started:
                 raise RuntimeError("the application sent http.response.start twice")
             self.started = True
-<<<<<<< HEAD
             status = message["status"]
             if status >= 500 and self._on_failure is not None:
                 self._on_failure()
             self._head = HttpResponseHead(status, render_headers(message.get("headers", ())))
-=======
-            self._head = HttpResponseHead(message["status"], render_headers(message.get("headers", ())))
             self._awaits_trailers = message.get("trailers", False)
->>>>>>> front
         elif kind == "http.response.body":
             await self._send_body(message.get("body", b""), message.get("more_body", False))
         elif kind == "http.response.trailers":
