@@ -34,6 +34,7 @@ lint: $(VENV)/.has-dev
 docs: $(VENV)/.has-test  ## write the pages of docs/ that are made from code and tables
 	$(BIN)/python -m tests.compat.render
 	$(BIN)/python -m tests.docs.render
+	$(BIN)/python -m tests.python.test_settings_page
 
 format: $(VENV)/.has-dev  ## let ruff format and fix
 	$(BIN)/ruff format .

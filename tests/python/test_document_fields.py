@@ -29,7 +29,7 @@ from serve_lite.config import (
     gRPCOptions,
 )
 from serve_lite.exceptions import InvalidConfigError
-from serve_lite.options import _ACTOR_OPTIONS, ALIASES, OPTIONS, apply_overrides
+from serve_lite.options import ACTOR_OPTIONS, ALIASES, OPTIONS, apply_overrides
 from serve_lite.schema import (
     APPLICATION_FIELDS,
     DEPLOY_FIELDS,
@@ -303,7 +303,7 @@ def test_the_tables_are_whole() -> None:
     assert set(AT_THE_TOP) == set(DEPLOY_FIELDS)
     assert set(APPLICATION) == set(APPLICATION_FIELDS)
     assert set(DEPLOYMENT) == {*OPTIONS, *ALIASES}
-    assert set(ACTOR) == set(_ACTOR_OPTIONS)
+    assert set(ACTOR) == set(ACTOR_OPTIONS)
     classes = (HTTPOptions, gRPCOptions, LoggingConfig, TracingConfig, AutoscalingConfig, RequestRouterConfig)
     tables = (HTTP, GRPC, LOGGING, TRACING, AUTOSCALING, ROUTER)
     for cls, table in zip(classes, tables, strict=True):
