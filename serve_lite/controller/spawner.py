@@ -14,7 +14,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -97,7 +97,7 @@ class Spawner:
 
     def socket_path(self, replica: ReplicaId) -> str:
         """Return where this replica listens."""
-        return os.path.join(self._run, f"r-{suffix_of(replica)}.sock")
+        return replica_socket_in(self._run)(replica)
 
     def log_path(self, kind: str, name: str) -> str:
         """Return where a child's output goes."""
@@ -192,6 +192,11 @@ class Spawner:
         child = self._children.get(pid)
         if child is not None:
             child.report_exit(exit_info(os.waitstatus_to_exitcode(wait_status)))
+
+    def kill_all(self) -> None:
+        """Kill every child that lives."""
+        for child in self._children.values():
+            child.kill()
 
     def sweep(self) -> None:
         """End replicas, and remove sockets, that no child of ours has. For a new daemon that has adopted.
@@ -367,6 +372,11 @@ class Spawner:
         self._children.pop(child.pid, None)
         if child.files.socket_path:
             _remove_sockets(child.files.socket_path)
+
+
+def replica_socket_in(run: str) -> Callable[[ReplicaId], str]:
+    """Return what tells where replicas listen whose sockets are in the directory `run`."""
+    return lambda replica: os.path.join(run, f"r-{suffix_of(replica)}.sock")
 
 
 def needs_exec(environment: CodeEnvironment) -> bool:

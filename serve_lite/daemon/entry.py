@@ -40,6 +40,7 @@ def main() -> int:
         sys.stderr.write("A daemon is started by its keeper. Run `python -m serve_lite.daemon.keeper`.\n")
         return 2
     raise_descriptor_limit()
+    is_successor = bool(os.environ.pop("SERVE_LITE_SUCCESSOR", ""))
     # Not left in the environment, which user code will inherit: a key's password may be in it.
     given = os.environ.pop("SERVE_LITE_INSTANCE", "{}")
     environment = take_secrets()
@@ -63,7 +64,7 @@ def main() -> int:
     from serve_lite.daemon.daemon import run
     from serve_lite.daemon.options import options_from
 
-    return run(options_from(given, environment), where, inherited, template)
+    return run(options_from(given, environment), where, inherited, template, is_successor=is_successor)
 
 
 def run_template(daemon: socket.socket, inherited: dict[str, int], logs: str) -> int:

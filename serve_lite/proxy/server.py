@@ -45,6 +45,7 @@ class HttpServer:
         self._loop = asyncio.get_running_loop()
         self._to_flush: list[Http1Connection] = []
         self._listener: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
         self._front: hypercorn_front.Front | None = None
         self._front_lock = anyio.Lock()
         self._handed_over: set[asyncio.StreamWriter] = set()
@@ -59,7 +60,7 @@ class HttpServer:
         """Begin to accept."""
         loop, options = self._loop, self._handler.options
         sock.setblocking(False)
-        tls = _tls_context(options)
+        tls = self._tls = _tls_context(options)
         create: Callable[..., Awaitable[asyncio.Server]] = loop.create_server
         more: dict[str, Any] = {}
         if sock.family == socket.AF_UNIX:
@@ -85,6 +86,48 @@ class HttpServer:
                 await self._front.terminate()
             await self._wait_until_empty()
         return not scope.cancelled_caught
+
+    async def retire(self, grace_s: float) -> None:
+        """Leave the socket to another daemon that accepts on it: finish what there is, and return.
+
+        Every answer is given, the health check's too, and ends its connection; idle connections may bring one more
+        request. After `grace_s` seconds WebSockets are closed with 1012 and what is left is for `close` to cut.
+        """
+        self.is_draining = self._handler.is_retiring = True
+        if self._listener is not None:
+            self._listener.close()
+        if self._front is not None:
+            await self._front.retire()
+        with anyio.move_on_after(grace_s / 2):
+            await self._wait_until_empty()
+            return
+        if self._front is not None:
+            await self._front.hurry()
+        with anyio.move_on_after(grace_s / 2):
+            await self._wait_until_empty()
+            return
+        for connection in tuple(self.open):
+            connection.close()
+        if self._front is not None:
+            self._front.close_websockets()
+            await self._front.terminate()
+        with anyio.move_on_after(_CLOSE_S):
+            await self._wait_until_empty()
+
+    def reload_certificates(self) -> bool:
+        """Read certificate and key again, for connections that come from now on; return whether there are any.
+
+        Blocks for a moment, and may run in a thread.
+
+        Raises:
+            OSError, ssl.SSLError: they cannot be used, and those that were read before stay.
+        """
+        options = self._handler.options
+        if self._tls is None or options.ssl_certfile is None:
+            return False
+        _tls_context(options)  # a trial: half of a pair must not get into the context that is in use
+        self._tls.load_cert_chain(options.ssl_certfile, options.ssl_keyfile, options.ssl_keyfile_password)
+        return True
 
     async def close(self) -> None:
         """Stop accepting, cut every connection, and return when the requests on them are booked."""
@@ -148,7 +191,9 @@ class HttpServer:
             if self._front is None:
                 make_front = await anyio.to_thread.run_sync(_import_front)
                 self._front = make_front(self._handler)
-                if self.is_draining:
+                if self._handler.is_retiring:
+                    await self._front.retire()
+                elif self.is_draining:
                     await self._front.terminate()
             return self._front
 
@@ -202,6 +247,11 @@ def _import_front() -> partial[hypercorn_front.Front] | type[hypercorn_front.Fro
     from serve_lite.proxy.hypercorn_front import Front  # heavy, and rarely needed
 
     return Front
+
+
+def check_certificates(options: ProxyOptions) -> None:
+    """Raise OSError or ssl.SSLError if HTTP could not be served with these options' certificates. Blocks."""
+    _tls_context(options)
 
 
 def _tls_context(options: ProxyOptions) -> ssl.SSLContext | None:
