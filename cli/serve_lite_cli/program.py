@@ -12,7 +12,7 @@ import typer
 #: Each is a module of this package that has a `command` function and, optionally, a `CONTEXT`.
 COMMANDS = (
     "start", "run", "deploy", "build", "validate", "schema", "diff", "scale", "history", "rollback", "status", "logs",
-    "events", "config", "delete", "shutdown", "upgrade",
+    "events", "config", "delete", "shutdown", "upgrade", "systemd",
 )  # fmt: skip
 
 

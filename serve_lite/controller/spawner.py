@@ -194,9 +194,11 @@ class Spawner:
             child.report_exit(exit_info(os.waitstatus_to_exitcode(wait_status)))
 
     def kill_all(self) -> None:
-        """Kill every child that lives."""
+        """Kill every child that lives and remove its sockets, for a daemon that ends at once."""
         for child in self._children.values():
             child.kill()
+            if child.files.socket_path:
+                _remove_sockets(child.files.socket_path)
 
     def sweep(self) -> None:
         """End replicas, and remove sockets, that no child of ours has. For a new daemon that has adopted.

@@ -33,6 +33,7 @@ from serve_lite.controller.spawner import Spawner, replica_socket_in
 from serve_lite.controller.store import Store
 from serve_lite.controller.store_copy import BEFORE, copy_state, drop_state, restore_state
 from serve_lite.controller.warm import Template
+from serve_lite.daemon.activation import tell_ready
 from serve_lite.daemon.control import ControlSocket
 from serve_lite.daemon.effective import shown
 from serve_lite.daemon.grpc_memory import GrpcMemory
@@ -79,14 +80,21 @@ def run(
     template: Template | None,
     *,
     is_successor: bool = False,
+    notify: str = "",
 ) -> int:
-    """Run the daemon until it is told to stop; return the exit status."""
+    """Run the daemon until it is told to stop; return the exit status.
+
+    Args:
+        inherited: descriptors of the sockets, of the lock, and of the link to a keeper, if there is one.
+        is_successor: another daemon serves until we can.
+        notify: where systemd wants to be told that we serve.
+    """
     logging.basicConfig(
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    daemon = Daemon(options, where, inherited, template, is_successor=is_successor)
+    daemon = Daemon(options, where, inherited, template, is_successor=is_successor, notify=notify)
     try:
         anyio.run(daemon.serve, backend="asyncio", backend_options={"use_uvloop": True})
     except Exception as error:
@@ -117,9 +125,11 @@ class Daemon:
         template: Template | None,
         *,
         is_successor: bool = False,
+        notify: str = "",
     ) -> None:
         self.is_ready = False  #: everything is up
         self._options, self._paths, self._template = options, where, template
+        self._notify = notify
         self._is_successor = is_successor  #: of a daemon that still serves
         self._sockets = {
             name: socket.socket(fileno=inherited[name])
@@ -131,6 +141,9 @@ class Daemon:
         # The lock is only held, so that no other instance starts here before we are gone too.
         self._keeper_socket = socket.socket(fileno=inherited["keeper"]) if "keeper" in inherited else None
         self._log = os.path.join(where.logs, "daemon.log")
+        self._writes_log = is_successor or writes_into(
+            self._log
+        )  #: else our output is somebody else's business
         self._epoch = 0  #: of our last control plane
         self._grace_s = UpgradeRequest().grace_s
         self._leaving: asyncio.Event
@@ -485,20 +498,21 @@ class Daemon:
             logger.info("took over (process %d, version %s)", os.getpid(), __version__)
         if self._keeper is not None:
             self._keeper.say(f"ready {MEMORY_FORM}")
+        try:
+            tell_ready(self._notify)
+        except OSError as error:
+            logger.warning("systemd could not be told that the instance is up: %s", error)
 
     async def _keep_logs_small(self) -> None:
         """Bound our log, and the number of logs of replicas that are gone, until cancelled."""
-        writes_file = writes_into(self._log)
         while True:
             if self._plane is not None:
                 try:
-                    if writes_file:
+                    if self._writes_log:
                         bound(self._log)
                     alive = self._plane.controller.replica_logs()
                     await asyncio.to_thread(prune, self._paths.logs, alive)
-                except (
-                    OSError
-                ) as error:  # a full disk, or a folder that was taken away: nothing else needs it
+                except OSError as error:  # a full disk, or a folder that is gone: nothing else needs it
                     logger.warning("the logs could not be bounded: %s", error)
             await anyio.sleep(_LOOK_AT_LOGS_S)
 
@@ -519,7 +533,7 @@ class Daemon:
 
     async def _reload(self) -> None:
         """Open the log anew, which somebody may have moved, and read the certificates anew."""
-        if writes_into(self._log):
+        if self._writes_log:
             reopen(self._log)
         try:
             if self._http is not None and await asyncio.to_thread(self._http.reload_certificates):

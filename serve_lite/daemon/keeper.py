@@ -22,12 +22,12 @@ import os
 import select
 import signal
 import socket
-import stat
 import sys
 import time
 
 from serve_lite.daemon.handover import MEMORY_FORM, DaemonProcess, Handover
 from serve_lite.daemon.home import Paths, paths, take_secrets
+from serve_lite.daemon.log_files import reopen, writes_into
 from serve_lite.processes import (
     become_subreaper,
     children_of,
@@ -81,6 +81,7 @@ class Keeper:
         self._stops = 0  #: how often we were asked to stop
         self._exit_status: int | None = None  #: set: the work is done
         self._poll = select.poll()
+        self._writes_log = writes_into(os.path.join(where.logs, "keeper.log"))
         self._wakeup = _catch_signals()
         self._poll.register(self._wakeup, select.POLLIN)
 
@@ -141,6 +142,7 @@ class Keeper:
                 "daemon": self._daemon.memory(),
                 "retired": [daemon.memory() for daemon in self._retired],
                 "owner": self._owner,
+                "writes_log": self._writes_log,
             }
         )
 
@@ -153,7 +155,7 @@ class Keeper:
             sock.set_inheritable(False)
         os.set_inheritable(known["lock"], False)
         keeper = cls(options, where, sockets, known["lock"])
-        keeper._was_ready = True
+        keeper._was_ready, keeper._writes_log = True, known["writes_log"]
         keeper._daemon = DaemonProcess.remembered(known["daemon"])
         keeper._retired = [DaemonProcess.remembered(daemon) for daemon in known["retired"]]
         for daemon in (keeper._daemon, *keeper._retired):
@@ -187,7 +189,8 @@ class Keeper:
             if number == signal.SIGCHLD:
                 self._reap()
             elif number == signal.SIGHUP:
-                _reopen_log(self._paths)
+                if self._writes_log:
+                    reopen(os.path.join(self._paths.logs, "keeper.log"))
                 for daemon in self._serving():
                     daemon.signal(signal.SIGHUP)
             else:
@@ -374,7 +377,7 @@ def main() -> int:
         return keeper.run()
     try:
         where.prepare()
-        lock_fd = _take_lock(where.lock)
+        lock_fd = take_lock(where.lock)
         where.prepare()  # again, because the last instance may have removed its directory in the end
         sockets = _bind(settings, where)
     except Exception as error:
@@ -411,8 +414,12 @@ def _options() -> str:
     return msgspec.json.encode(options_from(given, take_secrets())).decode()
 
 
-def _take_lock(path: str) -> int:
-    """Return a descriptor that holds the instance's lock. The daemon inherits it, so it outlives the keeper."""
+def take_lock(path: str) -> int:
+    """Return a descriptor that holds the instance's lock. The daemon inherits it, so it outlives the keeper.
+
+    Raises:
+        StartError: another process has it.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     give_up_at = time.monotonic() + _LOCK_PATIENCE_S
     while True:
@@ -434,7 +441,7 @@ def _take_lock(path: str) -> int:
 def _already_up(path: str, holder: int) -> StartError:
     home = os.path.dirname(path)
     return StartError(
-        f"An instance is already up in {home!r} (keeper: process {holder}). Use it, stop it with `serve shutdown`, "
+        f"An instance is already up in {home!r} (process {holder}). Use it, stop it with `serve shutdown`, "
         "or name another state directory with SERVE_LITE_HOME.",
         kind="already_up",
         keeper_pid=holder,
@@ -593,16 +600,6 @@ def _pipe() -> tuple[int, int]:
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     return reader, writer
-
-
-def _reopen_log(where: Paths) -> None:
-    """Go on writing into the file that has our log's name now, if we write into a file at all."""
-    if not stat.S_ISREG(os.fstat(2).st_mode):
-        return
-    log = os.open(os.path.join(where.logs, "keeper.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for fd in (1, 2):
-        os.dup2(log, fd)
-    os.close(log)
 
 
 def _kill_descendants() -> None:

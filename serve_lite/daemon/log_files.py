@@ -7,8 +7,10 @@ words too. Keeping it small therefore is renaming the file and leading the descr
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Collection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the keeper imports this, and little else
+    from collections.abc import Collection
 
 MOST_BYTES = 32 * 1024 * 1024  #: of `daemon.log`; then it becomes `daemon.log.1`
 KEPT_FILES = 3  #: with an older one's number, for each log
@@ -16,8 +18,12 @@ KEPT_DEAD_REPLICAS = 200  #: whose logs are kept, the newest
 
 
 def writes_into(path: str) -> bool:
-    """Whether our output goes to a regular file, which then is meant to be the one at `path`."""
-    return stat.S_ISREG(os.fstat(2).st_mode) and os.path.isdir(os.path.dirname(path))
+    """Whether our output goes to the file that has this name now: if not, it is somebody else's business."""
+    try:
+        named, ours = os.stat(path), os.fstat(2)
+    except OSError:
+        return False
+    return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def reopen(path: str) -> None:
