@@ -28,8 +28,9 @@ lint: $(VENV)/.has-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-docs: $(VENV)/.has-test  ## write docs/compatibility.md from tests/compat/table.yaml
+docs: $(VENV)/.has-test  ## write the pages of docs/ that are made from code and tables
 	$(BIN)/python -m tests.compat.render
+	$(BIN)/python -m tests.docs.render
 
 format: $(VENV)/.has-dev  ## let ruff format and fix
 	$(BIN)/ruff format .

@@ -137,7 +137,7 @@ def integer(*, at_least: int | None = None, at_most: int | None = None, none: bo
         if value is None and none:
             return None
         number = _as_number(value, lax)
-        if number is None or not float(number).is_integer():
+        if number is None or (isinstance(number, float) and not number.is_integer()):
             raise wrong(value, where, expected, wrong_type=number is None)
         whole = int(number)
         if (at_least is not None and whole < at_least) or (at_most is not None and whole > at_most):
@@ -162,7 +162,7 @@ def real(
         if value is None and none:
             return None
         number = _as_number(value, lax)
-        if number is None or not math.isfinite(number):
+        if number is None or not _is_finite(number):
             raise wrong(value, where, expected, wrong_type=number is None)
         too_low = (at_least is not None and number < at_least) or (above is not None and number <= above)
         if too_low or (at_most is not None and number > at_most):
@@ -269,11 +269,14 @@ def mapping_of(item: Check | None = None, *, none: bool = False) -> Check:
 
 
 def json_value(value: Any, where: str, lax: bool) -> Any:
-    """Anything `json.dumps` accepts; bytes are let through as Ray Serve does."""
+    """Anything `json.dumps` accepts; bytes are let through as Ray Serve does.
+
+    A document may hold no NaN and no infinity: JSON has neither, so they would not arrive.
+    """
     if isinstance(value, bytes):
         return value
     try:
-        json.dumps(value)
+        json.dumps(value, allow_nan=lax)
     except (TypeError, ValueError) as error:
         raise invalid(where, f"{where} is not JSON-serializable: {error}.") from error
     return plain(value)
@@ -300,7 +303,7 @@ def plain(value: Any) -> Any:
         case list() | tuple():
             return [plain(v) for v in value]
         case _:
-            return value
+            return value.__fspath__() if hasattr(value, "__fspath__") else value  # a path, as its text
 
 
 # --- checks of whole records ---------------------------------------------------------------------
@@ -325,10 +328,10 @@ def check_fields(
     for key in given:
         if key not in fields:
             raise unknown_key(key, where, fields, thing=thing, elsewhere=elsewhere)
+    prefix = f"{where}." if where else ""
     for key in required:
         if key not in given:
-            raise invalid(where, f"{where or 'the document'} has no {key!r}; {thing} needs one.")
-    prefix = f"{where}." if where else ""
+            raise invalid(prefix + key, f"{where or 'the document'} has no {key!r}; {thing} needs one.")
     return {key: fields[key](value, prefix + key, lax) for key, value in given.items()}
 
 
@@ -348,6 +351,13 @@ def _as_number(value: Any, lax: bool) -> float | int | None:
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return _as_number(value.item(), lax)
     return None
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond the range of floats
+        return False
 
 
 def _number_schema(kind: str, none: bool, **bounds: float | None) -> dict[str, Any]:
@@ -386,6 +396,11 @@ def import_path(value: Any, where: str, lax: bool = False) -> str:
         raise invalid(
             where,
             f"{where}: got invalid import path {value!r}; write module:attribute, for example 'main:app'.",
+        )
+    if module.endswith(".py") or "/" in module:
+        better = f"{module.removesuffix('.py').strip('./').replace('/', '.')}:{attribute}"
+        raise invalid(
+            where, f"{where}: got invalid import path {value!r}: it names a file; write {better!r}."
         )
     return str(value)
 

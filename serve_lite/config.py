@@ -79,6 +79,10 @@ class Checked(msgspec.Struct, kw_only=True):
         """Warn of what is allowed and yet unlikely to be meant."""
 
     @classmethod
+    def _check_given(cls, given: Mapping[str, Any], where: str) -> None:
+        """Check what only those see who know which fields were given."""
+
+    @classmethod
     def from_value(cls, value: Any, where: str, lax: bool = True) -> Self:
         """Return `value` if it is one already, or one made of a dict; `where` is named in errors."""
         if isinstance(value, cls):
@@ -87,12 +91,14 @@ class Checked(msgspec.Struct, kw_only=True):
         given = checks.check_fields(
             value, fields, where, lax, thing=cls._thing or cls.__name__, elsewhere=PLACES
         )
+        cls._check_given(given, where)
         try:
             made = cls(**given)
         except ConfigTypeError:
             raise
         except ValueError as error:
-            raise invalid(where, f"{where}: {error}") from error
+            field = getattr(error, "path", "")
+            raise invalid(f"{where}.{field}" if field else where, f"{where}: {error}") from error
         if lax:  # code, which has a line to point at; documents are told by those who read them
             made._advise()
         return made
@@ -135,8 +141,19 @@ PLACES: dict[str, str] = {
     "keep_alive_timeout_s": "http_options",
     "working_dir": "runtime_env",
     "env_vars": "runtime_env",
+    "py_modules": "runtime_env",
+    "pip": "runtime_env",
+    "uv": "runtime_env",
+    "py_executable": "runtime_env",
     "route_prefix": "the application",
     "import_path": "the application",
+    "args": "the application",
+    "external_scaler_enabled": "the application",
+    "runtime_env": "ray_actor_options, or the application",
+    "proxy_location": "the top of the document",
+    "http_options": "the top of the document",
+    "grpc_options": "the top of the document",
+    "target_capacity": "the top of the document",
 }
 
 
@@ -262,7 +279,7 @@ class gRPCOptions(Checked, kw_only=True):  # noqa: N801  (Ray Serve's name)
     _thing: ClassVar[str] = "gRPC options"
     _checks: ClassVar[Mapping[str, Check]] = {
         "port": checks.integer(at_least=0, at_most=65535),
-        "grpc_servicer_functions": checks.list_of(checks.text(empty=False)),
+        "grpc_servicer_functions": checks.list_of(checks.import_path),
         "request_timeout_s": checks.real(above=0, none=True),
         "enable_reflection": checks.flag,
     }
@@ -551,6 +568,16 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
         msgspec.structs.force_setattr(self, "target_num_ongoing_requests_per_replica", None)
 
     @classmethod
+    def _check_given(cls, given: Mapping[str, Any], where: str) -> None:
+        old, new = "target_num_ongoing_requests_per_replica", "target_ongoing_requests"
+        # One of them may be given with its default value, which a finished object cannot tell.
+        if given.get(old) is not None and given.get(new, given[old]) != given[old]:
+            raise invalid(
+                f"{where}.{old}",
+                f"{where}.{new} is {given[new]:g} and its other name, {old}, is {given[old]:g}; give one.",
+            )
+
+    @classmethod
     def default(cls) -> AutoscalingConfig:
         """Return what `num_replicas="auto"` starts from."""
         return cls(min_replicas=1, max_replicas=AUTO_MAX_REPLICAS, target_ongoing_requests=2)
@@ -656,6 +683,9 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     retry_after_s: float | None = None
     serialize_sync: bool = False
     sync_threads: int | None = None  #: None: min(max_ongoing_requests, 5)
+    max_replica_age_s: float | None = None  #: a replica that is older is replaced; None: never for that
+    max_replica_requests: int | None = None  #: the same for one that has answered as many
+    max_replica_memory_bytes: int | None = None  #: the same for one that occupies more
     logging_config: dict[str, Any] | None = None
     request_router_config: dict[str, Any] | None = None
     accepted: dict[str, Any] = {}  #: options that Ray knows and one machine does not need, as given

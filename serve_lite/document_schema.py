@@ -11,8 +11,9 @@ from typing import Any
 from serve_lite import __version__
 from serve_lite.checks import fields_schema, schema_of, text
 from serve_lite.options import ALIASES, OPTIONS
-from serve_lite.schema import APPLICATION_FIELDS, DEPLOY_FIELDS
+from serve_lite.schema import APPLICATION_FIELDS, DEPLOY_FIELDS, NOTE_PREFIX
 
+_NOTES: dict[str, Any] = {"patternProperties": {f"^{NOTE_PREFIX}": {}}}
 #: Only for a document that is one application.
 _ONLY_SINGLE = ("host", "port")
 
@@ -24,8 +25,12 @@ def document_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"serve-lite {__version__}: config file",
         "anyOf": [
-            fields_schema(DEPLOY_FIELDS, required=["applications"], description="Several applications."),
-            fields_schema(APPLICATION_FIELDS, required=["import_path"], description="A single application."),
+            fields_schema(
+                DEPLOY_FIELDS, required=["applications"], description="Several applications.", **_NOTES
+            ),
+            fields_schema(
+                APPLICATION_FIELDS, required=["import_path"], description="A single application.", **_NOTES
+            ),
         ],
         "$defs": {
             "application": fields_schema(listed, required=["import_path"], description="One application."),

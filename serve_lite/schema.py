@@ -33,7 +33,7 @@ from serve_lite.config import (
 )
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite.options import (
-    ACCEPTED_ONLY,
+    ALIASES,
     OPTIONS,
     apply_overrides,
     canonical,
@@ -46,6 +46,8 @@ __all__ = [
     "ApplicationStatus",
     "ApplicationStatusInfo",
     "ApplicationStatusOverview",
+    "AutoscalingDecision",
+    "AutoscalingDetail",
     "DeploymentDetails",
     "DeploymentNode",
     "DeploymentSchema",
@@ -57,6 +59,7 @@ __all__ = [
     "EncodingType",
     "HTTPOptionsSchema",
     "LoggingConfig",
+    "Phase",
     "ProxyDetails",
     "ProxyStatus",
     "RayActorOptionsSchema",
@@ -133,6 +136,25 @@ class ReplicaState(enum.StrEnum):
     PENDING_MIGRATION = "PENDING_MIGRATION"  #: Ray only; never reported here
 
 
+class Phase(enum.StrEnum):
+    """What a replica, or an application that is built, is busy with."""
+
+    PREPARING_ENVIRONMENT = (
+        "preparing environment"  #: what its `runtime_env` asks for is fetched and installed
+    )
+    STARTING_PROCESS = "starting process"
+    IMPORTING = "importing"  #: user code is loaded
+    CONSTRUCTOR = "constructor"
+    APPLICATION_STARTUP = "application startup"  #: of an ASGI application: its lifespan
+    RECONFIGURE = "reconfigure"  #: the user's `reconfigure` runs
+    FIRST_HEALTH_CHECK = "first health check"  #: the user's `check_health` runs for the first time
+    READY = "ready"
+    RECOVERING = "recovering"  #: it was there when the daemon started and has not answered yet
+    DRAINING = "draining"  #: it finishes what it has
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
 class ProxyStatus(enum.StrEnum):
     """Where a proxy stands."""
 
@@ -197,7 +219,7 @@ class ServeStatusSchema(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
 
 class ServeActorDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told of every process; what only Ray has is None."""
+    """What is told of every process; what is not known of it is None."""
 
     node_id: str | None = None
     node_ip: str | None = None
@@ -221,6 +243,14 @@ class ReplicaDetails(ServeActorDetails, frozen=True, kw_only=True):
     state: ReplicaState
     pid: int | None = None
     start_time_s: float | None = None  #: seconds since the Unix epoch
+    phase: Phase | None = None  #: what it is busy with
+    phase_note: str = ""  #: more about the phase, such as how many requests it waits for
+    phase_started_s: float | None = None  #: seconds since the Unix epoch
+    phases: dict[str, float] = {}  #: seconds that each finished phase of its start took, in order
+    failed_in: Phase | None = None  #: the phase in which its start failed
+    last_error: str = ""  #: of its start, a health check or a `reconfigure`; ends with the user's exception
+    allotted_resources: dict[str, float] = {}  #: set aside for it, by Ray's names
+    gpu_ids: list[str] = []  #: its GPUs, as in CUDA_VISIBLE_DEVICES
 
 
 class DeploymentNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,6 +277,26 @@ class DeploymentTopology(msgspec.Struct, frozen=True, kw_only=True):
     ingress_deployment: str | None = None
 
 
+class AutoscalingDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of a number of replicas that autoscaling has made."""
+
+    timestamp_s: float  #: seconds since the Unix epoch
+    reason: str
+    prev_num_replicas: int
+    curr_num_replicas: int
+    policy: str  #: import path
+
+
+class AutoscalingDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """What autoscaling knows of one deployment and did with it, since the daemon started."""
+
+    scaling_status: str  #: UPSCALING, DOWNSCALING or STABLE
+    decisions: list[AutoscalingDecision]  #: the last ten, newest last
+    metrics: dict[str, float]  #: what the last decision was made of
+    metrics_health: str  #: "healthy"; "delayed" while some callers may not have told their load yet
+    errors: list[str]  #: kinds of exceptions that the custom policy fails with
+
+
 class DeploymentDetails(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment."""
 
@@ -259,6 +309,9 @@ class DeploymentDetails(msgspec.Struct, frozen=True, kw_only=True):
     required_resources: dict[str, float]  #: of one replica
     replicas: list[ReplicaDetails]
     recent_dead_replicas: list[ReplicaDetails] = []
+    autoscaling_detail: AutoscalingDetail | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  #: only where it scales by itself
 
 
 class ApplicationDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -275,6 +328,9 @@ class ApplicationDetails(msgspec.Struct, frozen=True, kw_only=True):
     deployments: dict[str, DeploymentDetails]
     external_scaler_enabled: bool = False
     deployment_topology: DeploymentTopology | None = None
+    phase: Phase | None = None  #: what its build is busy with; None when it is not built
+    phase_started_s: float | None = None  #: seconds since the Unix epoch
+    phases: dict[str, float] = {}  #: seconds that each finished phase of its last build took, in order
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -291,8 +347,10 @@ class TargetGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     targets: list[Target]
     route_prefix: str
-    protocol: str
+    protocol: str  #: "HTTP" or "gRPC"
     app_name: str
+    ingress_request_router_targets: list[Target] = []  #: Ray only; always empty here
+    ingress_deployment_name: str | None = None
 
 
 class ServeInstanceDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -487,6 +545,17 @@ DEPLOY_FIELDS: Mapping[str, Check] = {
 }
 
 
+#: Keys at the top that begin so are the user's own: a place for anchors that the rest refers to.
+NOTE_PREFIX = "x-"
+
+
+def without_notes(document: Any) -> Any:
+    """Return a document without the keys at its top that are the user's own."""
+    if not isinstance(document, Mapping):
+        return document
+    return {k: v for k, v in document.items() if not (isinstance(k, str) and k.startswith(NOTE_PREFIX))}
+
+
 def _deploy_schema(document: Any) -> ServeDeploySchema:
     if isinstance(document, Mapping) and "import_path" in document and "applications" not in document:
         raise invalid(
@@ -494,22 +563,30 @@ def _deploy_schema(document: Any) -> ServeDeploySchema:
             "This is a document for a single application. Put what it says into a list entry under 'applications'.",
         )
     fields = checks.check_fields(
-        document,
+        without_notes(document),
         DEPLOY_FIELDS,
         "",
         False,
         thing="the document",
         required=("applications",),
-        elsewhere=PLACES,
+        elsewhere=_ELSEWHERE_THAN_THE_TOP,
     )
     _refuse_duplicates(fields["applications"])
     return ServeDeploySchema(**fields, submitted=document)
 
 
 def _refuse_duplicates(applications: Collection[ServeApplicationSchema]) -> None:
-    for field, said in (
-        ("name", "Found multiple configs for application {!r}; names must be unique, remove the duplicates."),
-        ("route_prefix", "Found several applications for route prefix {!r}; each prefix must be unique."),
+    for field, default, said in (
+        (
+            "name",
+            "default",
+            "Found multiple configs for application {!r}; names must be unique, remove the duplicates.",
+        ),
+        (
+            "route_prefix",
+            "/",
+            "Found several applications for route prefix {!r}; each prefix must be unique.",
+        ),
     ):
         seen: dict[str, int] = {}
         for i, app in enumerate(applications):
@@ -518,7 +595,7 @@ def _refuse_duplicates(applications: Collection[ServeApplicationSchema]) -> None
                 continue
             if value in seen:
                 where = f"applications[{i}].{field}"
-                note = "" if app.is_set(field) else ' (an application that does not say has "/")'
+                note = "" if app.is_set(field) else f' (an application that does not say has "{default}")'
                 raise invalid(
                     where, f"{where}: {said.format(value)} The other is applications[{seen[value]}]{note}."
                 )
@@ -530,7 +607,7 @@ def _refuse_duplicates(applications: Collection[ServeApplicationSchema]) -> None
 
 @described({"type": "string", "minLength": 1})
 def _app_name(value: Any, where: str, lax: bool) -> str:
-    if value == "":
+    if isinstance(value, str) and not value.strip():
         raise invalid(where, f"{where} is empty; application names must be nonempty.")
     return checks.text()(value, where, lax)  # type: ignore[no-any-return]  # checked
 
@@ -553,7 +630,9 @@ def _deployment(entry: Any, where: str) -> DeploymentSchema:
     if not isinstance(entry, Mapping):
         raise wrong(entry, where, "a mapping with a name and options")
     if "name" not in entry:
-        raise invalid(where, f"{where} has no 'name'; say which deployment of the application it is for.")
+        raise invalid(
+            f"{where}.name", f"{where} has no 'name'; say which deployment of the application it is for."
+        )
     name = checks.text(empty=False)(entry["name"], f"{where}.name", False)
     options = canonical(entry, where, lax=False, also_known=("name",), warn=lambda text: None)
     return DeploymentSchema(name=name, configured=options, submitted=dict(entry))
@@ -580,16 +659,31 @@ APPLICATION_FIELDS: Mapping[str, Check] = {
 }
 
 
+#: Where names belong that are no fields of an application, and none of a document.
+_OPTIONS_BELONG = {
+    name: "an entry of 'deployments'" for name in (*OPTIONS, *ALIASES) if name != "route_prefix"
+}
+_AT_THE_TOP = {name: "the top of the document" for name in DEPLOY_FIELDS if name not in APPLICATION_FIELDS}
+_ONLY_WITH_MORE = dict.fromkeys(_AT_THE_TOP, "the top of a document with 'applications'")
+_ELSEWHERE_THAN_AN_APPLICATION = {k: v for k, v in PLACES.items() if v != "the application"} | _OPTIONS_BELONG
+_ELSEWHERE_THAN_THE_TOP = {
+    **PLACES,
+    **dict.fromkeys(_OPTIONS_BELONG, "an entry of 'deployments', in an application"),
+    **dict.fromkeys(APPLICATION_FIELDS, "an entry of 'applications'"),
+    **dict.fromkeys(("host", "port", "root_path", "ssl_keyfile", "ssl_certfile"), "http_options"),
+    "grpc_servicer_functions": "grpc_options",
+}
+
+
 def _application(document: Any, where: str, *, single: bool) -> ServeApplicationSchema:
     fields = checks.check_fields(
-        document,
+        without_notes(document) if single else document,
         APPLICATION_FIELDS,
         where,
         False,
         thing="an application",
         required=("import_path",),
-        elsewhere={k: v for k, v in PLACES.items() if v != "the application"}
-        | {name: "an entry of 'deployments'" for name in OPTIONS if name not in ACCEPTED_ONLY},
+        elsewhere=_ELSEWHERE_THAN_AN_APPLICATION | (_ONLY_WITH_MORE if single else _AT_THE_TOP),
     )
     prefix = f"{where}." if where else ""
     for field in ("host", "port"):

@@ -23,6 +23,7 @@ from serve_lite.wire.connection import ConnectionLostError
 from serve_lite.wire.messages import (
     DeleteRequest,
     DeployReply,
+    DetailsReply,
     Empty,
     InstanceInfo,
     WaitRequest,
@@ -34,7 +35,8 @@ from serve_lite_cli.plan import Plan
 T = TypeVar("T")
 
 ENDED = "The instance has ended, and the applications with it."
-
+#: A start that takes longer is told of while it goes on.
+QUIET_S = 3.0
 #: How often to look for new output where the system cannot tell (no inotify).
 LOOK_EVERY_S = 0.25
 
@@ -103,7 +105,7 @@ class Foreground:
         """
         names = self._plan.names
         await self._submit(self._plan)
-        status = await self._ask("wait_apps", WaitRequest(names=names), ServeStatus)
+        status = await self._wait_ready(names)
         check_running(names, status)
         self._may_remove = names
         for app in self._plan.request.apps:
@@ -132,6 +134,30 @@ class Foreground:
     def _tell_grpc(self) -> None:
         if self._info.grpc_host is not None:
             say(f"gRPC is served at {self._info.grpc_host}:{self._info.grpc_port}")
+
+    async def _wait_ready(self, names: list[str]) -> ServeStatus:
+        """Return the status once it is decided how the deploy went; if that takes long, say what is waited for."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._say_progress, names)
+            status = await self._ask("wait_apps", WaitRequest(names=names), ServeStatus)
+            group.cancel_scope.cancel()
+        return status
+
+    async def _say_progress(self, names: list[str]) -> None:
+        """Say what is waited for and each change of it, until cancelled; nothing in the first seconds."""
+        await anyio.sleep(QUIET_S)
+        # Only now: a start that is quick needs none of it, and is waited for many times a day.
+        from serve_lite_cli.progress import Lines
+        from serve_lite_cli.steps import steps_of
+
+        lines = Lines(say)
+        while True:
+            apps = (await self._ask("details", Empty(), DetailsReply)).applications
+            steps = steps_of({name: apps[name] for name in names if name in apps})
+            lines.show(
+                {who: s for who, s in steps.items() if who in lines or (s.is_telling and not s.is_settled)}
+            )
+            await anyio.sleep(LOOK_EVERY_S)
 
     def _ready_line(self, name: str, prefix: str | None) -> str:
         if prefix is None or self._info.http_host is None:

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from serve_lite.controller.goals import accept_deploy
-from serve_lite.exceptions import InvalidConfigError
-from serve_lite.state.goal import Goal
+from serve_lite_cli.flags import JsonOption
+from serve_lite_cli.output import print_json
 from serve_lite_cli.submission import read_submission
 
 
@@ -17,17 +16,18 @@ def command(
         str,
         typer.Argument(metavar="FILE", help="YAML file with `applications:`, or with one `import_path:`."),
     ],
+    as_json: JsonOption = False,
 ) -> None:
     """Check a config file, without importing its applications and without changing anything.
 
-    Prints the first mistake with its file, line and column, and ends with 1 if there is one.
+    Prints every mistake with its file, line and column, and ends with 1 if there is one.
+
+    With --json: {"valid": true, "applications": [NAME, ...]}.
     """
     submission = read_submission(config_file_name)
-    try:
-        accept_deploy(
-            Goal(), submission.request, now=0.0, alive=()
-        )  # names and prefixes, as a new instance takes them
-    except InvalidConfigError as error:
-        raise submission.config.explain(error) from error
+    submission.tell_notice()
+    if as_json:
+        print_json({"valid": True, "applications": submission.names})
+        return
     count = len(submission.names)
     print(f"{config_file_name} is valid: {count} application{'' if count == 1 else 's'}.")

@@ -11,13 +11,15 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from serve_lite import __version__
 from serve_lite.admin.controls import answer, routes_for
-from serve_lite.wire.messages import InstanceSettings
+from serve_lite.admin.endpoints import Endpoint
+from serve_lite.wire.messages import InstanceSettings, Setting
 
 PATH = "/api/serve/instance"
 NOT_APPLIED_HEADER = "serve-lite-not-applied"
@@ -28,11 +30,30 @@ SECTIONS = ("http_options", "grpc_options")
 logger = logging.getLogger(__name__)
 
 
+class InstanceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer: the instance's own options."""
+
+    version: str  #: of serve-lite
+    options: tuple[Setting, ...]
+
+
+ENDPOINTS = (
+    Endpoint(
+        id="get_instance",
+        method="GET",
+        path=PATH,
+        summary="The options that the instance was started with, and where each comes from",
+        about="Secrets are hidden. `serve config --effective` shows it. Ours; Ray Serve has no such thing.",
+        answer=InstanceAnswer,
+    ),
+)
+
+
 def routes(settings: InstanceSettings) -> list[BaseRoute]:
     """Return the route, with and without the trailing slash."""
 
     async def get(request: Request) -> Response:
-        return answer({"version": __version__, "options": settings.settings})
+        return answer(InstanceAnswer(version=__version__, options=settings.settings))
 
     return routes_for(PATH, {"GET": get})
 

@@ -5,35 +5,58 @@ Ours; Ray Serve has no such thing.
 
 from __future__ import annotations
 
+from functools import partial
+
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from serve_lite.admin.controls import Controls, answer, read_document, refused_because, routes_for
-from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request, is_single_app, single_app_request
-from serve_lite.admin.v1 import APP, check_no_multi_app_config, check_same_listener
-from serve_lite.admin.v2 import PATH, asks_for_merge
+from serve_lite.admin.controls import Controls, answer, checked, read_document, refused_because, routes_for
+from serve_lite.admin.documents import base_dir_of, deploy_request, is_single_app
+from serve_lite.admin.endpoints import BASE_DIR, MERGE, Endpoint
+from serve_lite.admin.v1 import SINGLE, whole_request
+from serve_lite.admin.v2 import CONFIG, PATH, asks_for_merge
 from serve_lite.exceptions import ServeLiteError
+from serve_lite.policy.diff import AppPlan
+
+
+class Plans(msgspec.Struct, frozen=True, kw_only=True):
+    """What a document would do."""
+
+    applications: dict[str, AppPlan]
+
+
+ENDPOINTS = (
+    Endpoint(
+        id="diff_applications",
+        method="POST",
+        path=f"{PATH}/diff",
+        summary="What a document would do",
+        about="To each application and deployment, without doing it. Applications with new code are built to find out. "
+        "Ours; Ray Serve has no such thing.",
+        parameters=(MERGE, BASE_DIR),
+        body={"anyOf": [CONFIG, SINGLE]},
+        answer=Plans,
+    ),
+)
 
 
 def routes(controls: Controls) -> list[BaseRoute]:
     """Return the routes, with and without the trailing slash."""
 
     async def post(request: Request) -> Response:
-        base_dir = request.headers.get(BASE_DIR_HEADER)
-        removed: list[str] = []
         try:
+            base_dir, merge = base_dir_of(request.headers), asks_for_merge(request)
             document = await read_document(request)
             if is_single_app(document):
-                check_same_listener(document, controls.details().get("http_options") or {})
-                check_no_multi_app_config(controls.details())
-                wanted = single_app_request(document, base_dir=base_dir)
-                removed = [name for name in controls.status().applications if name != APP]
+                wanted = await whole_request(document, controls.details(), base_dir=base_dir)
             else:
-                wanted = deploy_request(document, base_dir=base_dir, merge=asks_for_merge(request))
-            plans = await controls.plan(wanted, removed)
+                wanted = await checked(document, partial(deploy_request, base_dir=base_dir, merge=merge))
+                wanted.keeps_kind = not merge
+            plans = await controls.plan(wanted)
         except ServeLiteError as error:
             return refused_because(error)
-        return answer({"applications": plans})
+        return answer(Plans(applications=dict(plans)))
 
     return routes_for(f"{PATH}/diff", {"POST": post})

@@ -14,11 +14,33 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from serve_lite.admin.controls import Controls, refused
+from serve_lite.admin.endpoints import Endpoint, Parameter
 from serve_lite.instruments import Family
 
 PATH = "/metrics"
 
 _PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)?")
+
+ENDPOINTS = (
+    Endpoint(
+        id="get_metrics",
+        method="GET",
+        path=PATH,
+        summary="Everything the instance measures, for Prometheus",
+        about="Prometheus text, or OpenMetrics for whoever accepts it. docs/metrics.md lists the metrics.",
+        parameters=(
+            Parameter(
+                name="prefix",
+                place="query",
+                about="Stands in front of every name; `ray_` gives Ray's names.",
+                shape={"type": "string", "pattern": f"^{_PREFIX.pattern}$", "default": ""},
+            ),
+        ),
+        answer={"type": "string"},
+        media_type="text/plain",
+        has_slash=False,
+    ),
+)
 
 
 def routes(controls: Controls) -> list[BaseRoute]:

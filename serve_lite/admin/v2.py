@@ -3,36 +3,111 @@
 Ray Serve's reference, "V2 REST API (Multi-application)". A PUT is checked whole, stored, and answered; what
 becomes of it is seen by GET. Applications from `serve.run` are not touched by a document.
 
-Ours: the `ETag` of a GET names the revision of the configuration (not the statuses, which change by themselves). A PUT
-with it in `If-Match` is refused with 412 if somebody else has changed the configuration meanwhile. With `?merge=true`,
-or as a PATCH, the applications of the document are added or replaced, and the others stay.
+DELETE is Ray's "shuts down Serve", as far as a client can see it: all applications end, scripts' too, and the document
+is forgotten. The instance itself and this door stay, as Ray's own REST server does, so that the next PUT needs no
+start; `serve shutdown` ends it.
+
+Ours: with its `ETag` in `If-Match`, a change is refused with 412 if somebody else has changed the configuration
+meanwhile (`conditions.py`). With `?merge=true`, or as a PATCH, the applications of the document are added or replaced,
+and the others stay.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from serve_lite.admin.conditions import answer_unless_known, revisions_wanted, tagged
 from serve_lite.admin.controls import (
     Controls,
     accepted,
-    answer,
+    checked,
+    drained,
     read_document,
     refused,
     refused_because,
-    remove,
     routes_for,
 )
-from serve_lite.admin.documents import BASE_DIR_HEADER, deploy_request
+from serve_lite.admin.documents import base_dir_of, deploy_request
+from serve_lite.admin.endpoints import APPLICATION, BASE_DIR, MERGE, Endpoint, Parameter
 from serve_lite.admin.instance import not_applied_header
-from serve_lite.checks import wrong
-from serve_lite.controller.goals import StaleRevisionError
+from serve_lite.admin.notices import log_notice
+from serve_lite.checks import invalid, wrong
 from serve_lite.exceptions import ServeLiteError
+from serve_lite.schema import ServeInstanceDetails
 from serve_lite.wire.messages import InstanceSettings
 
 PATH = "/api/serve/applications"
 SOURCES = ("imperative", "declarative")
+API_TYPE = Parameter(
+    name="api_type",
+    place="query",
+    about="Show only applications from a document (`declarative`) or from scripts (`imperative`).",
+    shape={"enum": list(SOURCES)},
+)
+CONFIG = {"$ref": "#/components/schemas/Config"}
+NO_SUCH_APP = "There is no such application."
+
+ENDPOINTS = (
+    Endpoint(
+        id="get_applications",
+        method="GET",
+        path=PATH,
+        summary="Everything that is known of the instance",
+        about="Instance, proxies, applications, deployments and replicas. In Ray Serve's reference: V2.",
+        parameters=(API_TYPE,),
+        answer=ServeInstanceDetails,
+        is_tagged=True,
+    ),
+    Endpoint(
+        id="put_applications",
+        method="PUT",
+        path=PATH,
+        summary="Make a document the goal",
+        about="Applications of earlier documents that it does not list are removed; those of scripts stay. The "
+        "document is checked whole before anything changes. 200 means that it is stored; what "
+        "becomes of it is seen by GET. Refused while a single-application document is in force.",
+        parameters=(MERGE, BASE_DIR),
+        body=CONFIG,
+        is_tagged=True,
+        is_conditional=True,
+    ),
+    Endpoint(
+        id="patch_applications",
+        method="PATCH",
+        path=PATH,
+        summary="Add or replace the applications that a document lists",
+        about="The same as PUT with `merge=true`. Ours; Ray Serve has no such thing.",
+        parameters=(BASE_DIR,),
+        body=CONFIG,
+        is_tagged=True,
+        is_conditional=True,
+    ),
+    Endpoint(
+        id="delete_applications",
+        method="DELETE",
+        path=PATH,
+        summary="Remove all applications and the document",
+        about="Those of scripts too. Answered when their replicas have ended, or after 30 seconds. The instance stays "
+        "and takes the next document; `serve shutdown` ends it.",
+        is_tagged=True,
+        is_conditional=True,
+    ),
+    Endpoint(
+        id="delete_application",
+        method="DELETE",
+        path=f"{PATH}/{{name}}",
+        summary="Remove one application",
+        about="Answered when its replicas have ended, or after 30 seconds. Ours; Ray Serve has no such thing.",
+        parameters=(APPLICATION,),
+        is_tagged=True,
+        is_conditional=True,
+        refusals={404: NO_SUCH_APP},
+    ),
+)
 
 
 def routes(controls: Controls, settings: InstanceSettings) -> list[BaseRoute]:
@@ -51,36 +126,48 @@ def routes(controls: Controls, settings: InstanceSettings) -> list[BaseRoute]:
     async def store(request: Request, *, merge: bool) -> Response:
         try:
             document = await read_document(request)
-            wanted = deploy_request(document, base_dir=request.headers.get(BASE_DIR_HEADER), merge=merge)
-            wanted.if_revisions = revisions_in(request.headers.get("if-match"), controls.tag())
+            base_dir = base_dir_of(request.headers)
+            wanted = await checked(document, partial(deploy_request, base_dir=base_dir, merge=merge))
+            wanted.keeps_kind = not merge
+            wanted.if_revisions = revisions_wanted(request, controls.tag())
             reply = await controls.submit(wanted)
-        except StaleRevisionError as error:
-            return refused(str(error), status=412)
+            log_notice(document)
         except ServeLiteError as error:
             return refused_because(error)
         headers = not_applied_header(document, settings)
-        return accepted({"etag": f'"{tag_of(controls.tag(), reply.revision)}"', **headers})
+        return accepted({**tagged(controls.tag(), reply.revision), **headers})
 
     async def get(request: Request) -> Response:
+        try:
+            source = source_wanted(request)
+        except ServeLiteError as error:
+            return refused_because(error)
         details, tag = controls.details(), controls.tag()
-        source = request.query_params.get("api_type", "").lower()
-        if source and source not in SOURCES:
-            return refused(f"Invalid 'api_type' value {source!r}; it may be one of {', '.join(SOURCES)}.")
         if source:
             apps = details["applications"]
             details["applications"] = {n: app for n, app in apps.items() if app.get("source") == source}
-        return answer(details, {"etag": f'"{tag}"'})
+        return answer_unless_known(request, details, tag)
 
     async def delete(request: Request) -> Response:
-        await remove(controls, list(controls.status().applications))
-        return accepted()
+        try:
+            gone = await controls.clear(revisions_wanted(request, controls.tag()))
+        except ServeLiteError as error:
+            return refused_because(error)
+        tag = controls.tag()
+        await drained(controls, gone)
+        return accepted({"etag": f'"{tag}"'})
 
     async def delete_one(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in controls.status().applications:
             return refused(f"There is no application {name!r}.", status=404)
-        await remove(controls, [name])
-        return accepted()
+        try:
+            await controls.delete([name], revisions_wanted(request, controls.tag()))
+        except ServeLiteError as error:
+            return refused_because(error)
+        tag = controls.tag()
+        await drained(controls, [name])
+        return accepted({"etag": f'"{tag}"'})
 
     return [
         *routes_for(PATH, {"GET": get, "PUT": put, "PATCH": patch, "DELETE": delete}),
@@ -100,22 +187,15 @@ def asks_for_merge(request: Request) -> bool:
     return asked == "true"
 
 
-def tag_of(tag: str, revision: int) -> str:
-    """Return the tag that this instance had or has at another revision."""
-    return f"{tag.rpartition('-')[0]}-{revision}"
+def source_wanted(request: Request) -> str:
+    """Return the `?api_type=` of a request in lower case; "" if it has none.
 
-
-def revisions_in(if_match: str | None, tag: str) -> list[int] | None:
-    """Return the revisions that an `If-Match` header takes; None if it takes all. `tag` is the present one's.
-
-    Tags of other instances, and what is no tag of ours, match nothing.
+    Raises:
+        InvalidConfigError: it has another value than those of `SOURCES`.
     """
-    if if_match is None or if_match.strip() == "*":
-        return None
-    instance = tag.rpartition("-")[0]
-    found = []
-    for entry in if_match.split(","):
-        named, _, revision = entry.strip().strip('"').rpartition("-")
-        if named == instance and revision.isdecimal():
-            found.append(int(revision))
-    return found
+    given = request.query_params.get("api_type", "")
+    if given and given.lower() not in SOURCES:
+        raise invalid(
+            "api_type", f"Invalid 'api_type' value {given!r}; it must be one of {', '.join(SOURCES)}."
+        )
+    return given.lower()

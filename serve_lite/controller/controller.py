@@ -15,7 +15,7 @@ import os
 import secrets
 import string
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, assert_never
 
 import anyio
@@ -24,27 +24,34 @@ import msgspec
 
 from serve_lite import instruments
 from serve_lite.controller import goals
+from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe
 from serve_lite.controller.fleet import Fleet, StopOrder
 from serve_lite.controller.inbox import Inbox
+from serve_lite.controller.machine import Inventory, with_devices
+from serve_lite.controller.memory import MemoryWatch
 from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
+from serve_lite.controller.pulse import Pulse, PulseView
 from serve_lite.controller.scaling import Policy, Scaler, Scaling
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
 from serve_lite.exceptions import InstanceError, RayServeException, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
+from serve_lite.policy.claims import with_claims
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
-from serve_lite.schema import DeploymentStatus, ProxyStatus, ReplicaState, ServeStatus
+from serve_lite.schema import DeploymentStatus, Phase, ProxyStatus, ReplicaState, ServeStatus
 from serve_lite.state import events as ev
-from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
+from serve_lite.state.goal import AppGoal, BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
 from serve_lite.state.lifecycle import DeploymentMove, IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
+from serve_lite.state.resources import MachineOptions
 from serve_lite.state.status import (
     InstanceFacts,
+    RevisionSummary,
     instance_details,
     instance_status,
     is_settled,
@@ -85,9 +92,11 @@ class Controller:
     Args:
         builder: builds applications that come as an import path.
         publisher: tells routers; the controller tells it.
+        environments: prepares what user code needs around it.
         control_socket: path that replicas connect to for the handles they hold.
         http_options: as REST shows them.
         logging_config: of applications that bring none.
+        machine: what the instance was told of it.
     """
 
     def __init__(
@@ -96,6 +105,7 @@ class Controller:
         spawner: Spawner,
         builder: Builder,
         publisher: Publisher,
+        environments: Environments,
         *,
         control_socket: str = "",
         orphan_grace_s: float = 60.0,
@@ -104,11 +114,14 @@ class Controller:
         proxy_location: str | None = "EveryNode",
         logging_config: dict[str, Any] | None = None,
         log_file: str | None = None,
+        machine: MachineOptions = MachineOptions(),  # noqa: B008  (frozen)
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.proxy_status = ProxyStatus.HEALTHY  #: the daemon keeps it true
         self.epoch = store.stored.epoch  #: of this daemon; replicas obey the newest
         self._store, self._spawner, self._builder, self._publisher = store, spawner, builder, publisher
+        self._environments = environments
+        environments.wanted = self._wanted_environments
         self._control_socket, self._orphan_grace_s = control_socket, orphan_grace_s
         self._facts = InstanceFacts(
             node_id=store.stored.node_id,
@@ -124,6 +137,7 @@ class Controller:
         self._goal = Goal()
         self._observed = Observed()
         self._inbox = Inbox(clock)
+        self._pulse = Pulse(clock)
         self._changing = anyio.Lock()  #: one change of the goal at a time, stored before it counts
         self._changed = anyio.Event()  #: replaced after every pass
         self._builds: dict[str, tuple[int, anyio.CancelScope]] = {}
@@ -138,6 +152,16 @@ class Controller:
             clock=clock,
             wake=self._inbox.wake,
             spawn=lambda work: self._group.start_soon(lambda: work),
+        )
+        self._inventory = Inventory(
+            machine,
+            wake=self._inbox.wake,
+            spawn=lambda look: self._group.start_soon(look, name="look for GPUs"),
+        )
+        self._memory = MemoryWatch(
+            tell=self._inbox.post,
+            clock=clock,
+            spawn=lambda watch: self._group.start_soon(watch, name="watch memory"),
         )
         publisher.on_load = self.take_load
         self._fleet: Fleet
@@ -163,6 +187,7 @@ class Controller:
             )
         request = goals.with_logging(request, self._logging_config)
         alive = {r.deployment for r in self._observed.replicas.values()}
+        self._environments.forget_failures()
         goal = await self._change_goal(
             lambda goal: goals.accept_deploy(goal, request, now=time.time(), alive=alive)
         )
@@ -170,11 +195,8 @@ class Controller:
             self._record(app.name, f"deployed as revision {goal.revision}")
         return DeployReply(revision=goal.revision)
 
-    async def plan(self, request: DeployRequest, removed: Sequence[str] = ()) -> dict[str, AppPlan]:
+    async def plan(self, request: DeployRequest) -> dict[str, AppPlan]:
         """Return what a deploy would do, by application; nothing changes. Applications with new code are built.
-
-        Args:
-            removed: applications that would be deleted with it.
 
         Raises:
             InvalidConfigError, RayServeException: the deploy would be refused.
@@ -184,7 +206,6 @@ class Controller:
         alive = {r.deployment for r in self._observed.replicas.values()}
         before = self._goal
         goal = goals.accept_deploy(before, request, now=time.time(), alive=alive)
-        goal = goals.accept_delete(goal, removed)
         for app in request.apps:
             if goal.apps[app.name].is_building:
                 goal = await self._built(goal, app.name)
@@ -193,41 +214,53 @@ class Controller:
     async def _built(self, goal: Goal, name: str) -> Goal:
         """Return the goal with an application built, or with why it was not."""
         app = goal.apps[name]
-        assert app.submission.build is not None
         try:
-            result = await self._builder.build(app.submission.build, app.submission.environment)
+            result = goals.known_build(app) or await self._imported(app)
             return goals.accept_build(goal, name, app.revision, result, ())
         except InstanceError:
             raise
         except ServeLiteError as error:
             return goals.reject_build(goal, name, app.revision, describe(error))
 
-    async def scale(self, deployment: DeploymentId, target: int, is_manual: bool) -> None:
+    async def scale(
+        self,
+        deployment: DeploymentId,
+        target: int,
+        is_manual: bool,
+        if_revisions: Collection[int] | None = None,
+    ) -> DeployReply:
         """Set how many replicas a deployment has, until the next deploy.
 
         Raises:
             UnknownNameError, NotScalableError: there is none, or it is not to be scaled so.
+            StaleRevisionError: the goal has none of `if_revisions`.
             InstanceError: it could not be stored.
         """
-        await self._change_goal(
-            lambda goal: goals.accept_scale(goal, deployment, target, is_manual=is_manual)
+        goal = await self._change_goal(
+            lambda goal: goals.accept_scale(
+                goals.at_revision(goal, if_revisions), deployment, target, is_manual=is_manual
+            )
         )
         self._record(str(deployment), f"scaled to {target} replicas")
+        return DeployReply(revision=goal.revision)
 
     async def events(self, limit: int) -> list[EventRow]:
         """Return the last lines of history, newest first."""
         return await self._store.recent_events(limit)
 
-    async def history(self, name: str) -> list[dict[str, Any]]:
+    async def history(self, name: str) -> list[RevisionSummary]:
         """Return the revisions of an application that can be gone back to, newest first."""
         app = self._goal.apps.get(name)
         return [revision_summary(past, app) for past in await self._store.revisions(name)]
 
-    async def rollback(self, name: str, revision: int | None) -> DeployReply:
+    async def rollback(
+        self, name: str, revision: int | None, if_revisions: Collection[int] | None = None
+    ) -> DeployReply:
         """Make an earlier revision of an application the goal again; None means the one before the present.
 
         Raises:
             UnknownNameError: there is no such application or revision.
+            StaleRevisionError: the goal has none of `if_revisions`.
             RayServeException: it does not fit what else is deployed.
             InstanceError: it could not be stored.
         """
@@ -243,8 +276,11 @@ class Controller:
             kept = ", ".join(str(p.revision) for p in known)
             raise goals.UnknownNameError(f"{what.capitalize()} of {name!r} is kept; there are: {kept}.")
         alive = {r.deployment for r in self._observed.replicas.values()}
+        self._environments.forget_failures()
         goal = await self._change_goal(
-            lambda goal: goals.accept_rollback(goal, wanted[0], now=time.time(), alive=alive)
+            lambda goal: goals.accept_rollback(
+                goals.at_revision(goal, if_revisions), wanted[0], now=time.time(), alive=alive
+            )
         )
         self._record(name, f"rolled back to revision {wanted[0].revision} as revision {goal.revision}")
         return DeployReply(revision=goal.revision)
@@ -253,12 +289,37 @@ class Controller:
         """Return a text that changes with every change of what is wanted: the instance and its revision."""
         return f"{self.node_id}-{self._goal.revision}"
 
-    async def delete(self, names: Sequence[str]) -> None:
-        """Take applications out of the goal; unknown names are passed over. `wait_apps` waits for their end."""
+    async def delete(self, names: Sequence[str], if_revisions: Collection[int] | None = None) -> None:
+        """Take applications out of the goal; unknown names are passed over. `wait_apps` waits for their end.
+
+        Raises:
+            StaleRevisionError: the goal has none of `if_revisions`.
+            InstanceError: it could not be stored.
+        """
         known = [name for name in names if name in self._goal.apps]
-        await self._change_goal(lambda goal: goals.accept_delete(goal, known))
+        await self._change_goal(
+            lambda goal: goals.accept_delete(goals.at_revision(goal, if_revisions), known)
+        )
         for name in known:
             self._record(name, "deleted")
+
+    async def clear(self, if_revisions: Collection[int] | None = None) -> list[str]:
+        """Take all applications out of the goal, and the document with them; return the names of what is to end.
+
+        Raises:
+            StaleRevisionError: the goal has none of `if_revisions`.
+            InstanceError: it could not be stored.
+        """
+        known: list[str] = []
+
+        def change(goal: Goal) -> Goal:
+            known.extend(name for name, app in goal.apps.items() if not app.is_deleting)
+            return goals.accept_clear(goals.at_revision(goal, if_revisions))
+
+        goal = await self._change_goal(change)
+        for name in known:
+            self._record(name, "deleted")
+        return list(goal.apps)
 
     def code_of(self, deployment: DeploymentId) -> tuple[CodeEnvironment, str] | None:
         """Return where the user code of a deployment runs, and which code it is; None if there is no such one."""
@@ -276,7 +337,8 @@ class Controller:
 
     def details(self) -> dict[str, Any]:
         """Return what `GET /api/serve/applications/` answers."""
-        return instance_details(self._goal, self._observed, self._current_facts())
+        scaling = self._scaler.details(self._goal)
+        return instance_details(self._goal, self._observed, self._current_facts(), scaling)
 
     async def metrics(self) -> list[Family]:
         """Ask all replicas, wait about a second at most, and return what everything of the instance measures."""
@@ -288,6 +350,10 @@ class Controller:
             *instruments.collect(),
             *self._fleet.pictures.families(),
         ]
+
+    def pulse(self) -> PulseView:
+        """Return how the loop fares."""
+        return self._pulse.view()
 
     def ingress_of(self, name: str) -> str:
         """Return the name of an application's ingress deployment; "" if there is no such application."""
@@ -355,12 +421,15 @@ class Controller:
             wake_at: float | None = self._clock()
             is_started = False
             while True:
+                self._pulse.falls_asleep(wake_at)
                 events = await self._inbox.collect(until=wake_at)
+                self._pulse.begins_pass()
                 try:
                     wake_at = self._pass(events)
                 except Exception:  # boundary: the loop outlives our own faults
                     logger.exception("a pass of the controller failed")
                     wake_at = self._clock() + AFTER_FAULT_S
+                self._pulse.ends_pass()
                 if not is_started and self._publisher.published.is_set():
                     is_started = True
                     task_status.started()
@@ -374,9 +443,11 @@ class Controller:
             spawner=self._spawner,
             store=self._store,
             post=self._inbox.post,
+            note=self._note_phase,
             clock=self._clock,
             epoch=stored.epoch,
             on_stats=self._scaler.take_stats,
+            environments=self._environments,
         )
         self._observed = Observed(deployments=stored.deployments)
         self._set_goal(stored.goal)
@@ -398,6 +469,8 @@ class Controller:
             rank=row.rank,
             wall_time=row.wall_time,
             log_file=row.log_file,
+            phases=row.phases,
+            allotment=row.allotment,
             at=now,
         )
 
@@ -409,7 +482,9 @@ class Controller:
         goal = self._goal
         if self._keeps_goal:
             goal = msgspec.structs.replace(goal, is_shutting_down=True)
-        plan = reconcile(goal, self._observed, now, self._scaler.load_by_replica())
+        plan = reconcile(
+            goal, self._observed, now, self._scaler.load_by_replica(), self._inventory.machine_for(goal)
+        )
         self._fold(plan.findings)
         begun = [self._begin(action, now) for action in plan.actions]
         self._fold(event for event, _ in begun if event is not None)
@@ -418,6 +493,7 @@ class Controller:
             if perform is not None:
                 perform()
         self._remember(before)
+        self._memory.follow(self._observed)
         self._finish_shutdown()
         self._changed.set()
         self._changed = anyio.Event()
@@ -437,6 +513,10 @@ class Controller:
                 self._observed = fold(self._observed, (event,))
             except (IllegalMoveError, KeyError):
                 logger.exception("an event does not fit what is known, and is left out: %r", event)
+
+    def _note_phase(self, event: ev.ReplicaPhased | ev.BuildPhased) -> None:
+        """Show a phase at once, without a pass of the loop: nothing is decided by it."""
+        self._fold((event,))
 
     def _publish(self, goal: Goal, now: float) -> None:
         """Tell routers; the first time only when the replicas of the last daemon have answered."""
@@ -493,6 +573,7 @@ class Controller:
             rank=action.rank,
             wall_time=time.time(),
             log_file=self._spawner.log_path("replica", name),
+            allotment=action.allotment,
         )
         event = ev.ReplicaPlanned(
             replica=name,
@@ -503,6 +584,7 @@ class Controller:
             world_size=goal.target,
             wall_time=row.wall_time,
             log_file=row.log_file,
+            allotment=action.allotment,
             at=now,
         )
         request = InitRequest(
@@ -519,9 +601,12 @@ class Controller:
             epoch=self.epoch,
             control_socket=self._control_socket,
             orphan_grace_s=self._orphan_grace_s,
+            allotment=action.allotment,
         )
-        self._record(name, f"start: {action.reason}")
-        return event, lambda: self._fleet.start(row, request, goal.environment)
+        environment = with_devices(goal.environment, action.allotment, self._inventory.machine)
+        where = f" (GPU {', '.join(action.allotment.gpu_ids)})" if action.allotment.gpu_ids else ""
+        self._record(name, f"start: {action.reason}{where}")
+        return event, lambda: self._fleet.start(row, request, environment, planned_at=now)
 
     def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
         view = self._observed.replicas[action.replica]
@@ -578,14 +663,19 @@ class Controller:
             scope.cancel()
 
     async def _build(self, app: str, revision: int, scope: anyio.CancelScope) -> None:
-        """Have an application built and make the result the goal. Cancelling the scope ends the importer."""
-        submission = self._goal.apps[app].submission
-        assert submission.build is not None
+        """Have an application built and make the result the goal. Cancelling the scope ends the importer.
+
+        Its deployments' environments are prepared before: what cannot start must not replace what runs.
+        """
         with scope:
             try:
                 try:
-                    result = await self._builder.build(submission.build, submission.environment)
+                    building = self._goal.apps[app]
+                    result = goals.known_build(building) or await self._imported(building)
                     alive = {r.deployment for r in self._observed.replicas.values()}
+                    await self._prepare(
+                        goals.accept_build(self._goal, app, revision, result, alive), app, revision
+                    )
                     await self._change_goal(
                         lambda goal: goals.accept_build(goal, app, revision, result, alive)
                     )
@@ -600,6 +690,33 @@ class Controller:
         if self._builds.get(app) == (revision, scope):
             del self._builds[app]
         self._inbox.post(ev.BuildEnded(app=app, revision=revision, at=self._clock()))
+
+    async def _imported(self, app: AppGoal) -> BuildResult:
+        """Return what an importer finds, in the environment that it needs."""
+        assert app.submission.build is not None
+        if app.submission.environment.parts:
+            self._enter(app.name, app.revision, Phase.PREPARING_ENVIRONMENT)
+            await self._environments.resolve(app.submission.environment)
+            self._enter(app.name, app.revision, Phase.IMPORTING)
+        return await self._builder.build(app.submission.build, app.submission.environment)
+
+    def _enter(self, app: str, revision: int, phase: Phase) -> None:
+        self._note_phase(ev.BuildPhased(app=app, revision=revision, phase=phase, at=self._clock()))
+
+    async def _prepare(self, goal: Goal, app: str, revision: int) -> None:
+        """Have everything prepared that the deployments of an application need."""
+        found = goal.apps.get(app)
+        deployments = found.deployments if found is not None else ()
+        parts = dict.fromkeys(part for d in deployments for part in d.environment.parts)
+        if parts:
+            self._enter(app, revision, Phase.PREPARING_ENVIRONMENT)
+            await self._environments.resolve(CodeEnvironment(parts=tuple(parts)))
+
+    def _wanted_environments(self) -> list[CodeEnvironment]:
+        """Return the environments that the goal uses, or is about to."""
+        apps = self._goal.apps.values()
+        deployments = [d for app in apps for d in (*app.deployments, *app.retired)]
+        return [*(app.submission.environment for app in apps), *(d.environment for d in deployments)]
 
     # --- scaling ---
 
@@ -656,7 +773,7 @@ class Controller:
             events: returns what the step from one goal to the next means; None: what a deploy means.
         """
         async with self._changing:
-            goal = change(self._goal)
+            goal = with_claims(self._goal, change(self._goal))
             if goal is not self._goal:
                 # A caller who goes away in the middle must not leave file and memory different.
                 with anyio.CancelScope(shield=True):
@@ -667,6 +784,7 @@ class Controller:
     def _set_goal(self, goal: Goal, events: Callable[[Goal, Goal], Sequence[ev.Event]] | None = None) -> None:
         """Believe a goal and tell the view what it means, in one step: a status asked for now is true."""
         old, self._goal = self._goal, goal
+        self._fold(ev.AppForgotten(app=name, at=self._clock()) for name in old.apps.keys() - goal.apps.keys())
         if events is None:
             self._fold(goals.configured_events(old, goal, self._observed, self._clock()))
         else:
@@ -724,4 +842,8 @@ class Controller:
         self._store.add_events([EventRow(at=time.time(), subject=subject, text=text)])
 
     def _current_facts(self) -> InstanceFacts:
-        return msgspec.structs.replace(self._facts, proxy_status=self.proxy_status)
+        return msgspec.structs.replace(
+            self._facts,
+            proxy_status=self.proxy_status,
+            wall_minus_monotonic=time.time() - self._clock(),
+        )

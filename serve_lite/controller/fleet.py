@@ -18,20 +18,25 @@ import anyio.to_thread
 import msgspec
 
 from serve_lite.controller.child import Child, ExitInfo
-from serve_lite.controller.failures import describe
+from serve_lite.controller.environments import Environments
+from serve_lite.controller.failures import describe, last_words
 from serve_lite.controller.metrics import Pictures
+from serve_lite.controller.oom import count_oom_kills, explain_kill
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow, Store
 from serve_lite.exceptions import ServeLiteError
+from serve_lite.schema import Phase
 from serve_lite.state import events as ev
 from serve_lite.state.goal import CodeEnvironment
 from serve_lite.state.ids import ReplicaId
+from serve_lite.state.phases import Progress
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
 from serve_lite.wire.messages import (
     AdoptRequest,
     Empty,
     InitRequest,
     MetricsReply,
+    PhaseNews,
     PlaceRequest,
     ReconfigureRequest,
     ReplicaFacts,
@@ -42,6 +47,7 @@ from serve_lite.wire.messages import (
 logger = logging.getLogger(__name__)
 
 _decode_facts = msgspec.msgpack.Decoder(ReplicaFacts).decode
+_decode_phase = msgspec.msgpack.Decoder(PhaseNews).decode
 
 ADOPT_S = 30.0  #: a replica that has not answered a new daemon by then is given up
 ADOPT_UNREADY_S = 0.5  #: the same for one whose start the death of the last daemon has interrupted
@@ -49,6 +55,7 @@ CLEAN_UP_S = 1.0  #: for clean-up and destructor once a replica's grace is over 
 SHORT_GRACE_S = 5.0  #: between SIGTERM and SIGKILL for a replica that has no requests to finish
 RECONNECT_S = 0.2  #: between attempts to reach a replica whose control connection broke
 LAST_LINES = 20  #: of a dead replica's output that are kept
+READ_LINES = 60  #: of it that are looked at: a crash leaves a long stack, most of which says nothing
 LAST_ANSWER_S = 1.0  #: for what a replica wrote before its process ended to be read
 METRICS_S = 1.0  #: replicas that have not told their metrics by then are shown as they were
 
@@ -76,19 +83,26 @@ class Fleet:
         spawner: Spawner,
         store: Store,
         post: Callable[[ev.Event], None],
+        note: Callable[[ev.ReplicaPhased], None],
         clock: Callable[[], float],
         epoch: int,
         on_stats: Callable[[ReplicaId, dict[str, float]], None],
+        environments: Environments,
     ) -> None:
         self._group, self._spawner, self._store = group, spawner, store
         self._post, self._clock, self._epoch = post, clock, epoch
+        self._note = note  #: hears of phases, at once: they are shown and decide nothing
+        self._environments = environments
         self._on_stats = on_stats  #: hears what a replica's `record_autoscaling_stats` returned
         self._live: dict[ReplicaId, _Supervised] = {}
         self.pictures = Pictures()  #: what replicas told of their metrics
 
-    def start(self, row: ReplicaRow, request: InitRequest, environment: CodeEnvironment) -> None:
-        """Start a replica. Events: Spawned, then Ready or StartFailed, and in the end Exited."""
+    def start(
+        self, row: ReplicaRow, request: InitRequest, environment: CodeEnvironment, *, planned_at: float
+    ) -> None:
+        """Start a replica. Events: Spawned, Phased, then Ready or StartFailed, and in the end Exited."""
         replica = self._live[row.id] = _Supervised(row)
+        replica.progress = Progress(phase=Phase.STARTING_PROCESS, since=planned_at)
         self._group.start_soon(self._supervise, replica, lambda: self._run_new(replica, request, environment))
 
     def adopt(self, row: ReplicaRow) -> bool:
@@ -162,10 +176,13 @@ class Fleet:
 
     async def _run_new(self, replica: _Supervised, request: InitRequest, environment: CodeEnvironment) -> str:
         try:
+            resolved = await self._resolve(replica, environment)
+            if resolved is None:
+                return "was stopped before it was started"
             # A daemon that leaves in between would leave a process that nobody has written down.
             with anyio.CancelScope(shield=True):
                 await self._store.plan_replica(replica.row)
-                child = await self._spawner.spawn_replica(replica.id, environment, replica.row.log_file)
+                child = await self._spawner.spawn_replica(replica.id, resolved, replica.row.log_file)
                 replica.child = child
                 replica.row = msgspec.structs.replace(replica.row, pid=child.pid, start_time=child.start_time)
                 self._store.put_replica(replica.row)
@@ -174,6 +191,33 @@ class Fleet:
             return f"was not started: {error}"
         self._post(ev.ReplicaSpawned(replica=replica.id, at=self._clock(), pid=child.pid))
         return await self._accompany(replica, child, lambda: self._initialise(replica, request))
+
+    async def _resolve(self, replica: _Supervised, environment: CodeEnvironment) -> CodeEnvironment | None:
+        """Return the environment with everything prepared; None if the replica is not wanted any more."""
+        if not environment.parts:
+            return environment
+        self._enter(replica, PhaseNews(Phase.PREPARING_ENVIRONMENT, self._clock()))
+        resolved: CodeEnvironment | None = None
+        failure: ServeLiteError | None = None
+
+        async def resolve() -> None:
+            nonlocal resolved, failure
+            try:
+                resolved = await self._environments.resolve(environment)
+            except ServeLiteError as error:
+                failure = error
+            group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(resolve)
+            await replica.ordered.wait()  # or the above
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if replica.ordered.is_set():
+            return None
+        self._enter(replica, PhaseNews(Phase.STARTING_PROCESS, self._clock()))
+        return resolved
 
     async def _run_adopted(self, replica: _Supervised) -> str:
         assert replica.child is not None
@@ -200,7 +244,11 @@ class Fleet:
         try:
             connection = replica.connection = await connect(self._spawner.socket_path(replica.id))
             self._listen(replica, connection)
-            report = await connection.control("init", request, ReplicaReport, timeout_s=None)
+            # The first phase is the same for all, so it need not be told over the wire.
+            self._enter(replica, PhaseNews(Phase.IMPORTING, self._clock()))
+            report = await connection.control(
+                "init", request, ReplicaReport, timeout_s=None, on_news=lambda news: self._hear(replica, news)
+            )
         except (ConnectionLostError, OSError) as error:
             # Almost always the process has ended, which is told with its exit status and ends this task.
             await anyio.sleep(SHORT_GRACE_S)
@@ -248,11 +296,14 @@ class Fleet:
         """Hear what the replica tells of itself."""
 
         def hear() -> None:
-            stats = (
-                _decode_facts(connection.table.facts).autoscaling_stats if connection.table.facts else None
-            )
-            if stats:
-                self._on_stats(replica.id, stats)
+            if not connection.table.facts:
+                return
+            facts = _decode_facts(connection.table.facts)
+            if facts.autoscaling_stats:
+                self._on_stats(replica.id, facts.autoscaling_stats)
+            if facts.worn != replica.worn:
+                replica.worn = facts.worn
+                self._post(ev.ReplicaWorn(replica=replica.id, reason=facts.worn, at=self._clock()))
 
         connection.table.on_facts = hear
         hear()
@@ -295,7 +346,11 @@ class Fleet:
         replica.stop_asked = anyio.Event()
         try:
             last = await replica.connection.control(  # `timeout_s` bounds it
-                "stop", request, MetricsReply, timeout_s=None
+                "stop",
+                request,
+                MetricsReply,
+                timeout_s=None,
+                on_news=lambda news: self._hear(replica, news),
             )
             self.pictures.take(replica.id, last.families)
         except ServeLiteError as error:
@@ -320,6 +375,9 @@ class Fleet:
                 raise ConnectionLostError("its control connection is broken")
             await replica.connection.control("reconfigure", request, ReplicaReport, timeout_s=None)
         except ServeLiteError as error:
+            # What it works with now is not known: a daemon that adopts it has to tell it again.
+            replica.row = msgspec.structs.replace(replica.row, settings="")
+            self._store.put_replica(replica.row)
             self._post(
                 ev.ReplicaRefused(
                     replica=replica.id, at=self._clock(), error=describe(error), spread=_spread()
@@ -380,12 +438,24 @@ class Fleet:
 
     # --- telling ---
 
+    def _hear(self, replica: _Supervised, news: memoryview) -> None:
+        self._enter(replica, _decode_phase(news))
+
+    def _enter(self, replica: _Supervised, news: PhaseNews) -> None:
+        if replica.progress is not None:
+            replica.progress = replica.progress.enter(news.phase, news.at, news.note)
+        self._note(ev.ReplicaPhased(replica=replica.id, at=news.at, phase=news.phase, note=news.note))
+
     def _become_ready(self, replica: _Supervised, report: ReplicaReport) -> None:
         replica.is_initialised = True
         self.pictures.begin(replica.id, replica.row.deployment)
+        now = self._clock()
+        if replica.progress is not None:
+            phases = replica.progress.enter(Phase.READY, now).finished
+            replica.row = msgspec.structs.replace(replica.row, phases=phases)
         replica.row = msgspec.structs.replace(replica.row, was_ready=True)
         self._store.put_replica(replica.row)
-        self._post(ev.ReplicaReady(replica=replica.id, at=self._clock(), docs_path=report.docs_path))
+        self._post(ev.ReplicaReady(replica=replica.id, at=now, docs_path=report.docs_path))
 
     def _fail_start(self, replica: _Supervised, error: str, *, is_counted: bool = True) -> None:
         self._post(
@@ -398,9 +468,11 @@ class Fleet:
         """Return how a process ended, with its last words if nobody had asked it to."""
         if replica.order is not None:
             return f"it {info}"
+        how = f"it {info}{explain_kill(info, replica.oom_kills, count_oom_kills())}"
         with anyio.CancelScope(shield=True):
-            lines = await anyio.to_thread.run_sync(child.tail, LAST_LINES)
-        return f"it {info}" + (". Its last output:\n" + "\n".join(lines) if lines else "")
+            output = await anyio.to_thread.run_sync(child.tail, READ_LINES)
+        lines = last_words(output, LAST_LINES)
+        return how + (". Its last output:\n" + "\n".join(lines) if lines else "")
 
 
 class _Supervised:
@@ -410,11 +482,14 @@ class _Supervised:
         self.id = row.id
         self.row = row
         self.child: Child | None = None
+        self.oom_kills = count_oom_kills()  #: before it was started, or adopted
         self.connection: Connection | None = None  #: None until there is one, and while it is broken
         self.tasks: anyio.abc.TaskGroup | None = None  #: ends with the process
         self.order: StopOrder | None = None
         self.ordered = anyio.Event()
+        self.progress: Progress | None = None  #: of its start, if it began under this daemon
         self.is_initialised = False  #: it may have requests to finish
+        self.worn = ""  #: what it said last of having served long enough
         self.stop_asked: anyio.Event | None = None  #: set when it has answered the order to stop, or cannot
         self.metrics_asked: anyio.Event | None = None  #: set when it has told its metrics, or cannot
 

@@ -14,12 +14,14 @@ from typing import Any
 import msgspec
 
 from serve_lite.checks import invalid
-from serve_lite.config import DeploymentConfig
+from serve_lite.config import LoggingConfig
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.options import apply_overrides, route_prefix
 from serve_lite.policy.capacity import initial_target, scaling_bounds
 from serve_lite.policy.update import settings_of, status_move, version_of
+from serve_lite.runtime_env.merging import own_environment
 from serve_lite.state import events as ev
+from serve_lite.state.environment import RuntimeEnv
 from serve_lite.state.goal import (
     AppGoal,
     AppSubmission,
@@ -36,6 +38,8 @@ from serve_lite.wire.messages import DeployRequest
 
 #: "#" separates the parts of a replica's id; a slash or a control character would do harm in paths and logs.
 _BAD_IN_NAMES = re.compile(r"[#/\x00-\x1f\x7f]")
+
+_DEFAULT_LOGS = LoggingConfig().to_dict()
 
 
 class StaleRevisionError(RayServeException):
@@ -61,6 +65,20 @@ def with_logging(request: DeployRequest, logging_config: dict[str, Any] | None) 
     return msgspec.structs.replace(request, apps=apps)
 
 
+def at_revision(goal: Goal, revisions: Collection[int] | None) -> Goal:
+    """Return the goal, if it is one that the caller has seen; None takes any.
+
+    Raises:
+        StaleRevisionError: it is not.
+    """
+    if revisions is not None and goal.revision not in revisions:
+        raise StaleRevisionError(
+            f"The configuration has changed meanwhile: it is at revision {goal.revision}. "
+            "Get it again, and repeat the change."
+        )
+    return goal
+
+
 def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Collection[DeploymentId]) -> Goal:
     """Return the goal after a deploy.
 
@@ -69,28 +87,25 @@ def accept_deploy(goal: Goal, request: DeployRequest, *, now: float, alive: Coll
         alive: deployments that have replicas; those that the new version leaves out are retired slowly.
 
     Raises:
-        InvalidConfigError: a name, prefix or override is wrong.
+        InvalidConfigError: a name, prefix or override is wrong, or the document is of another kind than it may be.
         RayServeException: a route prefix is taken, or the instance is shutting down.
         StaleRevisionError: the request asks for another revision than the present one.
     """
-    if request.if_revisions is not None and goal.revision not in request.if_revisions:
-        raise StaleRevisionError(
-            f"The configuration has changed meanwhile: it is at revision {goal.revision}. "
-            "Get it again, and repeat the change."
-        )
+    goal = at_revision(goal, request.if_revisions)
     if goal.is_shutting_down:
         raise RayServeException(
             "Serve is shutting down, so nothing can be deployed. Start it again afterwards."
         )
+    _check_kind(goal, request)
     _check_names(request)
     for i, app in enumerate(request.apps):
         route_prefix(app.route_prefix, _place(request, i, "route_prefix"))
     apps = dict(goal.apps)
-    if request.replace_declarative:
-        listed = {app.name for app in request.apps}
-        for old in goal.apps.values():
-            if old.submission.source == "declarative" and old.name not in listed:
-                apps[old.name] = _deleting(old)
+    listed = {app.name for app in request.apps}
+    for old in goal.apps.values():
+        is_replaced = request.replace_declarative and old.submission.source == "declarative"
+        if (is_replaced or request.replace_all) and old.name not in listed:
+            apps[old.name] = _deleting(old)
     _check_prefixes(apps, request)
     revision = goal.revision + 1
     goal = _with_capacity(goal, request)
@@ -117,7 +132,7 @@ def accept_build(
     if old is None or not old.is_building or old.revision != revision:
         return goal
     new = _with_deployments(old, result.deployments, old.submission, revision, goal, alive)
-    return _with_app(goal, new)
+    return _with_app(goal, _without_payload(new))
 
 
 def reject_build(goal: Goal, app: str, revision: int, message: str) -> Goal:
@@ -125,7 +140,20 @@ def reject_build(goal: Goal, app: str, revision: int, message: str) -> Goal:
     old = goal.apps.get(app)
     if old is None or not old.is_building or old.revision != revision:
         return goal
-    return _with_app(goal, msgspec.structs.replace(old, is_building=False, build_error=message))
+    rejected = msgspec.structs.replace(old, is_building=False, build_error=message)
+    return _with_app(goal, _without_payload(rejected))
+
+
+def known_build(app: AppGoal) -> BuildResult | None:
+    """Return the deployments of the newest submission if they are known without an importer.
+
+    Such an application still counts as being built: parts of its environment are to be prepared.
+    """
+    if app.submission.build is None:
+        return BuildResult(deployments=app.submission.deployments)
+    version = app.submission.code_version
+    is_same = version and version == app.code_version and app.deployments
+    return BuildResult(deployments=tuple(d.spec for d in app.deployments)) if is_same else None
 
 
 def accept_delete(goal: Goal, names: Iterable[str]) -> Goal:
@@ -134,6 +162,21 @@ def accept_delete(goal: Goal, names: Iterable[str]) -> Goal:
     if not gone:
         return goal
     return msgspec.structs.replace(goal, revision=goal.revision + 1, apps={**goal.apps, **gone})
+
+
+def accept_clear(goal: Goal) -> Goal:
+    """Return the goal without applications and without a document, as if nothing had ever been deployed."""
+    is_clear = goal.document is None and goal.target_capacity is None
+    if is_clear and all(app.is_deleting for app in goal.apps.values()):
+        return goal
+    return msgspec.structs.replace(
+        goal,
+        revision=goal.revision + 1,
+        apps={name: _deleting(app) for name, app in goal.apps.items()},
+        document=None,
+        target_capacity=None,
+        capacity_direction=None,
+    )
 
 
 def accept_scale(goal: Goal, deployment: DeploymentId, target: int, *, is_manual: bool) -> Goal:
@@ -295,12 +338,30 @@ def _accept_app(
     if submission.build is None:
         if not submission.deployments:
             raise InvalidConfigError(f"Application {submission.name!r} has no deployments.")
-        return _with_deployments(app, submission.deployments, submission, revision, goal, alive)
+        new = _with_deployments(app, submission.deployments, submission, revision, goal, alive)
+        if _has_new_parts(new, app):  # prepared in a build, for which the payloads are kept
+            return msgspec.structs.replace(app, submission=submission, is_building=True)
+        return new
     is_known = before is not None and before.deployments and submission.code_version
     if is_known and before is not None and before.code_version == submission.code_version:
         specs = tuple(d.spec for d in before.deployments)
-        return _with_deployments(app, specs, submission, revision, goal, alive)
+        new = _with_deployments(app, specs, submission, revision, goal, alive)
+        if not _has_new_parts(new, app):
+            return new
     return msgspec.structs.replace(app, is_building=True)
+
+
+def _has_new_parts(new: AppGoal, old: AppGoal) -> bool:
+    """Whether there is something to prepare before the new deployments can start."""
+    known = {part for d in old.deployments for part in d.environment.parts}
+    return any(part not in known for d in new.deployments for part in d.environment.parts)
+
+
+def _without_payload(app: AppGoal) -> AppGoal:
+    """Return the application without what only its build needed."""
+    if not app.submission.deployments:
+        return app
+    return msgspec.structs.replace(app, submission=msgspec.structs.replace(app.submission, deployments=()))
 
 
 def _with_deployments(
@@ -323,7 +384,7 @@ def _with_deployments(
             DeploymentId(spec.name, app.name),
             spec,
             overrides.get(spec.name, {}),
-            environment=submission.environment,
+            environment=_environment_of(submission, spec, overrides.get(spec.name, {})),
             logging_config=submission.logging_config,
             code_version=code_version,
             prefix=prefix if spec.name == ingress else None,
@@ -362,7 +423,8 @@ def _deployment_goal(
     config = apply_overrides(spec.config, spec.configured_options, overrides)
     if config.logging_config is None:
         config = msgspec.structs.replace(config, logging_config=logging_config)
-    environment = _environment_of(environment, spec, config)
+    if config.logging_config == _DEFAULT_LOGS:  # as `serve build` writes it: says as much as none
+        config = msgspec.structs.replace(config, logging_config=None)
     return DeploymentGoal(
         id=deployment,
         spec=spec,
@@ -393,12 +455,19 @@ def _overrides_by_name(
     return {str(override["name"]): override for override in overrides}
 
 
-def _environment_of(app: CodeEnvironment, spec: DeploymentSpec, config: DeploymentConfig) -> CodeEnvironment:
-    """Return the environment of one deployment: its own variables win over the application's."""
-    own = (config.ray_actor_options.get("runtime_env") or {}).get("env_vars") or {}
-    return msgspec.structs.replace(
-        app, env_vars={**app.env_vars, **own}, sys_path=(*spec.added_path, *app.sys_path)
-    )
+def _environment_of(
+    submission: AppSubmission, spec: DeploymentSpec, override: Mapping[str, Any]
+) -> CodeEnvironment:
+    """Return the environment of one deployment: its own wins over the application's."""
+    app = submission.environment
+    app = msgspec.structs.replace(app, sys_path=(*spec.added_path, *app.sys_path))
+    own = spec.runtime_env
+    if override.get("ray_actor_options") is not None:  # replaces what the code says, as a whole
+        own = submission.own_runtime_envs.get(spec.name, RuntimeEnv())
+    elif own is None:  # built by a release that had only this much
+        given = spec.config.ray_actor_options.get("runtime_env") or {}
+        own = RuntimeEnv(env_vars=given.get("env_vars") or {})
+    return own_environment(app, submission.runtime_env, own)
 
 
 def _deleting(app: AppGoal) -> AppGoal:
@@ -440,6 +509,26 @@ def _check_names(request: DeployRequest) -> None:
             raise InvalidConfigError(
                 f"Two deployments of application {app.name!r} are called {double!r}; names must be unique."
             )
+
+
+def _check_kind(goal: Goal, request: DeployRequest) -> None:
+    """Refuse to mix the two kinds of documents, as Ray Serve 2.7 does, while an application of one is live."""
+    if not request.keeps_kind or goal.document is None or request.document is None:
+        return
+    was_many, is_many = ("applications" in document for document in (goal.document, request.document))
+    is_live = any(a.submission.source == "declarative" and not a.is_deleting for a in goal.apps.values())
+    if was_many is is_many or not is_live:
+        return
+    kinds = ("a single-application config", "a multi-application config")
+    advice = (
+        "use PUT /api/serve/deployments/, delete the application first (`serve delete default`), or add applications "
+        "to it with ?merge=true.",
+        "use PUT /api/serve/applications/, or delete the applications first.",
+    )
+    raise InvalidConfigError(
+        f"You are trying to deploy {kinds[is_many]}, however {kinds[was_many]} has been deployed to the current "
+        f"Serve instance already. Mixing single-app and multi-app is not allowed: {advice[was_many]}"
+    )
 
 
 def _check_prefixes(apps: Mapping[str, AppGoal], request: DeployRequest) -> None:

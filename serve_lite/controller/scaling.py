@@ -10,6 +10,8 @@ not zero, because then a mean changes though nothing happens. An idle deployment
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
@@ -32,6 +34,7 @@ from serve_lite.policy.autoscaling import (
     report_every_s,
 )
 from serve_lite.policy.capacity import scaling_bounds
+from serve_lite.schema import AutoscalingDecision, AutoscalingDetail
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.observed import Observed
@@ -48,6 +51,7 @@ _HELP = {
 }
 _START_S = 5.0  #: a policy's process may take so long to come up before that is worth a line in the log
 _RECONNECT_S = 1.0  #: by then callers have found a daemon that took the place of another
+_SHOWN_DECISIONS = 10  #: of each deployment
 _AFTER_FAULT_S = 1.0  #: wait after a decision that could not be stored
 
 
@@ -78,6 +82,7 @@ class Scaler:
     Args:
         wake: has the controller look again soon.
         spawn: runs a question to a policy; owns the task.
+        wall: the time of day, to show.
     """
 
     def __init__(
@@ -86,13 +91,15 @@ class Scaler:
         clock: Callable[[], float],
         wake: Callable[[], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._clock, self._wake, self._spawn = clock, wake, spawn
+        self._clock, self._wake, self._spawn, self._wall = clock, wake, spawn, wall
         #: returns who asks the custom policy of a deployment; None: nobody can yet
         self.policy_of: Callable[[DeploymentId], Policy | None] = lambda _: None
         self._board = LoadBoard()
         self._states: dict[DeploymentId, _State] = {}
         self._stats: dict[ReplicaId, list[tuple[float, dict[str, float]]]] = {}
+        self._decided: dict[DeploymentId, deque[AutoscalingDecision]] = {}
 
     # --- what is told ---
 
@@ -135,6 +142,23 @@ class Scaler:
             if rows
         ]
 
+    def details(self, goal: Goal) -> dict[DeploymentId, AutoscalingDetail]:
+        """Return what REST shows of the deployments that scale by themselves; the direction is not known here."""
+        now = self._clock()
+        return {
+            d.id: AutoscalingDetail(
+                scaling_status="STABLE",
+                decisions=list(self._decided.get(d.id, ())),
+                metrics=state.numbers(d.target, config),
+                metrics_health="delayed" if now < state.knows_at else "healthy",
+                errors=sorted(state.complaints),
+            )
+            for app in goal.apps.values()
+            for d in app.deployments
+            if (config := d.config.autoscaling_config) is not None
+            and (state := self._states.get(d.id)) is not None
+        }
+
     # --- deciding ---
 
     def plan(self, goal: Goal, observed: Observed, now: float) -> tuple[list[Scaling], float | None]:
@@ -151,6 +175,7 @@ class Scaler:
         }
         for gone in self._states.keys() - scaled.keys():
             self._states.pop(gone).close()
+            self._decided.pop(gone, None)
         self._board.keep_only(scaled.keys())
         scalings: list[Scaling] = []
         times: list[float] = []
@@ -172,7 +197,17 @@ class Scaler:
         state.is_changing = False
         if not is_stored:
             state.rests_until = now + _AFTER_FAULT_S
-        elif scaling.target > scaling.was:
+            return self._wake()
+        self._decided.setdefault(scaling.deployment, deque(maxlen=_SHOWN_DECISIONS)).append(
+            AutoscalingDecision(
+                timestamp_s=self._wall(),
+                reason=scaling.reason,
+                prev_num_replicas=scaling.was,
+                curr_num_replicas=scaling.target,
+                policy=state.policy_name,
+            )
+        )
+        if scaling.target > scaling.was:
             state.last_up = now
         else:
             state.last_down = now
@@ -232,7 +267,8 @@ class Scaler:
             if state is not None:
                 state.close()
             state = self._states[goal.id] = _State(key, now + report_every_s(config) + _RECONNECT_S)
-            state.is_custom = config.policy.policy_function != DEFAULT_POLICY
+            state.policy_name = config.policy.policy_function
+            state.is_custom = state.policy_name != DEFAULT_POLICY
         return state
 
     # --- custom policies ---
@@ -340,6 +376,7 @@ class _State:
         self.last_up: float | None = None
         self.last_down: float | None = None
         self.is_custom = False
+        self.policy_name = DEFAULT_POLICY
         self.wish: float | None = None  #: what a custom policy said last; None: nothing, or it failed
         self.policy: Policy | None = None
         self.policy_state: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from serve_lite.wire.messages import (
     DeploymentLoad,
     DeployReply,
     DeployRequest,
+    DetailsReply,
     Empty,
     GoalRequest,
     IngressReply,
@@ -40,6 +41,7 @@ class Controls(Protocol):
     async def wait_apps(self, names: list[str], /) -> ServeStatus: ...
     def status(self) -> ServeStatus: ...
     def goal_of(self, names: list[str], /) -> Goal: ...
+    def details(self) -> dict[str, Any]: ...
     def ingress_of(self, name: str, /) -> str: ...
     def take_load(self, load: DeploymentLoad, /) -> None: ...
     def forget_caller(self, deployment: DeploymentId, caller: str, /) -> None: ...
@@ -79,6 +81,7 @@ class ControlSocket:
         methods.method("wait_apps", WaitRequest, self._wait_apps)
         methods.method("status", Empty, self._status)
         methods.method("goal", GoalRequest, self._goal)
+        methods.method("details", Empty, self._details)
         methods.method("delete", DeleteRequest, self._delete)
         methods.method("ingress", IngressRequest, self._ingress)
         methods.method("shutdown", Empty, self._shutdown)
@@ -118,6 +121,9 @@ class ControlSocket:
 
     async def _goal(self, request: GoalRequest) -> msgspec.Struct:
         return self._controller.goal_of(request.names)
+
+    async def _details(self, _: Empty) -> DetailsReply:
+        return DetailsReply(applications=self._controller.details()["applications"])
 
     async def _delete(self, request: DeleteRequest) -> Empty:
         await self._controller.delete(request.names)

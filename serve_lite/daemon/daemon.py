@@ -27,6 +27,8 @@ import msgspec
 
 from serve_lite import __version__
 from serve_lite.controller.controller import Controller
+from serve_lite.controller.environment_cache import EnvironmentCache
+from serve_lite.controller.environments import Environments, settings_from
 from serve_lite.controller.importer import Importer
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.spawner import Spawner, replica_socket_in
@@ -176,7 +178,10 @@ class Daemon:
             newer_than = self._epoch + 1 if self._epoch else 0
             store = Store(self._paths.db, newer_than=newer_than)
             async with open_plane(
-                self._new_spawner, store, partial(self._new_controller, store, publisher)
+                self._new_spawner,
+                store,
+                self._new_environments,
+                partial(self._new_controller, store, publisher),
             ) as plane:
                 self._plane, self._epoch = plane, plane.controller.epoch
                 if not self.is_ready:
@@ -202,14 +207,26 @@ class Daemon:
         template, self._template = self._template, None  # the first one's; a later one starts its own
         return Spawner(self._paths.run, self._paths.logs, template=template)
 
+    def _new_environments(self, group: anyio.abc.TaskGroup, spawner: Spawner) -> Environments:
+        limits, kept = settings_from(os.environ)
+        environments = Environments(group, spawner, EnvironmentCache(self._paths.environments, kept), limits)
+        environments.remove_half_made()
+        return environments
+
     def _new_controller(
-        self, store: Store, publisher: Publisher, spawner: Spawner, importer: Importer
+        self,
+        store: Store,
+        publisher: Publisher,
+        spawner: Spawner,
+        importer: Importer,
+        environments: Environments,
     ) -> Controller:
         return Controller(
             store,
             spawner,
             importer,
             publisher,
+            environments,
             control_socket=self._paths.control,
             orphan_grace_s=self._options.orphan_grace_s,
             http_options=self._http_options(),
@@ -217,6 +234,7 @@ class Daemon:
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
             logging_config=self._options.logging_config,
             log_file=self._log,
+            machine=self._options.machine,
         )
 
     def _make_adviser(self, membership: Membership) -> Adviser | None:

@@ -18,6 +18,7 @@ import anyio.abc
 from serve_lite.admin.auth import check_listener
 from serve_lite.controller.advisers import Advisers
 from serve_lite.controller.controller import Controller
+from serve_lite.controller.environments import Environments
 from serve_lite.controller.importer import Importer
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import Store
@@ -40,11 +41,17 @@ class ControlPlane:
     control: ControlSocket
 
     def __init__(
-        self, group: anyio.abc.TaskGroup, spawner: Spawner, store: Store, controller: Controller
+        self,
+        group: anyio.abc.TaskGroup,
+        spawner: Spawner,
+        store: Store,
+        environments: Environments,
+        importer: Importer,
+        controller: Controller,
     ) -> None:
         self.spawner, self.store, self.controller = spawner, store, controller
-        self.importer = Importer(spawner)
-        self.advisers = Advisers(group, spawner, controller.code_of)
+        self.importer = importer
+        self.advisers = Advisers(group, spawner, controller.code_of, environments)
         controller.ask_policies(self.advisers.policy)
         self._group = group
         self._is_released = False
@@ -102,7 +109,8 @@ class ControlPlane:
 async def open_plane(
     make_spawner: Callable[[], Spawner],
     store: Store,
-    make_controller: Callable[[Spawner, Importer], Controller],
+    make_environments: Callable[[anyio.abc.TaskGroup, Spawner], Environments],
+    make_controller: Callable[[Spawner, Importer, Environments], Controller],
 ) -> AsyncIterator[ControlPlane]:
     """Open a control plane with the replicas of an earlier daemon adopted; close it without ending any.
 
@@ -110,8 +118,10 @@ async def open_plane(
         InstanceError: the state file cannot be used.
     """
     async with make_spawner() as spawner, store, anyio.create_task_group() as group:
-        controller = make_controller(spawner, Importer(spawner))
-        plane = ControlPlane(group, spawner, store, controller)
+        environments = make_environments(group, spawner)
+        importer = Importer(spawner, environments)
+        controller = make_controller(spawner, importer, environments)
+        plane = ControlPlane(group, spawner, store, environments, importer, controller)
         await group.start(controller.run)
         yield plane
         group.cancel_scope.cancel()

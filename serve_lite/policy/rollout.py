@@ -6,6 +6,8 @@ New before old: `surge` replicas more than wanted may run while a version change
 says otherwise), and an old one stops only when a new one is ready for it. With `max_surge_percent=0` Ray Serve's
 order: a fraction of the old ones stops first, and new ones take their place.
 
+A replica that has served long enough (`worn`) is replaced in the same way.
+
 A version that keeps failing is not pushed on (`StartGate`): nothing more is started, and what runs goes on running.
 """
 
@@ -23,6 +25,7 @@ from serve_lite.state.ids import ReplicaId
 from serve_lite.state.observed import ReplicaView
 
 NO_LOAD: Mapping[ReplicaId, int] = MappingProxyType({})
+_REPLACED = "a replica of the wanted version took its place"
 _STARTING = ReplicaState.STARTING
 _RECOVERING = ReplicaState.RECOVERING
 
@@ -49,17 +52,21 @@ def plan_rollout(
     leaving = {stop.replica for stop in stops}
     staying = [r for r in replicas if r.id not in leaving]
     starts = _starts(goal, staying, gate)
-    return (*stops, *starts, *_reconfigures(goal, [r for r in new if r.id not in leaving], gate))
+    return (*stops, *starts, *_reconfigures(goal, staying, gate))
 
 
 def is_usable(goal: DeploymentGoal, replica: ReplicaView) -> bool:
-    """Whether the replica's process can become what the goal wants, or already is."""
-    return replica.version == goal.version and replica.refused != goal.settings
+    """Whether the replica's process can become what the goal wants, or already is, and may go on.
+
+    One whose `reconfigure` raised may have taken half of what it was told: it is replaced, whatever is wanted by then.
+    """
+    return replica.version == goal.version and not replica.refused and not replica.worn
 
 
 def is_current(goal: DeploymentGoal, replica: ReplicaView) -> bool:
-    """Whether the replica is what the goal wants."""
-    return replica.version == goal.version and replica.settings == goal.settings
+    """Whether the replica is what the goal wants, however long it has served."""
+    is_right = replica.version == goal.version and replica.settings == goal.settings
+    return is_right and not replica.refused
 
 
 def stops_first(goal: DeploymentGoal) -> bool:
@@ -102,7 +109,7 @@ def _stops_last(
         candidates += [_stop(r, f"only {goal.target} replicas are wanted") for r in _newest_first(ready_old)]
     elif new:
         candidates = [
-            _stop(r, "a replica of the wanted version took its place") for r in ready_old
+            _stop(r, f"another one took its place: {r.worn}" if r.worn else _REPLACED) for r in ready_old
         ] + too_many
     else:
         candidates = [_stop(r, f"only {goal.target} replicas are wanted") for r in _newest_first(ready_old)]
@@ -130,7 +137,7 @@ def _stops_first(
     next_batch = 0 if gate.has_given_up else max(0, batch_size(goal) - max(0, pending))
     spare = max(0, ready_new + len(ready_old) - max(0, goal.target - batch_size(goal)))
     reason = "it makes room for the wanted version"
-    return stops + [_stop(r, reason) for r in ready_old[: min(too_many + next_batch, spare)]]
+    return stops + [_stop(r, r.worn or reason) for r in ready_old[: min(too_many + next_batch, spare)]]
 
 
 def _surplus(
@@ -150,9 +157,10 @@ def _starts(goal: DeploymentGoal, staying: Sequence[ReplicaView], gate: StartGat
     missing = goal.target - sum(is_usable(goal, r) for r in staying)
     room = goal.target + (0 if stops_first(goal) else surge(goal)) - len(staying)
     count = max(0, min(missing, room))
-    reason = (
-        "more replicas are wanted" if len(staying) < goal.target else "it will replace one of another version"
-    )
+    reason = "more replicas are wanted"
+    if len(staying) >= goal.target:
+        is_worn = any(r.worn for r in staying)
+        reason = f"it will replace one {'that has served long enough' if is_worn else 'of another version'}"
     return [
         StartReplica(deployment=goal.id, rank=rank, reason=reason)
         for rank in free_ranks({r.rank for r in staying}, count)
@@ -160,14 +168,17 @@ def _starts(goal: DeploymentGoal, staying: Sequence[ReplicaView], gate: StartGat
 
 
 def _reconfigures(
-    goal: DeploymentGoal, new: Sequence[ReplicaView], gate: StartGate
+    goal: DeploymentGoal, staying: Sequence[ReplicaView], gate: StartGate
 ) -> list[ReconfigureReplica]:
     if not gate.is_open:
         return []
+    new = [r for r in staying if is_usable(goal, r)]
     stale = [r for r in new if r.is_running and r.settings != goal.settings]
     updating = sum(r.state is ReplicaState.UPDATING for r in new)
     has_proof = any(r.is_running and is_current(goal, r) for r in new)
-    allowed = batch_size(goal) if has_proof else 1  # one tries the settings before the others follow
+    was_refused = any(r.refused == goal.settings for r in staying)
+    # One tries the settings before the others follow; if it did not take them, a new process tries next.
+    allowed = batch_size(goal) if has_proof else 0 if was_refused else 1
     return [
         ReconfigureReplica(replica=r.id, reason="its settings changed")
         for r in stale[: max(0, allowed - updating)]

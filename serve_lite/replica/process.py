@@ -26,6 +26,7 @@ from serve_lite.context import (
     ReplicaContext,
     ReplicaRank,
     make_replica_context,
+    note_allotment,
     note_ongoing_limit,
     set_replica_context,
 )
@@ -35,11 +36,14 @@ from serve_lite.replica.admission import Admission
 from serve_lite.replica.asgi import AsgiApp, Lifespan, limit_threads
 from serve_lite.replica.facts import Facts
 from serve_lite.replica.requests import RequestRunner
-from serve_lite.replica.user_code import UserCode
+from serve_lite.replica.telling import PhaseTeller
+from serve_lite.replica.user_code import UserCode, called_exit
+from serve_lite.replica.wear import Wear, has_limits
 from serve_lite.routing import runtime as caller_runtime
+from serve_lite.schema import Phase
 from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.calls import CalleeTable, IncomingCall
-from serve_lite.wire.control import ControlMethods
+from serve_lite.wire.control import ControlMethods, News
 from serve_lite.wire.frames import Kind
 from serve_lite.wire.ledger import LedgerWriter
 from serve_lite.wire.listener import Listener, listen
@@ -58,6 +62,7 @@ from serve_lite.wire.messages import (
 log = logging.getLogger("serve_lite.replica")
 
 _LAST_ANSWERS_S = 1.0  #: how long control calls may still be answered once the replica has stopped
+_COUNT_EVERY_S = 1.0  #: how often a replica that stops tells how many requests it still has
 _FIRST_CONTACT_S = 60.0  #: how long a new replica waits for the daemon that started it
 
 
@@ -110,30 +115,34 @@ class Replica:
         self._version = ""
         self._epoch = 0
         self._config = DeploymentConfig()
+        self._is_half_configured = False  #: the last `reconfigure` of user code raised
         self._context: ReplicaContext | None = None
         self._user: UserCode | None = None
         self._runner: RequestRunner | None = None
         self._lifespan: Lifespan | None = None
         self._runtime: caller_runtime.Runtime | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._stop_teller = PhaseTeller()
         self._docs_path: str | None = None
         self._facts: Facts | None = None
+        self._wear: Wear | None = None  #: from when it is to be replaced some time
         self._idle = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
         self._owner: CalleeTable | None = None  #: the daemon's connection
         self._orphan_grace_s = _FIRST_CONTACT_S
         self._orphan_timer = self._loop.call_later(_FIRST_CONTACT_S, self._orphaned)
 
     def register(self, methods: ControlMethods) -> None:
         """Offer the control calls of `wire/messages.py`."""
-        methods.method("init", InitRequest, self.init)
+        methods.telling("init", InitRequest, self.init)
         methods.method("adopt", AdoptRequest, self.adopt)
         methods.method("reconfigure", ReconfigureRequest, self.reconfigure)
         methods.method("place", PlaceRequest, self.place)
         methods.method("check_health", Empty, self.check_health)
         methods.method("report", Empty, self.report)
         methods.method("metrics", Empty, self.metrics)
-        methods.method("stop", StopRequest, self.stop)
+        methods.telling("stop", StopRequest, self.stop)
 
     def attach(self, listener: Listener) -> None:
         """Hear of callers that go."""
@@ -153,8 +162,21 @@ class Replica:
         self._orphan_timer.cancel()
         methods.handle_call(call)
 
-    async def init(self, request: InitRequest) -> ReplicaReport:
-        """Build the user's object; answered when it is ready to serve."""
+    async def init(self, request: InitRequest, news: News | None = None) -> ReplicaReport:
+        """Build the user's object; answered when it is ready to serve.
+
+        Raises:
+            RayServeException: user code has called `sys.exit`, or its health check gave no answer in time.
+            Exception: whatever else user code raises.
+        """
+        try:
+            return await self._init(request, PhaseTeller(news))
+        except SystemExit as error:
+            if not self.has_process:
+                raise
+            raise called_exit(error) from error  # the daemon ends the process, once it has heard why
+
+    async def _init(self, request: InitRequest, teller: PhaseTeller) -> ReplicaReport:
         self._obey(request.epoch)
         self._version = request.version
         self._config = request.config
@@ -168,6 +190,7 @@ class Replica:
             code_version=request.version,
         )
         note_ongoing_limit(self._context, request.config.max_ongoing_requests)
+        note_allotment(self._context, request.allotment)
         self.become(self._context)
         self.write_logs(request.config, self._context)
         if request.control_socket:
@@ -176,17 +199,24 @@ class Replica:
         on_loop = os.environ.get("RAY_SERVE_RUN_SYNC_IN_THREADPOOL", "1") == "0"
         user = self._user = UserCode(self.load_code(request), request.config, sync_on_loop=on_loop)
         args, kwargs = shipping.load_init(request.init)
+        if not user.is_function:
+            await teller.enter(Phase.CONSTRUCTOR)
         self._context.servable_object = await user.build(args, kwargs)
-        app = await self._start_app(user)
+        app = await self._start_app(user, teller)
         await user.record_metadata()
+        if user.has_reconfigure and (request.config.user_config is not None or user.wants_rank):
+            await teller.enter(Phase.RECONFIGURE)
         await user.reconfigure(request.config.user_config)
-        await user.check_health()
+        if user.has_health_check:
+            await teller.enter(Phase.FIRST_HEALTH_CHECK)
+            await user.check_health_within(request.config.health_check_timeout_s)
         self._runner = RequestRunner(user, self.admission, app)
         if self._lifespan is not None:
             self._runner.lifespan_state = self._lifespan.state
         self.admission.ready = True
         self.admission.set_limit(request.config.max_ongoing_requests)
         self._tell_facts(user, request.config)
+        self._watch_wear()
         self.settle()
         return await self.report(Empty())
 
@@ -196,17 +226,23 @@ class Replica:
         return await self.report(Empty())
 
     async def reconfigure(self, request: ReconfigureRequest) -> ReplicaReport:
-        """Apply changed options in place; calls the user's `reconfigure` only if `user_config` changed."""
+        """Apply changed options in place; calls the user's `reconfigure` only if `user_config` changed.
+
+        After one that raised it is called in any case: it may have taken half of what it was given.
+        """
         self._obey(request.epoch)
         assert self._user is not None
-        if request.config.user_config != self._config.user_config:
+        if self._is_half_configured or request.config.user_config != self._config.user_config:
+            self._is_half_configured = True
             await self._user.reconfigure(request.config.user_config)
+            self._is_half_configured = False
         if self._context is not None and request.config.logging_config != self._config.logging_config:
             self.write_logs(request.config, self._context)
         self._config = request.config
         if self._context is not None:
             note_ongoing_limit(self._context, request.config.max_ongoing_requests)
         self.admission.set_limit(request.config.max_ongoing_requests)
+        self._watch_wear()
         return await self.report(Empty())
 
     async def place(self, request: PlaceRequest) -> ReplicaReport:
@@ -243,12 +279,14 @@ class Replica:
         counts = self._runner.counts if self._runner is not None else reporting.RequestCounts()
         return MetricsReply(families=reporting.picture(self._context, self.admission.ongoing, counts))
 
-    async def stop(self, request: StopRequest) -> MetricsReply:
+    async def stop(self, request: StopRequest, news: News | None = None) -> MetricsReply:
         """Accept nothing more, finish what runs, call the destructor, then let the process end.
 
         Asked again while stopping, it waits for the same end. Answers with what it had measured by then.
         """
         self._obey(request.epoch)
+        if news is not None:
+            self._stop_teller = PhaseTeller(news)
         if self._stopping is None:
             self._stopping = self._loop.create_task(self._stop(request.timeout_s))
         with contextlib.suppress(asyncio.CancelledError):
@@ -268,8 +306,7 @@ class Replica:
         self.admission.draining = True
         self.admission.on_idle = self._idle.set
         with anyio.move_on_after(timeout_s):
-            if self.admission.ongoing:
-                await self._idle.wait()
+            await self._drain()
             if self._runner is not None:
                 await self._runner.finish()
         if self._runner is not None:
@@ -284,6 +321,18 @@ class Replica:
             if "serve_lite.multiplex" in sys.modules:  # lazily: few applications load models by id
                 await sys.modules["serve_lite.multiplex"].unload_all()
         self.ended.set()
+
+    async def _drain(self) -> None:
+        """Wait until no request is left, and tell how many there are meanwhile."""
+        told = 0
+        while (left := self.admission.ongoing) and not self._idle.is_set():
+            if left != told:
+                await self._stop_teller.enter(Phase.DRAINING, f"{left} request{'s' if left > 1 else ''} left")
+                told = left
+            with anyio.move_on_after(_COUNT_EVERY_S):
+                await self._idle.wait()
+        if told:
+            await self._stop_teller.enter(Phase.STOPPING)
 
     # --- what is otherwise where several replicas share a process (engines/inline_replica.py) ---
 
@@ -320,7 +369,17 @@ class Replica:
             if user.has_autoscaling_stats:
                 self._facts.follow_autoscaling(user.autoscaling_stats)
 
-    async def _start_app(self, user: UserCode) -> AsgiApp | None:
+    def _watch_wear(self) -> None:
+        """Begin to look whether this process has served long enough, if its options say when that is."""
+        if self._wear is None and self._facts is not None and self.has_process and has_limits(self._config):
+            self._wear = Wear(self._began_at)
+            self._facts.follow_wear(self._judge_wear)
+
+    def _judge_wear(self) -> str:
+        assert self._wear is not None and self._runner is not None
+        return self._wear.judge(self._config, now=self._loop.time(), requests=self._runner.counts.total())
+
+    async def _start_app(self, user: UserCode, teller: PhaseTeller) -> AsgiApp | None:
         instance: Any = user.instance
         if not getattr(type(instance), "_serve_is_asgi_ingress", False):
             return None
@@ -334,6 +393,7 @@ class Replica:
             limit_threads(user.threads_wanted)
         self._docs_path = getattr(instance, "_serve_docs_path", None)
         self._lifespan = Lifespan(app)
+        await teller.enter(Phase.APPLICATION_STARTUP)
         await self._lifespan.startup()
         return app
 

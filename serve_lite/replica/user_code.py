@@ -15,19 +15,33 @@ import functools
 import inspect
 import logging
 import numbers
+import os
+import sys
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import CodeType
 from typing import Any
 
+import serve_lite
 from serve_lite.config import DeploymentConfig
 from serve_lite.context import get_replica_context
 from serve_lite.exceptions import RayServeException
 
 log = logging.getLogger("serve_lite.replica")
 
+_OUR_CODE = os.path.dirname(os.path.abspath(serve_lite.__file__)) + os.sep
 _HOOKS = (
     "reconfigure", "check_health", "record_replica_metadata", "record_routing_stats", "record_autoscaling_stats",
 )  # fmt: skip
+
+
+def called_exit(error: SystemExit) -> RayServeException:
+    """Return what to tell of a `sys.exit` in user code: nothing else would say where it was."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not f.filename.startswith(_OUR_CODE)]
+    where = f" (at {theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
+    return RayServeException(f"user code ended the process by SystemExit: {error.code}{where}")
 
 
 class WrongStatsError(TypeError):
@@ -184,6 +198,35 @@ class UserCode:
         if (hook := self._hooks.get("check_health")) is not None:
             await _ask(hook)
 
+    async def check_health_within(self, timeout_s: float) -> None:
+        """The same, with an end.
+
+        Raises:
+            RayServeException: there was no answer in time; says where the check stands.
+        """
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                await self.check_health()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise  # the user's own
+            code = getattr(inspect.unwrap(self._hooks["check_health"]), "__code__", None)
+            where = _line_in(code, error.__cause__) or _line_of_threads(code)
+            raise RayServeException(
+                f"`check_health` gave no answer within {timeout_s:g} s (health_check_timeout_s)"
+                + (f"; it was at {where}" if where else "")
+            ) from error
+
+    @property
+    def has_health_check(self) -> bool:
+        """Whether the user has a health check."""
+        return "check_health" in self._hooks
+
+    @property
+    def has_reconfigure(self) -> bool:
+        """Whether the user has a `reconfigure`."""
+        return "reconfigure" in self._hooks
+
     @property
     def wants_rank(self) -> bool:
         """Whether the user's `reconfigure` is to hear of another rank."""
@@ -326,6 +369,23 @@ async def _ask(hook: Callable[[], Any]) -> Any:
         return await hook()
     answer = await asyncio.to_thread(hook)
     return await answer if inspect.isawaitable(answer) else answer
+
+
+def _line_in(code: CodeType | None, error: BaseException | None) -> str:
+    """Return `file:line` where a function was when it was interrupted; "" if it was not in there."""
+    for frame, line in traceback.walk_tb(error.__traceback__ if error is not None else None):
+        if frame.f_code is code:
+            return f"{frame.f_code.co_filename}:{line}"
+    return ""
+
+
+def _line_of_threads(code: CodeType | None) -> str:
+    """Return `file:line` where a function is in some thread now; "" if it is in none."""
+    for innermost in sys._current_frames().values():
+        for frame, line in traceback.walk_stack(innermost):
+            if frame.f_code is code:
+                return f"{frame.f_code.co_filename}:{line}"
+    return ""
 
 
 def _has_parameter(function: Callable[..., Any], name: str) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
+from serve_lite.schema import Phase
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import DeploymentMove
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
@@ -35,6 +37,7 @@ class ReplicaPlanned(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True)
     world_size: int = 0
     wall_time: float = 0.0  #: to show
     log_file: str = ""
+    allotment: Allotment = NO_ALLOTMENT
 
 
 class ReplicaFound(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,12 +50,21 @@ class ReplicaFound(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
     rank: int = 0
     wall_time: float = 0.0
     log_file: str = ""
+    phases: dict[str, float] = {}  #: how long its start took, as far as the last daemon wrote it down
+    allotment: Allotment = NO_ALLOTMENT
 
 
 class ReplicaSpawned(ReplicaNews, frozen=True, kw_only=True):
     """Its process exists."""
 
     pid: int
+
+
+class ReplicaPhased(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
+    """It has come to another phase of its start or its end. Nothing is decided by it."""
+
+    phase: Phase
+    note: str = ""
 
 
 class ReplicaReady(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,7 +99,7 @@ class ReplicaPlaced(ReplicaNews, frozen=True, kw_only=True):
 
 
 class ReplicaRefused(ReplicaNews, frozen=True, kw_only=True):
-    """The user's `reconfigure` raised; it goes on with what it had."""
+    """The user's `reconfigure` raised; it serves until another takes its place."""
 
     error: str
     spread: float = 0.0
@@ -102,6 +114,18 @@ class ReplicaHealthAnswered(ReplicaNews, frozen=True, kw_only=True):
 
     error: str = ""
     spread: float = 0.0
+
+
+class ReplicaWorn(ReplicaNews, frozen=True, kw_only=True):
+    """It has served long enough, by what its deployment's options say; "" if these say so no more."""
+
+    reason: str
+
+
+class ReplicaOverused(ReplicaNews, frozen=True, kw_only=True):
+    """It was seen with more memory than it was given."""
+
+    reason: str
 
 
 class ReplicaStopping(ReplicaNews, frozen=True, kw_only=True):
@@ -147,6 +171,14 @@ class DeploymentNoted(_Event, frozen=True, kw_only=True):
     message: str
 
 
+class DeploymentHeld(_Event, frozen=True, kw_only=True):
+    """Some of its replicas wait for resources, or none do any more."""
+
+    deployment: DeploymentId
+    since: float | None  #: None: all that are wanted could be started
+    message: str
+
+
 class DeploymentForgotten(_Event, frozen=True, kw_only=True):
     """It is no part of the goal and has no replicas."""
 
@@ -163,6 +195,14 @@ class BuildStarted(_Event, frozen=True, kw_only=True):
     revision: int
 
 
+class BuildPhased(_Event, frozen=True, kw_only=True):
+    """Its build has come to another phase. Nothing is decided by it."""
+
+    app: str
+    revision: int
+    phase: Phase
+
+
 class BuildEnded(_Event, frozen=True, kw_only=True):
     """It is done with it, one way or the other; the goal says which."""
 
@@ -170,10 +210,17 @@ class BuildEnded(_Event, frozen=True, kw_only=True):
     revision: int
 
 
+class AppForgotten(_Event, frozen=True, kw_only=True):
+    """It is no part of the goal any more."""
+
+    app: str
+
+
 Event = (
     ReplicaPlanned
     | ReplicaFound
     | ReplicaSpawned
+    | ReplicaPhased
     | ReplicaReady
     | ReplicaStartFailed
     | ReplicaReconfiguring
@@ -182,12 +229,17 @@ Event = (
     | ReplicaRefused
     | ReplicaHealthAsked
     | ReplicaHealthAnswered
+    | ReplicaOverused
+    | ReplicaWorn
     | ReplicaStopping
     | ReplicaExited
     | DeploymentConfigured
     | DeploymentMoved
     | DeploymentNoted
+    | DeploymentHeld
     | DeploymentForgotten
     | BuildStarted
+    | BuildPhased
     | BuildEnded
+    | AppForgotten
 )

@@ -21,7 +21,7 @@ class ReplicaMove(enum.Enum):
     FAILED = "failed"  #: it will never be ready
     RECONFIGURE = "reconfigure"  #: it was told to take other settings
     RECONFIGURED = "reconfigured"  #: it has taken them
-    REFUSED = "refused"  #: it has not; it goes on with the old ones
+    REFUSED = "refused"  #: it has not; it serves until another takes its place
     STOP = "stop"  #: it was told to stop
     EXITED = "exited"  #: its process is gone
 

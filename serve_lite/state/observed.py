@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
+from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, Phase, ReplicaState
 from serve_lite.state import events as ev
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import (
@@ -20,6 +20,8 @@ from serve_lite.state.lifecycle import (
     next_deployment_phase,
     next_replica_state,
 )
+from serve_lite.state.phases import BuildView, Progress, is_told
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 #: A replica that served longer than this was a good one: its end is no reason to wait before the next start.
 STABLE_S = 10.0
@@ -57,13 +59,19 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     pid: int | None = None
     ready_at: float | None = None
     next_settings: str = ""  #: being taken, while UPDATING
-    refused: str = ""  #: settings that it was told and did not take
+    refused: str = (
+        ""  #: settings that it was told and did not take, or only half; it is not to be used for long
+    )
     health: Health = Health()
+    overuse: str = ""  #: what it took of the machine that it was not given
+    worn: str = ""  #: why another one of the same kind should take its place
     docs_path: str | None = None
     reason: str = ""  #: why it stops or stopped
     error: str = ""  #: why it failed
     wall_time: float = 0.0  #: of its start, to show
     log_file: str = ""
+    progress: Progress = Progress()
+    allotment: Allotment = NO_ALLOTMENT  #: its own until its process is gone
 
     @property
     def is_alive(self) -> bool:
@@ -97,6 +105,10 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
     message: str = ""
     since: float = 0.0  #: in this status
+    held_since: float | None = None  #: replicas of it wait for resources
+    is_recycling: bool = (
+        False  #: one that had served long enough was stopped, and since then not all were there
+    )
     dead: tuple[ReplicaView, ...] = ()  #: the last replicas that ended by themselves or failed, newest first
 
 
@@ -106,6 +118,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     replicas: dict[ReplicaId, ReplicaView] = {}
     deployments: dict[DeploymentId, DeploymentView] = {}
     builds: dict[str, int] = {}  #: revision that an importer works on, by application
+    built: dict[str, BuildView] = {}  #: how the last build of each application goes or went
 
     def replicas_of(self, deployment: DeploymentId) -> tuple[ReplicaView, ...]:
         """Return the replicas of one deployment, oldest first."""
@@ -124,7 +137,9 @@ def fold(observed: Observed, events: Iterable[ev.Event]) -> Observed:
     draft = _Draft(observed)
     for event in events:
         draft.add(event)
-    return Observed(replicas=draft.replicas, deployments=draft.deployments, builds=draft.builds)
+    return Observed(
+        replicas=draft.replicas, deployments=draft.deployments, builds=draft.builds, built=draft.built
+    )
 
 
 class _Draft:
@@ -134,6 +149,7 @@ class _Draft:
         self.replicas = dict(observed.replicas)
         self.deployments = dict(observed.deployments)
         self.builds = dict(observed.builds)
+        self.built = dict(observed.built)
 
     def add(self, event: ev.Event) -> None:
         match event:
@@ -141,6 +157,10 @@ class _Draft:
                 self._begin(event)
             case ev.ReplicaSpawned():
                 self._change(event.replica, pid=event.pid)
+            case ev.ReplicaPhased():
+                view = self.replicas[event.replica]
+                if is_told(view.state, event.phase):
+                    self._change(view.id, progress=view.progress.enter(event.phase, event.at, event.note))
             case ev.ReplicaReady():
                 self._ready(event)
             case ev.ReplicaStartFailed():
@@ -167,6 +187,11 @@ class _Draft:
                 self._change(event.replica, health=health)
             case ev.ReplicaHealthAnswered():
                 self._health(event)
+            case ev.ReplicaWorn():
+                self._change(event.replica, worn=event.reason)
+            case ev.ReplicaOverused():
+                if event.replica in self.replicas:  # it may have ended while it was looked at
+                    self._change(event.replica, overuse=event.reason)
             case ev.ReplicaStopping():
                 self._stopping(event)
             case ev.ReplicaExited():
@@ -177,13 +202,22 @@ class _Draft:
                 self._deployment_moved(event.deployment, event.move, event.message, event.at)
             case ev.DeploymentNoted():
                 self._change_deployment(event.deployment, message=event.message)
+            case ev.DeploymentHeld():
+                self._change_deployment(event.deployment, held_since=event.since, message=event.message)
             case ev.DeploymentForgotten():
                 self.deployments.pop(event.deployment, None)
             case ev.BuildStarted():
                 self.builds[event.app] = event.revision
+                progress = Progress(phase=Phase.IMPORTING, since=event.at)
+                self.built[event.app] = BuildView(revision=event.revision, progress=progress)
+            case ev.BuildPhased():
+                self._build_enters(event, event.phase)
             case ev.BuildEnded():
                 if self.builds.get(event.app) == event.revision:
                     del self.builds[event.app]
+                self._build_enters(event, Phase.READY)
+            case ev.AppForgotten():
+                self.built.pop(event.app, None)
             case _:
                 assert_never(event)
 
@@ -204,7 +238,17 @@ class _Draft:
             pid=event.pid if isinstance(event, ev.ReplicaFound) else None,
             wall_time=event.wall_time,
             log_file=event.log_file,
+            progress=Progress(phase=Phase.RECOVERING, since=event.at, finished=event.phases)
+            if isinstance(event, ev.ReplicaFound)
+            else Progress(phase=Phase.STARTING_PROCESS, since=event.at),
+            allotment=event.allotment,
         )
+
+    def _build_enters(self, event: ev.BuildPhased | ev.BuildEnded, phase: Phase) -> None:
+        build = self.built.get(event.app)
+        if build is not None and build.revision == event.revision:
+            progress = build.progress.enter(phase, event.at)
+            self.built[event.app] = BuildView(revision=event.revision, progress=progress)
 
     def _ready(self, event: ev.ReplicaReady) -> None:
         view = self._move(event, ReplicaMove.READY, docs_path=event.docs_path, ready_at=event.at)
@@ -224,6 +268,8 @@ class _Draft:
     def _stopping(self, event: ev.ReplicaStopping) -> None:
         view = self._move(event, ReplicaMove.STOP, reason=event.reason)
         if not event.is_failure:
+            if view.worn and self._is_wanted(view):
+                self._change_deployment(view.deployment, is_recycling=True)
             return
         self._change(event.replica, error=event.reason)
         self._count_failure(view, event.at, event.reason, event.spread)
@@ -235,7 +281,9 @@ class _Draft:
         view = self._move(event, ReplicaMove.EXITED)
         gone = self.replicas.pop(event.replica)
         if view.state is ReplicaState.STARTING:
-            error = f"The replica's process ended while it was starting: {event.detail}"
+            gone = msgspec.structs.replace(gone, progress=gone.progress.fail(view.progress.phase))
+            doing = view.progress.told_at(event.at)
+            error = f"The replica's process ended while it was starting ({doing}): {event.detail}"
             self._count_failure(view, event.at, error, event.spread)
         elif view.state in (ReplicaState.RUNNING, ReplicaState.UPDATING):
             error = f"The replica's process ended: {event.detail}"
@@ -255,7 +303,8 @@ class _Draft:
         view = self.replicas[event.replica]
         state = next_replica_state(view.state, move)
         if state is not view.state:
-            self._change(view.id, state=state, since=event.at, **changes)
+            progress = view.progress.move(state, event.at, has_failed=move is ReplicaMove.FAILED)
+            self._change(view.id, state=state, since=event.at, progress=progress, **changes)
         return view
 
     def _change(self, replica: ReplicaId, **changes: object) -> None:
@@ -316,9 +365,6 @@ class _Draft:
             settings=event.settings,
             starts=StartRecord(has_started=has_started),
         )
-        for view in list(self.replicas.values()):
-            if view.deployment == event.deployment and view.refused:
-                self._change(view.id, refused="")
         move = event.move
         if move is None and old.status is DeploymentStatus.DEPLOY_FAILED:
             move = DeploymentMove.CONFIGURED  # deploying the same again means: try again
@@ -328,6 +374,7 @@ class _Draft:
     def _runs(self, event: ev.DeploymentConfigured) -> bool:
         return any(
             r.is_running
+            and not r.refused
             and (r.deployment, r.version, r.settings) == (event.deployment, event.version, event.settings)
             for r in self.replicas.values()
         )
@@ -338,6 +385,8 @@ class _Draft:
         view = self.deployments.get(deployment)
         if view is None:
             return
+        if move is DeploymentMove.REACHED and view.is_recycling:
+            self._change_deployment(deployment, is_recycling=False)
         after = next_deployment_phase((view.status, view.trigger), move)
         if after is None:
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -17,12 +18,14 @@ from serve_lite.schema import (
     ApplicationDetails,
     ApplicationStatus,
     ApplicationStatusOverview,
+    AutoscalingDetail,
     DeploymentDetails,
     DeploymentNode,
     DeploymentStatus,
     DeploymentStatusOverview,
     DeploymentStatusTrigger,
     DeploymentTopology,
+    Phase,
     ProxyDetails,
     ProxyStatus,
     ReplicaDetails,
@@ -33,10 +36,13 @@ from serve_lite.schema import (
     TargetGroup,
     TopologyNode,
 )
+from serve_lite.state.environment import without_credentials
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
 from serve_lite.state.observed import DeploymentView, Observed, ReplicaView
+from serve_lite.state.resources import needs_of
 
+_CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 REDACTED = "<redacted>"  #: stands for the values of environment variables, which are often secrets
 
 
@@ -51,6 +57,20 @@ class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
     proxy_location: str | None = "EveryNode"
     proxy_status: ProxyStatus = ProxyStatus.HEALTHY
     log_file: str | None = None
+    wall_minus_monotonic: float = 0.0  #: seconds between the clock of events and the one that is shown
+
+
+class RevisionSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One revision of an application, as its history shows it."""
+
+    revision: int
+    is_current: bool
+    deployed_at_s: float  #: seconds since the Unix epoch
+    source: str  #: "declarative" or "imperative"
+    import_path: str | None  #: None for applications from scripts
+    route_prefix: str | None
+    replicas: dict[str, int]  #: wanted, by deployment
+    config: dict[str, Any] | None  #: its part of the document; None for applications from scripts
 
 
 def instance_status(goal: Goal, observed: Observed, facts: InstanceFacts) -> ServeStatus:
@@ -113,13 +133,20 @@ def deployment_overview(deployment: DeploymentId, observed: Observed) -> Deploym
     )
 
 
-def instance_details(goal: Goal, observed: Observed, facts: InstanceFacts) -> dict[str, Any]:
+def instance_details(
+    goal: Goal,
+    observed: Observed,
+    facts: InstanceFacts,
+    scaling: Mapping[DeploymentId, AutoscalingDetail] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Return what `GET /api/serve/applications/` answers: `ServeInstanceDetails` as plain data."""
-    controller = ServeActorDetails(
-        **_actor(facts), actor_name="SERVE_CONTROLLER_ACTOR", actor_id=f"{facts.pid}-{facts.epoch}"
-    )
+    daemon = {"actor_id": f"{facts.pid}-{facts.epoch}", "worker_id": str(facts.pid)}  # controller and proxy
+    controller = ServeActorDetails(**_actor(facts), **daemon, actor_name=_CONTROLLER)
     proxy = ProxyDetails(
-        **_actor(facts), actor_name=f"SERVE_PROXY_ACTOR-{facts.node_id}", status=facts.proxy_status
+        **_actor(facts),
+        **daemon,
+        actor_name=f"{_CONTROLLER}:SERVE_PROXY_ACTOR-{facts.node_id}",
+        status=facts.proxy_status,
     )
     details = ServeInstanceDetails(
         controller_info=controller,
@@ -128,7 +155,7 @@ def instance_details(goal: Goal, observed: Observed, facts: InstanceFacts) -> di
         grpc_options=dict(facts.grpc_options),
         proxies={facts.node_id: proxy} if facts.proxy_location != "Disabled" else {},
         deploy_mode=deploy_mode(goal),
-        applications={name: _app_details(app, observed, facts) for name, app in goal.apps.items()},
+        applications={name: _app_details(app, observed, facts, scaling) for name, app in goal.apps.items()},
         target_capacity=goal.target_capacity,
         target_groups=_target_groups(goal, facts),
     )
@@ -136,19 +163,19 @@ def instance_details(goal: Goal, observed: Observed, facts: InstanceFacts) -> di
     return plain
 
 
-def revision_summary(past: AppGoal, present: AppGoal | None) -> dict[str, Any]:
+def revision_summary(past: AppGoal, present: AppGoal | None) -> RevisionSummary:
     """Return one revision of an application as its history shows it."""
     build = past.submission.build
-    return {
-        "revision": past.revision,
-        "is_current": present is not None and present.revision == past.revision,
-        "deployed_at_s": past.deployed_at,
-        "source": past.submission.source,
-        "import_path": build.import_path if build is not None else None,
-        "route_prefix": past.route_prefix,
-        "replicas": {d.id.name: d.target for d in past.deployments},
-        "config": redacted(past.submission.document),
-    }
+    return RevisionSummary(
+        revision=past.revision,
+        is_current=present is not None and present.revision == past.revision,
+        deployed_at_s=past.deployed_at,
+        source=past.submission.source,
+        import_path=build.import_path if build is not None else None,
+        route_prefix=past.route_prefix,
+        replicas={d.id.name: d.target for d in past.deployments},
+        config=redacted(past.submission.document),
+    )
 
 
 def deploy_mode(goal: Goal) -> str:
@@ -158,9 +185,17 @@ def deploy_mode(goal: Goal) -> str:
     return "MULTI_APP" if "applications" in goal.document else "SINGLE_APP"
 
 
-def _app_details(app: AppGoal, observed: Observed, facts: InstanceFacts) -> ApplicationDetails:
+def _app_details(
+    app: AppGoal,
+    observed: Observed,
+    facts: InstanceFacts,
+    scaling: Mapping[DeploymentId, AutoscalingDetail],
+) -> ApplicationDetails:
     status, message = app_status(app, observed)
     is_live = not app.is_deleting
+    build = observed.built.get(app.name)
+    progress = build.progress if build is not None and build.revision == app.revision else None
+    is_building = app.is_building and is_live
     return ApplicationDetails(
         name=app.name,
         route_prefix=app.route_prefix if is_live else None,
@@ -170,17 +205,29 @@ def _app_details(app: AppGoal, observed: Observed, facts: InstanceFacts) -> Appl
         last_deployed_time_s=app.deployed_at,
         deployed_app_config=redacted(app.submission.document) if is_live else None,
         source=app.submission.source,
-        deployments={d.id.name: _deployment_details(d, observed, facts) for d in _shown(app, observed)},
+        deployments={
+            d.id.name: _deployment_details(d, observed, facts, scaling.get(d.id))
+            for d in _shown(app, observed)
+        },
         external_scaler_enabled=bool((app.submission.document or {}).get("external_scaler_enabled", False)),
         deployment_topology=_topology(app) if app.deployments and is_live else None,
+        phase=(progress.phase if progress else Phase.IMPORTING) if is_building else None,
+        phase_started_s=(_shown_time(progress.since, facts) if progress else app.deployed_at)
+        if is_building
+        else None,
+        phases=dict(progress.finished) if progress is not None else {},
     )
 
 
-def _deployment_details(goal: DeploymentGoal, observed: Observed, facts: InstanceFacts) -> DeploymentDetails:
+def _deployment_details(
+    goal: DeploymentGoal, observed: Observed, facts: InstanceFacts, scaling: AutoscalingDetail | None
+) -> DeploymentDetails:
     overview = deployment_overview(goal.id, observed)
     view = observed.deployments.get(goal.id)
-    actor_options = goal.config.ray_actor_options
-    needs = {"CPU": actor_options.get("num_cpus", 1), "GPU": actor_options.get("num_gpus")}
+    # As Ray shows it, with its default of one CPU, which is not set aside here.
+    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options).shown()
+    if not goal.config.ray_actor_options.get("num_cpus", 1):
+        del needs["CPU"]
     return DeploymentDetails(
         name=goal.id.name,
         status=overview.status,
@@ -188,10 +235,16 @@ def _deployment_details(goal: DeploymentGoal, observed: Observed, facts: Instanc
         message=overview.message,
         deployment_config=redacted(config_to_dict(goal.config, goal.id.name)),
         target_num_replicas=goal.target,
-        required_resources={name: n for name, n in needs.items() if n},
+        required_resources=needs,
         replicas=[_replica_details(r, facts) for r in observed.replicas_of(goal.id)],
         recent_dead_replicas=[_replica_details(r, facts) for r in (view.dead if view else ())],
+        autoscaling_detail=msgspec.UNSET if scaling is None else _with_direction(scaling, overview.status),
     )
+
+
+def _with_direction(scaling: AutoscalingDetail, status: DeploymentStatus) -> AutoscalingDetail:
+    is_moving = status in (DeploymentStatus.UPSCALING, DeploymentStatus.DOWNSCALING)
+    return msgspec.structs.replace(scaling, scaling_status=str(status) if is_moving else "STABLE")
 
 
 def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetails:
@@ -199,12 +252,26 @@ def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetai
     return ReplicaDetails(
         **common,
         actor_id=suffix_of(replica.id),
+        worker_id=None if replica.pid is None else str(replica.pid),
         actor_name=f"SERVE_REPLICA::{replica.id}",
         replica_id=suffix_of(replica.id),
         state=replica.state,
         pid=replica.pid,
         start_time_s=replica.wall_time,
+        phase=replica.progress.phase,
+        phase_note=replica.progress.note,
+        phase_started_s=_shown_time(replica.progress.since, facts),
+        phases=dict(replica.progress.finished),
+        failed_in=replica.progress.failed_in,
+        last_error=replica.error or replica.health.error,
+        allotted_resources=replica.allotment.shown(),
+        gpu_ids=list(replica.allotment.gpu_ids),
     )
+
+
+def _shown_time(at: float, facts: InstanceFacts) -> float:
+    """Return seconds since the Unix epoch for a time on the monotonic clock."""
+    return round(at + facts.wall_minus_monotonic, 2)
 
 
 def _topology(app: AppGoal) -> DeploymentTopology:
@@ -224,15 +291,25 @@ def _topology(app: AppGoal) -> DeploymentTopology:
 
 
 def _target_groups(goal: Goal, facts: InstanceFacts) -> list[TargetGroup]:
-    """Return where an outer balancer would send requests: to this one proxy."""
-    port = facts.http_options.get("port")
-    if port is None or facts.proxy_location == "Disabled":
+    """Return where an outer balancer would send requests: to this one proxy.
+
+    A gRPC request names its application itself, so those without a prefix can be reached by it too.
+    """
+    if facts.proxy_location == "Disabled":
         return []
-    target = Target(ip=facts.http_options.get("host"), port=port, instance_id=facts.node_id)
+    host, http_port = facts.http_options.get("host"), facts.http_options.get("port")
+    grpc_port = facts.grpc_options.get("port") if facts.grpc_options.get("grpc_servicer_functions") else None
     return [
-        TargetGroup(targets=[target], route_prefix=app.route_prefix, protocol="HTTP", app_name=app.name)
+        TargetGroup(
+            targets=[Target(ip=host, port=port, instance_id=facts.node_id)],
+            route_prefix=app.route_prefix or "/",
+            protocol=protocol,
+            app_name=app.name,
+            ingress_deployment_name=app.ingress.id.name if app.ingress else None,
+        )
+        for protocol, port in (("HTTP", http_port), ("gRPC", grpc_port))
         for app in goal.apps.values()
-        if app.route_prefix is not None and not app.is_deleting
+        if port and not app.is_deleting and (app.route_prefix is not None or protocol == "gRPC")
     ]
 
 
@@ -277,12 +354,26 @@ def _reasons(views: Mapping[str, DeploymentView | None], names: Sequence[str]) -
 
 
 def redacted(value: Any) -> Any:
-    """Return a copy of a document without the values of environment variables."""
+    """Return a copy of a document without the values of environment variables, and passwords in URLs."""
     if isinstance(value, dict):
-        return {k: _hidden(v) if k == "env_vars" else redacted(v) for k, v in value.items()}
+        return {k: _redacted_entry(k, v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(v) for v in value]
     return value
+
+
+def _redacted_entry(key: str, value: Any) -> Any:
+    if key == "env_vars":
+        return _hidden(value)
+    return _environment_shown(value) if key == "runtime_env" else redacted(value)
+
+
+def _environment_shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _hidden(v) if k == "env_vars" else _environment_shown(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_environment_shown(v) for v in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def _hidden(variables: Any) -> Any:

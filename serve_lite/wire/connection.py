@@ -129,17 +129,28 @@ class Connection(CoalescingProtocol):
         return self.table.call(kind, envelope, buffers, receiver, streams_body=streams_body)
 
     async def control(
-        self, method: str, request: msgspec.Struct, reply_type: type[T], *, timeout_s: float | None
+        self,
+        method: str,
+        request: msgspec.Struct,
+        reply_type: type[T],
+        *,
+        timeout_s: float | None,
+        on_news: Callable[[memoryview], None] | None = None,
     ) -> T:
         """Make a control call and return its reply. On cancel the call is cancelled too.
+
+        Args:
+            on_news: hears, encoded, what the method tells before it answers (`ControlMethods.telling`); if nobody
+                does, that is dropped.
 
         Raises:
             RemoteControlError: the method raised; errors of `serve_lite.exceptions` arrive as themselves.
             ConnectionLostError: the other process went away.
             TimeoutError: no answer within `timeout_s` seconds.
         """
-        receiver = _ControlReceiver(self._loop.create_future())
+        receiver = _ControlReceiver(self._loop.create_future(), on_news)
         outgoing = self.call(Kind.CALL_CONTROL, _encode(ControlHead(method)), [_encode(request)], receiver)
+        receiver.outgoing = outgoing
         try:
             async with asyncio.timeout(timeout_s):
                 body = await receiver.future
@@ -249,8 +260,12 @@ def as_local_error(head: ErrorHead) -> Exception:
 class _ControlReceiver:
     """Turns what happens to one control call into a future."""
 
-    def __init__(self, future: asyncio.Future[memoryview]) -> None:
+    def __init__(
+        self, future: asyncio.Future[memoryview], on_news: Callable[[memoryview], None] | None
+    ) -> None:
         self.future = future
+        self.outgoing: OutgoingCall | None = None
+        self._on_news = on_news
 
     def on_result(self, envelope: bytes, buffers: list[memoryview]) -> None:
         if not self.future.done():
@@ -266,7 +281,10 @@ class _ControlReceiver:
         self._fail(ConnectionLostError("the other process went away before it had answered"))
 
     def on_item(self, envelope: bytes, buffers: list[memoryview]) -> None:
-        self._fail(RemoteControlError("ProtocolError", "a stream answered a unary call"))
+        if self._on_news is not None:
+            self._on_news(buffers[0])
+        if self.outgoing is not None:
+            self.outgoing.consumed(len(buffers[0]))
 
     def on_end(self, envelope: bytes) -> None:
         self._fail(RemoteControlError("ProtocolError", "a stream answered a unary call"))

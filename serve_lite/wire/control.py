@@ -37,12 +37,26 @@ class ItemSink:
         self._call.item(b"", _encode(item))
 
 
+class News:
+    """Tells the client of a control call how it goes, before its answer."""
+
+    def __init__(self, call: IncomingCall) -> None:
+        self._call = call
+
+    def tell(self, item: msgspec.Struct) -> None:
+        """Send an item; never waits, so only for a few small ones. It leaves with the loop's next turn but one."""
+        self._call.item(b"", _encode(item))
+
+
+_Answer = tuple[Callable[[Any], Any], Callable[..., Awaitable[Any]], type[ItemSink] | type[News] | None]
+
+
 class ControlMethods:
     """Answers control calls, each in a task of `group`; a client that goes cancels its tasks."""
 
     def __init__(self, group: anyio.abc.TaskGroup) -> None:
         self._group = group
-        self._methods: dict[str, tuple[Callable[[Any], Any], Callable[..., Awaitable[Any]], bool]] = {}
+        self._methods: dict[str, _Answer] = {}
         self._running = 0
         self._idle = asyncio.Event()
 
@@ -50,13 +64,19 @@ class ControlMethods:
         self, name: str, request_type: type[Q], handler: Callable[[Q], Awaitable[msgspec.Struct]]
     ) -> None:
         """Register a method that answers once."""
-        self._methods[name] = (msgspec.msgpack.Decoder(request_type).decode, handler, False)
+        self._methods[name] = (msgspec.msgpack.Decoder(request_type).decode, handler, None)
+
+    def telling(
+        self, name: str, request_type: type[Q], handler: Callable[[Q, News], Awaitable[msgspec.Struct]]
+    ) -> None:
+        """Register a method that answers once and may tell how it goes before."""
+        self._methods[name] = (msgspec.msgpack.Decoder(request_type).decode, handler, News)
 
     def stream(
         self, name: str, request_type: type[Q], handler: Callable[[Q, ItemSink], Awaitable[None]]
     ) -> None:
         """Register a method that answers with items until it returns."""
-        self._methods[name] = (msgspec.msgpack.Decoder(request_type).decode, handler, True)
+        self._methods[name] = (msgspec.msgpack.Decoder(request_type).decode, handler, ItemSink)
 
     def handle_call(self, call: IncomingCall) -> None:
         """Answer one control call (`wire.listener` gives them)."""
@@ -87,10 +107,12 @@ class ControlMethods:
         name = _decode_head(call.envelope).method
         if name not in self._methods:
             raise LookupError(f"there is no control method {name!r}; there are {sorted(self._methods)}")
-        decode, handler, streams = self._methods[name]
+        decode, handler, tells = self._methods[name]
         request = decode(call.buffers[0])
-        if streams:
+        if tells is ItemSink:
             await handler(request, ItemSink(call))
             call.end()
+        elif tells is News:
+            call.result(b"", _encode(await handler(request, News(call))))
         else:
             call.result(b"", _encode(await handler(request)))

@@ -21,7 +21,9 @@ import msgspec
 
 from serve_lite.config import DeploymentConfig
 from serve_lite.instruments import Family
+from serve_lite.schema import Phase
 from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 __all__ = ["BuildRequest", "BuildResult"]
 
@@ -164,6 +166,7 @@ class ReplicaFacts(msgspec.Struct, array_like=True, omit_defaults=True):
     routing_stats: dict[str, Any] = {}  #: what the user's `record_routing_stats` returned last
     metadata: dict[str, Any] = {}  #: what the user's `record_replica_metadata` returned
     autoscaling_stats: dict[str, float] = {}  #: what the user's `record_autoscaling_stats` returned last
+    worn: str = ""  #: why it should be replaced by a new one; for the controller
 
 
 class ControlHead(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -176,7 +179,10 @@ class ControlHead(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 class InitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`init`: build the user's object. Answered with `ReplicaReport` once it is ready to serve."""
+    """`init`: build the user's object. Answered with `ReplicaReport` once it is ready to serve.
+
+    Before that each phase is told as an item (`PhaseNews`).
+    """
 
     replica_id: str
     app_name: str
@@ -191,12 +197,21 @@ class InitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     epoch: int = 0
     control_socket: str = ""
     orphan_grace_s: float = 60.0
+    allotment: Allotment = NO_ALLOTMENT
 
 
 class AdoptRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`adopt`: a daemon (again) takes charge. Obeyed only if `epoch` is not older than the last one."""
 
     epoch: int
+
+
+class PhaseNews(msgspec.Struct, array_like=True, omit_defaults=True):
+    """What a replica tells while it carries out `init` or `stop`: what it is busy with now."""
+
+    phase: Phase
+    at: float  #: when that began, on the machine's monotonic clock
+    note: str = ""
 
 
 class ReplicaReport(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -231,7 +246,8 @@ class StopRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`stop`: accept nothing more, wait until idle, run the destructor, answer (`MetricsReply`), exit.
 
     What still runs after `timeout_s` is cancelled, so that its clean-up and the destructor have their turn; a
-    process that is then still there is killed by the daemon soon after.
+    process that is then still there is killed by the daemon soon after. Meanwhile each phase is told as an item
+    (`PhaseNews`).
     """
 
     timeout_s: float | None = None  #: None: as long as it takes
@@ -296,14 +312,17 @@ class UpgradeReply(msgspec.Struct, kw_only=True, omit_defaults=True):
 class DeployRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`deploy`: make these applications the goal. Answered once stored.
 
-    With `replace_declarative`, declarative applications that are not listed are deleted. With `merge`, the listed ones
-    are put into the document that is in force, and the others stay.
+    With `replace_declarative`, declarative applications that are not listed are deleted; with `replace_all`, those from
+    scripts too. With `merge`, the listed ones are put into the document that is in force, and the others stay. With
+    `keeps_kind`, a document for a single application and one with several do not replace each other.
     """
 
     apps: list[AppSubmission]
     replace_declarative: bool = False
+    replace_all: bool = False
     document: dict[str, Any] | None = None  #: the whole config as submitted
     merge: bool = False
+    keeps_kind: bool = False
     if_revisions: list[int] | None = None  #: refused unless the goal has one of these revisions; None: any
 
 
@@ -323,6 +342,12 @@ class GoalRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`goal`: answered with the part of the goal (`state.goal.Goal`) about these applications, without payloads."""
 
     names: list[str]
+
+
+class DetailsReply(msgspec.Struct, kw_only=True):
+    """Answer to `details`: what `GET /api/serve/applications/` says of the applications."""
+
+    applications: dict[str, Any]
 
 
 class DeleteRequest(msgspec.Struct, kw_only=True, omit_defaults=True):

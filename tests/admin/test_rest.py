@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from serve_lite.admin.app import build_app
+from serve_lite.controller.goals import NotScalableError, StaleRevisionError, UnknownNameError
 from serve_lite.controller.store import EventRow
-from serve_lite.exceptions import InvalidConfigError, RayServeException
+from serve_lite.exceptions import InstanceError, InvalidConfigError, RayServeException
 from serve_lite.policy.diff import AppPlan
 from serve_lite.schema import (
     ApplicationStatus,
@@ -22,6 +23,7 @@ from serve_lite.schema import (
     ServeStatus,
 )
 from serve_lite.state.ids import DeploymentId
+from serve_lite.state.status import RevisionSummary
 from serve_lite.wire.messages import DeployReply, DeployRequest
 
 V1, V2 = "/api/serve/deployments/", "/api/serve/applications/"
@@ -42,34 +44,51 @@ class RememberingController:
         self.configs: dict[str, dict[str, Any] | None] = {}
         self.refusal: Exception | None = None
 
-    async def submit(self, request: DeployRequest, /) -> DeployReply:
+    def _refuse(self) -> None:
         if self.refusal is not None:
             raise self.refusal
+
+    async def submit(self, request: DeployRequest, /) -> DeployReply:
+        self._refuse()
         self.requests.append(request)
+        for name in list(self.apps):
+            if request.replace_all and name not in {app.name for app in request.apps}:
+                del self.apps[name]
         for app in request.apps:
             self.apps[app.name] = ApplicationStatusOverview(status=ApplicationStatus.RUNNING)
             self.configs[app.name] = app.document
         return DeployReply(revision=len(self.requests))
 
-    async def plan(self, request: DeployRequest, removed: list[str], /) -> dict[str, AppPlan]:
+    async def plan(self, request: DeployRequest, /) -> dict[str, AppPlan]:
         return {app.name: AppPlan(action="create") for app in request.apps}
 
-    async def scale(self, deployment: DeploymentId, target: int, is_manual: bool, /) -> None:
+    async def scale(
+        self, deployment: DeploymentId, target: int, is_manual: bool, if_revisions: object, /
+    ) -> DeployReply:
         raise AssertionError("asked of real instances only")
 
     async def events(self, limit: int, /) -> list[EventRow]:
+        self._refuse()
         return []
 
-    async def history(self, name: str, /) -> list[dict[str, Any]]:
+    async def history(self, name: str, /) -> list[RevisionSummary]:
+        self._refuse()
         return []
 
-    async def rollback(self, name: str, revision: int | None, /) -> DeployReply:
+    async def rollback(self, name: str, revision: int | None, if_revisions: object, /) -> DeployReply:
+        self._refuse()
         raise AssertionError("asked of real instances only")
 
     def tag(self) -> str:
         return f"node-{len(self.requests)}"
 
-    async def delete(self, names: list[str], /) -> None:
+    async def clear(self, if_revisions: object, /) -> list[str]:
+        self._refuse()
+        names = list(self.apps)
+        await self.delete(names, if_revisions)
+        return names
+
+    async def delete(self, names: list[str], if_revisions: object, /) -> None:
         self.deleted += names
         for name in names:
             self.apps.pop(name, None)
@@ -158,10 +177,14 @@ def shop(**changes: object) -> dict[str, Any]:
 
 WRONG_DOCUMENTS: dict[str, tuple[object, str, str]] = {
     # name: (document, path that is told, words that are told)
-    "no applications": ({}, "", "applications"),
+    "no applications": ({}, "applications", "applications"),
     "a misspelt key": ({"aplications": []}, "aplications", "applications"),
     "a misspelt key of an app": (shop(import_pth="a:b"), "applications[0].import_pth", "import_path"),
-    "an app without an import path": ({"applications": [{"name": "a"}]}, "applications[0]", "import_path"),
+    "an app without an import path": (
+        {"applications": [{"name": "a"}]},
+        "applications[0].import_path",
+        "import_path",
+    ),
     "an import path without a name": (shop(import_path="shop"), "applications[0].import_path", "shop"),
     "a prefix without a slash": (shop(route_prefix="shop"), "applications[0].route_prefix", "'/'"),
     "two apps on one prefix": (
@@ -195,9 +218,9 @@ WRONG_DOCUMENTS: dict[str, tuple[object, str, str]] = {
         "'1'",
     ),
     "packages to install": (
-        shop(runtime_env={"pip": ["torch"]}),
-        "applications[0].runtime_env.pip",
-        "not supported yet",
+        shop(runtime_env={"pip": ["torch"], "uv": ["torch"]}),
+        "applications[0].runtime_env.uv",
+        "both pip and uv",
     ),
     "a misspelt key of the environment": (
         shop(runtime_env={"env_var": {}}),
@@ -240,6 +263,34 @@ async def test_what_the_controller_refuses_is_told_to_the_client(
     controller.refusal = refusal
     answer = await client.put(V2, json=ONE_APP)
     assert (answer.status_code, answer.json()["error"]) == (400, str(refusal))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StaleRevisionError("Changed."), 412),
+        (UnknownNameError("None."), 404),
+        (NotScalableError("No."), 412),
+        (InstanceError("The disk is full."), 503),
+        (RayServeException("No."), 400),
+    ],
+)
+async def test_the_status_says_whose_trouble_it_is(
+    error: Exception, status: int, controller: RememberingController, client: httpx.AsyncClient
+) -> None:
+    controller.refusal = error
+    for method, path in (
+        ("PUT", V2),
+        ("PUT", V1),
+        ("DELETE", V2),
+        ("DELETE", V1),
+        ("GET", "/api/serve/events"),
+        ("GET", f"{V2}a/history"),
+        ("POST", f"{V2}a/rollback"),
+    ):
+        document = {"import_path": "a:b"} if path == V1 else ONE_APP if path == V2 else {}
+        answer = await client.request(method, path, json=document)
+        assert (answer.status_code, answer.json()) == (status, {"error": str(error), "path": ""})
 
 
 async def test_a_mistake_of_ours_tells_nothing_of_the_inside(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
-from tests.cli.commands import Cli
+from tests.cli.commands import Cli, text_of
 from tests.cli.test_instance_commands import ONE_APP, TWO_APPS
 
 
@@ -69,7 +70,7 @@ async def test_a_change_is_told_before_it_is_made(cli: Cli, case: str) -> None:
     assert (plan["action"], plan["changed"]) == (action, changed)
     assert await replicas(cli) == before
     shown = (await cli("diff", "next.yaml")).out
-    assert f"  Hello: {action} (" in shown
+    assert re.search(rf"^  Hello +{action}  ", shown, re.MULTILINE)
 
     assert (await cli("deploy", "next.yaml", "--wait")).code == 0
     after = await replicas(cli)
@@ -105,7 +106,7 @@ async def test_code_that_cannot_be_built_is_told_and_what_runs_goes_on(cli: Cli)
     await cli("deploy", cli.write("app.yaml", ONE_APP), "--wait")
     done = await cli("diff", cli.write("next.yaml", "import_path: shop:nope\n"))
     assert done.code == 1
-    assert "default: fail" in done.out
+    assert re.search("^default +fail$", done.out, re.MULTILINE)
     assert "There is no 'nope'" in done.err
     assert (await cli.status("-n", "default"))["status"] == "RUNNING"
 
@@ -117,3 +118,63 @@ async def test_a_file_that_would_be_refused_is_refused_with_its_place(cli: Cli) 
     done = await cli("diff", cli.write("next.yaml", text))
     assert done.code == 1
     assert "Error: next.yaml:4:3: Prefix / is being used" in done.err
+
+
+COUNTING = """
+import os
+
+import serve_lite as serve
+
+
+@serve.deployment
+class Counting:
+    told = 0
+
+    def reconfigure(self, config):
+        self.told += 1
+
+    def __call__(self):
+        return {"pid": os.getpid(), "told": self.told}
+
+
+app = Counting.bind()
+"""
+COUNTED = """\
+applications:
+- import_path: counting:app
+  logging_config: {log_level: INFO}
+  deployments:
+  - name: Counting
+    user_config: {a: 1}
+    max_queued_requests: 7
+"""
+
+#: A change, the word for it, and whether the process stays and user code hears of it.
+EFFECTS = {
+    "an option of the callers": (COUNTED.replace("7", "8"), "update", True, 1),
+    "a health check's period": (COUNTED + "    health_check_period_s: 5\n", "update", True, 1),
+    "an option without effect": (COUNTED + "    max_replicas_per_node: 1\n", "update", True, 1),
+    "a limit of the replica": (COUNTED + "    max_ongoing_requests: 5\n", "reconfigure", True, 1),
+    "the level of the logs": (COUNTED.replace("INFO", "DEBUG"), "reconfigure", True, 1),
+    "the prefix": (COUNTED.replace("  logging", "  route_prefix: /new\n  logging"), "reconfigure", True, 1),
+    "the config of the user": (COUNTED.replace("a: 1", "a: 2"), "reconfigure", True, 2),
+    "a router": (COUNTED + "    request_router_config: {initial_backoff_s: 1}\n", "restart", False, 1),
+    "resources": (COUNTED + "    ray_actor_options: {num_cpus: 0.5}\n", "restart", False, 1),
+}
+
+
+@pytest.mark.parametrize("case", EFFECTS)
+async def test_the_plan_is_what_then_happens_to_the_process(cli: Cli, case: str) -> None:
+    text, action, stays, told = EFFECTS[case]
+    cli.write("counting.py", COUNTING)
+    await cli.start()
+    url = re.search(r"HTTP +(http\S+)", (await cli("start")).out)[1]  # type: ignore[index]
+    assert (await cli("deploy", cli.write("serve.yaml", COUNTED), "--wait")).code == 0
+    before = json.loads(await text_of(url))
+    assert (await plans(cli, text))["default"]["deployments"]["Counting"]["action"] == action
+    assert (await cli("deploy", "next.yaml", "--wait")).code == 0
+    after = json.loads(await text_of(url + ("/new" if "/new" in text else "")))
+    assert after == {"pid": before["pid"] if stays else after["pid"], "told": told}
+    assert (after["pid"] == before["pid"]) is stays
+    again = (await plans(cli, text))["default"]["deployments"]["Counting"]
+    assert (again["action"], again["changed"]) == ("nothing", [])

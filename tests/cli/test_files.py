@@ -58,7 +58,9 @@ def test_a_mistake_is_told_with_line_and_column(path: str, line: int, column: in
         ("a: [1, 2", ":1:9:", "not valid YAML"),
         ("a: 1\nb: {\n", ":3:1:", "not valid YAML"),
         ("a: 1\n\tb: 2\n", ":2:1:", "not valid YAML"),
-        ("a: 1\nb: 2\na: 3\n", ":3:1:", "duplicate key"),
+        ("a: 1\n---\nb: 2\n", ":2:1:", "a second document"),
+        ("a: &a [*a]\n", ":1:4:", "inside of what it is an alias of"),
+        ("a: \x07\n", ":1:4:", "is not allowed"),
         ("- a\n- b\n", ":1:1:", "a list"),
         ("just text", ":1:1:", "a text"),
         ("", ":1:1:", "nothing"),
@@ -111,6 +113,69 @@ def test_local_paths_are_meant_relative_to_the_file() -> None:
         absolute_paths({"import_path": "a:b", "runtime_env": env}, "/srv")["runtime_env"]["working_dir"]
         == "/srv"
     )
+
+
+def test_keys_and_logs_are_meant_relative_to_the_file_too() -> None:
+    logs = {"logs_dir": "logs", "log_level": "INFO"}
+    app = {
+        "import_path": "a:b",
+        "logging_config": logs,
+        "deployments": [{"name": "D", "logging_config": logs}, 3],
+    }
+    http = {"ssl_keyfile": "tls/key.pem", "ssl_certfile": "/c.pem", "ssl_ca_certs": None, "root_path": "x"}
+    found = absolute_paths({"applications": [app], "http_options": http, "logging_config": logs}, "/srv")
+
+    there = {"logs_dir": "/srv/logs", "log_level": "INFO"}
+    assert found["http_options"] == http | {"ssl_keyfile": "/srv/tls/key.pem"}
+    assert found["logging_config"] == there
+    assert found["applications"] == [
+        app | {"logging_config": there, "deployments": [{"name": "D", "logging_config": there}, 3]}
+    ]
+    assert absolute_paths({"import_path": "a:b", "logging_config": logs}, "/srv")["logging_config"] == there
+
+
+def test_local_paths_of_packages_and_of_deployments_are_too() -> None:
+    pip = {
+        "packages": ["./w/a.whl[x]; python_version > '3'", "numpy", "-r ../r.txt", "-e ."],
+        "pip_version": "==24.0",
+        "pip_check": True,
+        "pip_install_options": ["--find-links=./w", "--find-links", "../w", "--index-url=https://x/y"],
+    }
+    env = {"pip": pip, "python": "../venv/bin/python"}
+    options = {"num_cpus": 1, "runtime_env": {"uv": "requirements.txt", "py_executable": "python3.12"}}
+    app = {"runtime_env": env, "deployments": [{"name": "A", "ray_actor_options": options}, {"name": "B"}, 3]}
+
+    changed = absolute_paths({"applications": [app]}, "/srv/app")["applications"][0]
+    assert changed["runtime_env"] == {
+        "pip": {
+            "packages": [
+                "/srv/app/w/a.whl[x]; python_version > '3'",
+                "numpy",
+                "-r /srv/r.txt",
+                "-e /srv/app",
+            ],
+            "pip_version": "==24.0",
+            "pip_check": True,
+            "pip_install_options": [
+                "--find-links=/srv/app/w",
+                "--find-links",
+                "/srv/w",
+                "--index-url=https://x/y",
+            ],
+        },
+        "python": "/srv/venv/bin/python",
+    }
+    assert changed["deployments"] == [
+        {
+            "name": "A",
+            "ray_actor_options": {
+                "num_cpus": 1,
+                "runtime_env": {"uv": "/srv/app/requirements.txt", "py_executable": "python3.12"},
+            },
+        },
+        {"name": "B"},
+        3,
+    ]
 
 
 @pytest.mark.parametrize("document", [{"applications": 3}, {"applications": [3]}, {"runtime_env": []}, {}])

@@ -10,12 +10,14 @@ from serve_lite.controller.goals import (
     NotScalableError,
     StaleRevisionError,
     accept_build,
+    accept_clear,
     accept_delete,
     accept_deploy,
     accept_rollback,
     accept_scale,
     accept_scaling,
     accept_shutdown,
+    at_revision,
     configured_events,
     forget_app,
     reject_build,
@@ -124,6 +126,52 @@ def test_a_document_deletes_declared_apps_that_it_leaves_out_and_keeps_those_of_
     assert goal.apps["old"].is_deleting
     assert not goal.apps["mine"].is_deleting
     assert goal.target_capacity == 50
+
+
+def test_a_document_that_replaces_all_deletes_those_of_serve_run_too_and_frees_their_prefixes() -> None:
+    goal = deploy(Goal(), config_app("old", route_prefix="/old"), driver_app("mine", route_prefix="/"))
+    document = {"import_path": "shop:app"}
+    goal = deploy(goal, config_app("default"), replace_declarative=True, replace_all=True, document=document)
+    assert [name for name, app in goal.apps.items() if not app.is_deleting] == ["default"]
+
+
+def test_after_everything_is_removed_no_document_is_left() -> None:
+    document = {"applications": [], "target_capacity": 50}
+    goal = deploy(Goal(), config_app(), driver_app("mine", route_prefix="/mine"))
+    goal = deploy(goal, config_app(), replace_declarative=True, document=document)
+    cleared = accept_clear(goal)
+    assert all(app.is_deleting for app in cleared.apps.values())
+    assert (cleared.document, cleared.target_capacity, cleared.capacity_direction) == (None, None, None)
+    assert cleared.revision == goal.revision + 1
+    assert accept_clear(cleared) is cleared, "a second time is no change"
+    assert accept_clear(Goal()) == Goal()
+
+
+@pytest.mark.parametrize("is_many", [True, False])
+def test_documents_of_two_kinds_replace_each_other_only_if_asked_to_or_when_nothing_of_the_first_is_left(
+    is_many: bool,
+) -> None:
+    first, second = {"applications": []}, {"import_path": "shop:app"}
+    if not is_many:
+        first, second = second, first
+    fields: dict[str, Any] = {"replace_declarative": True, "keeps_kind": True}
+    goal = deploy(Goal(), config_app("a"), document=first, **fields)
+    assert deploy(goal, config_app("a"), document=first, **fields).document == first
+    with pytest.raises(InvalidConfigError, match="Mixing single-app and multi-app is not allowed"):
+        deploy(goal, config_app("a"), document=second, **fields)
+    for free in (accept_delete(goal, ["a"]), accept_clear(goal)):
+        assert deploy(free, config_app("a"), document=second, **fields).document == second
+    assert deploy(goal, config_app("a"), document=second, replace_declarative=True).document == second
+    assert deploy(goal, driver_app("b", route_prefix="/b")).document == first, "scripts bring no document"
+
+
+def test_a_goal_is_only_changed_by_those_who_have_seen_it() -> None:
+    goal = deploy(Goal(), driver_app())
+    assert at_revision(goal, None) is goal
+    assert at_revision(goal, [0, 1]) is goal
+    for seen in ([], [0], [2]):
+        with pytest.raises(StaleRevisionError, match="it is at revision 1"):
+            at_revision(goal, seen)
 
 
 def test_target_capacity_scales_declared_apps_only() -> None:

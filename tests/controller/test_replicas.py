@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -195,7 +196,9 @@ async def test_a_constructor_that_ends_the_process_is_told_with_its_last_words(s
     shop.write("shop", SHOP.replace('note("made")', 'print("out of luck", flush=True); os._exit(3)'))
     status, message = await shop.deploy()
     assert status is DEPLOY_FAILED
-    assert "ended while it was starting: it exited with status 3" in message
+    assert re.search(
+        r"ended while it was starting \(constructor since [\d.]+ s\): it exited with status 3", message
+    )
     assert message.endswith("out of luck")
 
 
@@ -240,6 +243,79 @@ async def test_a_user_config_that_is_refused_leaves_the_old_one_in_force(shop: S
     assert status is DEPLOY_FAILED
     assert message.splitlines()[-1].startswith("ValueError: bad config (at ")
     assert await shop.ask() == before
+
+    # It may have taken half of what it refused, so the old config is not for it any more.
+    status, message = await shop.deploy(
+        "shop:app", {"name": "Echo", "user_config": {"a": 1}}, code_version="c1"
+    )
+    assert (status, message) == (RUNNING, "")
+    after = await shop.ask()
+    assert (after["config"], after["pid"] != before["pid"]) == ({"a": 1}, True)
+    assert shop.daemon.pids("replica") == {after["pid"]}
+
+
+PICKY = """
+    import json, os
+    import serve_lite as serve
+
+    @serve.deployment
+    class Picky:
+        config = None
+        def reconfigure(self, config):
+            if self.config is not None:
+                self.config = "half of it"
+                raise ValueError("only once")
+            self.config = config
+        def __call__(self, request):
+            return json.dumps({"pid": os.getpid(), "config": self.config})
+
+    app = Picky.bind()
+"""
+
+
+async def test_a_replica_whose_reconfigure_fails_is_replaced_by_one_that_takes_it(shop: Shop) -> None:
+    shop.write("picky", PICKY)
+    one = {"name": "Picky", "num_replicas": 2, "user_config": 1}
+    assert (await shop.deploy("picky:app", one, code_version="c1"))[0] is RUNNING
+    before = shop.daemon.pids("replica")
+    failed: list[str] = []
+    is_done = False
+
+    async def ask_on() -> None:
+        while not is_done:
+            try:
+                await shop.ask()
+            except (AssertionError, httpx.HTTPError) as error:
+                failed.append(repr(error))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask_on)
+        status, message = await shop.deploy("picky:app", {**one, "user_config": 2}, code_version="c1")
+        is_done = True
+    assert (status, message) == (RUNNING, "")
+    assert failed == []
+    assert not shop.daemon.pids("replica") & before
+    assert {(await shop.ask())["config"] for _ in range(10)} == {2}
+
+
+async def test_a_replica_that_refused_settings_is_told_them_again_by_the_next_daemon(shop: Shop) -> None:
+    shop.write("picky", PICKY)
+    one = {"name": "Picky", "user_config": 1}
+    assert (await shop.deploy("picky:app", one, code_version="c1"))[0] is RUNNING
+    before = await shop.ask()
+    other = {
+        **one,
+        "user_config": 2,
+        "max_constructor_retry_count": 1,
+    }  # nothing is tried after the first refusal
+    assert (await shop.deploy("picky:app", other, code_version="c1"))[0] is DEPLOY_FAILED
+    assert await shop.ask() == {**before, "config": "half of it"}  # better than nothing
+
+    await kill_daemon(shop)
+    status, _ = await shop.deploy("picky:app", one, code_version="c1")
+    assert status is RUNNING
+    after = await shop.ask()
+    assert (after["config"], after["pid"] != before["pid"]) == (1, True)
 
 
 async def test_deleting_waits_for_requests_and_runs_the_destructor_but_no_longer(shop: Shop) -> None:

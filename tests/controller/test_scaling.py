@@ -133,6 +133,43 @@ async def test_a_policy_is_asked_and_its_state_comes_back() -> None:
     assert contexts[-1]["last_scale_up_time"] == 101.0 and contexts[-1]["last_scale_down_time"] is None
 
 
+async def test_decisions_and_what_a_policy_fails_with_are_told() -> None:
+    scene = Scene()
+    goal = goal_of(application(scene.goal()))
+    assert scene.scaler.details(goal) == {}, "nothing is known before the first look"
+    for says in (3, 1, 4):
+        scene.oracle.says = says
+        for _ in range(2):
+            await scene.look(20.0)
+    scene.oracle.says = TimeoutError()
+    await scene.look(20.0)
+
+    (detail,) = scene.scaler.details(goal).values()
+    steps = [(d.prev_num_replicas, d.curr_num_replicas) for d in detail.decisions]
+    assert steps == [(1, 3), (3, 1), (1, 4)]
+    assert {d.policy for d in detail.decisions} == {"shop:policy"}
+    assert all(d.reason for d in detail.decisions)
+    assert detail.errors == ["TimeoutError"]
+    assert detail.metrics["target_ongoing_requests"] == scene.config.target_ongoing_requests
+    scene.scaler.plan(Goal(), Observed(), scene.now)
+    assert scene.scaler.details(goal) == {}, "a deployment that is gone is forgotten"
+
+
+async def test_only_the_last_decisions_are_told_and_the_first_moments_are_called_so() -> None:
+    scene = Scene()
+    await scene.look()
+    goal = goal_of(application(scene.goal()))
+    assert [d.metrics_health for d in scene.scaler.details(goal).values()] == ["delayed"]
+    for i in range(12):
+        scene.oracle.says = 2 + i % 2
+        for _ in range(2):
+            await scene.look(10.0)
+    (detail,) = scene.scaler.details(goal).values()
+    assert len(detail.decisions) == 10
+    assert detail.decisions[-1].curr_num_replicas == scene.target
+    assert detail.metrics_health == "healthy"
+
+
 async def test_it_is_asked_at_most_once_for_each_pace() -> None:
     scene = Scene()
     for _ in range(20):

@@ -180,6 +180,23 @@ def test_settings_that_are_refused_leave_the_old_ones_in_force() -> None:
     assert phase(world)[0] is S.DEPLOY_FAILED
 
 
+def test_replicas_that_refused_settings_are_replaced_when_the_old_ones_are_wanted_again() -> None:
+    world = World({"bad": Behaviour(starts=False)})
+    world.deploy(wanted("v1", 2, "s1"))
+    world.settle()
+    before = {r.id for r in world.running()}
+    world.deploy(wanted("v1", 2, "bad"))
+    world.settle()
+    assert {r.id for r in world.running()} == before
+    refused = {r.id for r in world.running() if r.refused}
+    assert len(refused) == 1, "the others are left alone"
+    world.deploy(wanted("v1", 2, "s1"))
+    world.settle()
+    after = {r.id for r in world.running()}
+    assert len(after) == 2 and before - after == refused
+    assert phase(world)[0] is S.HEALTHY
+
+
 def test_a_slow_start_is_mentioned() -> None:
     world = World({"v1": Behaviour(start_s=100)})
     world.deploy(wanted("v1", 1))

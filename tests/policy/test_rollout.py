@@ -142,6 +142,22 @@ def test_a_replica_that_refused_its_settings_serves_until_a_new_one_has_them() -
     assert plan(goal, refused, gate=GIVEN_UP) == []
 
 
+def test_a_replica_that_refused_settings_is_replaced_whatever_is_wanted_by_then() -> None:
+    half = replicas("v1", 1, refused="s2")  # "s1" is what it had, and it may have taken half of "s2"
+    assert plan(wanted("v1", 1, "s1"), half) == ["start 1"]
+    assert plan(wanted("v1", 1, "s3"), half) == ["start 1"]
+
+
+def test_settings_that_one_replica_refused_are_tried_by_a_new_one_before_the_others_hear_of_them() -> None:
+    goal = wanted("v1", 3, "s2", rolling_update_percentage=1.0)
+    refused, others = replicas("v1", 1, refused="s2"), replicas("v1", 3)[1:]
+    assert plan(goal, refused, others) == ["start 3"]
+    new = replicas("v1", 4, settings="s2")[3:]
+    assert plan(goal, refused, others, new) == [
+        "stop v1-running-0", "reconfigure v1-running-1", "reconfigure v1-running-2",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_settled_deployment_is_left_alone(count: int) -> None:
     for surge in (None, 0, 50):

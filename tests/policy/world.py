@@ -15,6 +15,7 @@ from typing import assert_never
 import msgspec
 
 from serve_lite.policy import actions as act
+from serve_lite.policy.claims import with_claims
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.policy.update import status_move
 from serve_lite.schema import ReplicaState
@@ -22,6 +23,7 @@ from serve_lite.state import events as ev
 from serve_lite.state.goal import DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import Observed, ReplicaView, fold
+from serve_lite.state.resources import UNLIMITED, Machine
 from tests.policy.cases import application, goal_of
 
 
@@ -58,6 +60,7 @@ class World:
     now: float = 1000.0
     stops: int = 0
     starts: int = 0
+    machine: Machine = UNLIMITED
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count()
@@ -71,7 +74,7 @@ class World:
         had = {d.id: d for d in old.deployments} if old else {}
         names = {d.id for d in deployments}
         retired = tuple(d for d in (*(old.retired if old else ()), *had.values()) if d.id not in names)
-        self.goal = goal_of(application(*deployments, retired=retired))
+        self.goal = with_claims(self.goal, goal_of(application(*deployments, retired=retired)))
         self.fold(
             ev.DeploymentConfigured(
                 deployment=d.id,
@@ -122,7 +125,7 @@ class World:
     def look(self) -> None:
         """One pass of the loop, and another as long as it finds something to do."""
         for _ in range(10):
-            plan = reconcile(self.goal, self.observed, self.now)
+            plan = reconcile(self.goal, self.observed, self.now, machine=self.machine)
             before = self.observed
             self.fold(plan.findings)
             self.fold(event for action in plan.actions for event in self.perform(action))
@@ -184,6 +187,7 @@ class World:
             settings=goal.settings,
             rank=action.rank,
             world_size=goal.target,
+            allotment=action.allotment,
             at=self.now,
         )
         behaviour = self.behaviours.get(goal.version, Behaviour())

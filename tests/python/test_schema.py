@@ -103,12 +103,12 @@ def test_a_single_application_document_has_host_and_port() -> None:
 @pytest.mark.parametrize(
     ("doc", "path", "said"),
     [
-        ({}, "", "has no 'applications'"),
+        ({}, "applications", "has no 'applications'"),
         ([], "", "mapping"),
         ({"import_path": "m:a"}, "import_path", "single application"),
         ({"applications": {}}, "applications", "a list of applications"),
         ({"applications": ["x"]}, "applications[0]", "mapping"),
-        ({"applications": [{}]}, "applications[0]", "has no 'import_path'"),
+        ({"applications": [{}]}, "applications[0].import_path", "has no 'import_path'"),
         ({"applications": [], "http_option": {}}, "http_option", "did you mean 'http_options'"),
         ({"applications": [], "proxy_location": "Nowhere"}, "proxy_location", "HeadOnly"),
         ({"applications": [], "target_capacity": 101}, "target_capacity", "at most 100"),
@@ -130,7 +130,7 @@ def test_a_single_application_document_has_host_and_port() -> None:
         (document(route_prefix=3), "applications[0].route_prefix", "a string"),
         (document(port=1), "applications[0].port", "http_options"),
         (document(num_replicas=1), "applications[0].num_replicas", "an entry of 'deployments'"),
-        (document(deployments=[{}]), "applications[0].deployments[0]", "has no 'name'"),
+        (document(deployments=[{}]), "applications[0].deployments[0].name", "has no 'name'"),
         (
             document(deployments=[{"name": "A"}, {"name": "A"}]),
             "applications[0].deployments[1].name",
@@ -158,7 +158,7 @@ def test_a_single_application_document_has_host_and_port() -> None:
         ),
         (
             document(deployments=[{"name": "A", "autoscaling_config": {"min_replicas": 5}}]),
-            "applications[0].deployments[0].autoscaling_config",
+            "applications[0].deployments[0].autoscaling_config.min_replicas",
             "larger than max_replicas",
         ),
         (
@@ -298,8 +298,30 @@ def test_the_classes_of_details_read_what_rest_answers() -> None:
     deployment = details.applications["shop"].deployments["Model"]
     assert deployment.status is DeploymentStatus.HEALTHY
     assert [replica.state for replica in deployment.replicas] == ["RUNNING"]
+    assert deployment.autoscaling_detail is msgspec.UNSET
     topology = details.applications["shop"].deployment_topology
     assert topology is not None and topology.nodes["Model"].is_ingress
+
+
+def test_an_outer_balancer_is_told_of_both_doors() -> None:
+    world = World()
+    world.deploy(wanted("v1", 1))
+    world.settle()
+    grpc = {"port": 9000, "grpc_servicer_functions": ["shop_pb2_grpc:add_ShopServicer_to_server"]}
+    facts = InstanceFacts(node_id="node", http_options={"host": "127.0.0.1", "port": 8000}, grpc_options=grpc)
+    app = msgspec.structs.replace(world.goal.apps["shop"], route_prefix="/shop")
+    for route_prefix, expected in (
+        ("/shop", [("HTTP", 8000, "shop", "/shop"), ("gRPC", 9000, "shop", "/shop")]),
+        (None, [("gRPC", 9000, "shop", "/")]),
+    ):
+        app = msgspec.structs.replace(app, route_prefix=route_prefix)
+        goal = msgspec.structs.replace(world.goal, apps={"shop": app})
+        groups = instance_details(goal, world.observed, facts)["target_groups"]
+        told = [(g["protocol"], g["targets"][0]["port"], g["app_name"], g["route_prefix"]) for g in groups]
+        assert told == expected
+        assert {g["ingress_deployment_name"] for g in groups} == {"Model"}
+        without = msgspec.structs.replace(facts, proxy_location="Disabled")
+        assert instance_details(goal, world.observed, without)["target_groups"] == []
 
 
 def test_the_class_of_v1s_status_reads_what_rest_answers() -> None:
