@@ -11,8 +11,9 @@ import typer
 
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite_cli.address import home_origin, local_home
-from serve_lite_cli.flags import AddressOption, SettingsOption
+from serve_lite_cli.flags import AddressOption, JsonOption, SettingsOption
 from serve_lite_cli.listeners import instance_options, layer_of_flags
+from serve_lite_cli.output import print_json
 from serve_lite_cli.units import UnitFacts, units
 
 
@@ -39,10 +40,13 @@ def command(
         ),
     ] = None,
     settings: SettingsOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Print the unit files with which systemd runs this installation's instance.
 
     For ~/.config/systemd/user, or with --system for /etc/systemd/system. docs/systemd.md has the commands that follow.
+
+    With --json: {FILE: TEXT, ...}; with --output, FILE is a path.
     """
     if user and not system:
         raise InvalidConfigError("--user names the user of a unit of the whole machine: give --system too.")
@@ -66,13 +70,18 @@ def command(
         raise InvalidConfigError(
             "A socket unit needs a port of its own, and the kernel would choose this one (0)."
         )
-    for name, text in units(facts, with_sockets=sockets).items():
-        if output is None:
-            print(f"# {name}\n{text}")
-        else:
-            output.mkdir(parents=True, exist_ok=True)
-            (output / name).write_text(text)
-            print(output / name)
+    files = units(facts, with_sockets=sockets)
+    if output is not None:
+        files = {str(output / name): text for name, text in files.items()}
+        output.mkdir(parents=True, exist_ok=True)
+        for path, text in files.items():
+            Path(path).write_text(text)
+    if as_json:
+        print_json(files)
+    else:
+        print(
+            "\n".join(files if output is not None else (f"# {name}\n{text}" for name, text in files.items()))
+        )
 
 
 def _listens_at(host: str, port: int) -> str:

@@ -12,7 +12,8 @@ from serve_lite.exceptions import InstanceError
 from serve_lite.wire.connection import Connection
 from serve_lite.wire.messages import Empty, InstanceInfo
 from serve_lite_cli.address import local_home
-from serve_lite_cli.flags import AddressOption
+from serve_lite_cli.flags import AddressOption, JsonOption
+from serve_lite_cli.output import print_json
 
 
 def command(
@@ -26,15 +27,23 @@ def command(
             help="For requests and connections that are open; then streams are cut and WebSockets closed (1012).",
         ),
     ] = 30.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Have a running instance use the serve-lite that is installed now, without losing a request.
 
     To be called after `pip install -U serve-lite`, on the instance's machine. A new daemon takes over the listening
     sockets and the replicas, which keep their processes; the old one finishes what it has. If the new one does not
     come up, the old one goes on, and this exits with 1.
+
+    With --json: {"before": {"version": VERSION, "pid": PID}, "after": {"version": VERSION, "pid": PID}}.
     """
     home = local_home(address)
     before, after = anyio.run(_upgrade, home, grace_period)
+    if as_json:
+        print_json(
+            {name: {"version": i.version, "pid": i.pid} for name, i in (("before", before), ("after", after))}
+        )
+        return
     print(f"Upgraded from {before.version} (process {before.pid}) to {after.version} (process {after.pid}).")
 
 

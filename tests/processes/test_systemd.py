@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import shutil
 import signal
@@ -278,6 +279,22 @@ async def test_units_need_ports_of_their_own_and_an_owner(tmp_path: Path) -> Non
     assert (done.code, "needs a port of its own" in done.err) == (1, True)
     done = await cli("systemd", "--system")
     assert (done.code, "Give --user NAME" in done.err) == (1, True)
+
+
+async def test_units_name_the_settings_and_quote_what_systemd_would_read(tmp_path: Path) -> None:
+    (tmp_path / "my settings.yaml").write_text("http_options:\n  port: 8123\n")
+    home = tmp_path / "100% mine"
+    done = await Cli(str(home), tmp_path)(
+        "systemd", "--json", "--sockets", "--settings", "my settings.yaml", SERVE_LITE_ADMIN_PORT="52365"
+    )
+    assert done.code == 0, done
+    files = json.loads(done.out)
+    escaped = str(home).replace("%", "%%")
+    assert f'Environment="SERVE_LITE_HOME={escaped}"' in files["serve-lite.service"]
+    assert f'Environment="SERVE_LITE_SETTINGS={tmp_path}/my settings.yaml"' in files["serve-lite.service"]
+    assert "ListenStream=127.0.0.1:8123\n" in files["serve-lite-http.socket"]
+    control = paths(str(home)).control.replace("%", "%%")
+    assert f"ListenStream={control}\n" in files["serve-lite-control.socket"]
 
 
 async def test_a_service_s_command_starts_an_instance(instances: Instances, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -219,6 +220,15 @@ async def test_a_build_goes_on_in_the_new_daemon(daemon: Instance, tmp_path: Pat
         assert (await upgrade(daemon)).code == 0
         (tmp_path / "gate").touch()
     assert not (await daemon.status()).applications
+
+
+async def test_programs_hear_it_as_json(daemon: Instance) -> None:
+    old = await daemon.daemon_pid()
+    done = await upgrade(daemon, "--json", "--grace-period", "0")
+    assert done.code == 0, done
+    told = json.loads(done.out)
+    assert told["before"] == {"version": serve.__version__, "pid": old}
+    assert told["after"] == {"version": serve.__version__, "pid": await daemon.daemon_pid()}
 
 
 async def test_two_who_ask_at_once_get_one_upgrade(daemon: Instance) -> None:
