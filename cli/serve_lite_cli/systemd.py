@@ -23,7 +23,7 @@ def command(
         bool, typer.Option("--system", help="For the machine's systemd; the default is the user's own.")
     ] = False,
     user: Annotated[
-        str, typer.Option("--user", metavar="NAME", help="With --system: who the instance belongs to.")
+        str, typer.Option("--run-as", metavar="USER", help="With --system: who the instance belongs to.")
     ] = "",
     sockets: Annotated[
         bool,
@@ -49,9 +49,9 @@ def command(
     With --json: {FILE: TEXT, ...}; with --output, FILE is a path.
     """
     if user and not system:
-        raise InvalidConfigError("--user names the user of a unit of the whole machine: give --system too.")
+        raise InvalidConfigError("--run-as is for a unit of the whole machine: give --system too.")
     if system and not user:
-        raise InvalidConfigError("Give --user NAME: an instance belongs to a user, and should not be root's.")
+        raise InvalidConfigError("Give --run-as USER: an instance belongs to a user, and should not be root's.")
     flags = layer_of_flags({})
     options = instance_options(
         local_home(address), flags, home_origin=home_origin(address), settings=settings

@@ -250,7 +250,7 @@ async def test_after_a_reboot_all_is_back(instances: Instances) -> None:
 # --- units ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [[], ["--sockets"], ["--system", "--user", getpass.getuser(), "--sockets"]])
+@pytest.mark.parametrize("words", [[], ["--sockets"], ["--system", "--run-as", getpass.getuser(), "--sockets"]])
 async def test_systemd_understands_the_units(words: list[str], tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd here to ask")
@@ -278,7 +278,7 @@ async def test_units_need_ports_of_their_own_and_an_owner(tmp_path: Path) -> Non
     done = await cli("systemd", "--sockets", SERVE_LITE_ADMIN_PORT="0")
     assert (done.code, "needs a port of its own" in done.err) == (1, True)
     done = await cli("systemd", "--system")
-    assert (done.code, "Give --user NAME" in done.err) == (1, True)
+    assert (done.code, "Give --run-as USER" in done.err) == (1, True)
 
 
 async def test_units_name_the_settings_and_quote_what_systemd_would_read(tmp_path: Path) -> None:
