@@ -51,7 +51,9 @@ def command(
     if user and not system:
         raise InvalidConfigError("--run-as is for a unit of the whole machine: give --system too.")
     if system and not user:
-        raise InvalidConfigError("Give --run-as USER: an instance belongs to a user, and should not be root's.")
+        raise InvalidConfigError(
+            "Give --run-as USER: an instance belongs to a user, and should not be root's."
+        )
     flags = layer_of_flags({})
     options = instance_options(
         local_home(address), flags, home_origin=home_origin(address), settings=settings

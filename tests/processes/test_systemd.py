@@ -250,7 +250,9 @@ async def test_after_a_reboot_all_is_back(instances: Instances) -> None:
 # --- units ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [[], ["--sockets"], ["--system", "--run-as", getpass.getuser(), "--sockets"]])
+@pytest.mark.parametrize(
+    "words", [[], ["--sockets"], ["--system", "--run-as", getpass.getuser(), "--sockets"]]
+)
 async def test_systemd_understands_the_units(words: list[str], tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd here to ask")
