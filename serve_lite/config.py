@@ -24,6 +24,7 @@ from serve_lite.cluster_only import (
     GangRuntimeFailurePolicy,
     GangSchedulingConfig,
 )
+from serve_lite.cron import cron_expression, time_of_day, time_zone
 from serve_lite.scaling import AutoscalingContext
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "AutoscalingConfig",
     "AutoscalingContext",
     "AutoscalingPolicy",
+    "AutoscalingSchedule",
     "BackpressureConfig",
     "ControllerOptions",
     "DeploymentActorConfig",
@@ -50,6 +52,7 @@ __all__ = [
 DEFAULT_POLICY = "serve_lite.policy.autoscaling:default_autoscaling_policy"
 RAYS_DEFAULT_POLICY = "ray.serve.autoscaling_policy:default_autoscaling_policy"
 DEFAULT_ROUTER = "serve_lite.routing.router:Router"
+MOST_SCHEDULE_S = 366 * 86400.0  #: a window of a schedule may be as long
 AUTO_MAX_REPLICAS = 100  #: upper bound that `num_replicas="auto"` implies
 
 
@@ -58,6 +61,7 @@ class Checked(msgspec.Struct, kw_only=True):
 
     _checks: ClassVar[Mapping[str, Check]] = {}
     _thing: ClassVar[str] = ""
+    _required: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
@@ -89,7 +93,13 @@ class Checked(msgspec.Struct, kw_only=True):
             return value
         fields: dict[str, Check] = {f: cls._checks.get(f, checks.anything) for f in cls.__struct_fields__}
         given = checks.check_fields(
-            value, fields, where, lax, thing=cls._thing or cls.__name__, elsewhere=PLACES
+            value,
+            fields,
+            where,
+            lax,
+            thing=cls._thing or cls.__name__,
+            required=cls._required,
+            elsewhere=PLACES,
         )
         cls._check_given(given, where)
         try:
@@ -108,9 +118,12 @@ class Checked(msgspec.Struct, kw_only=True):
         """Return the JSON Schema of a document's part that becomes such a record, defaults included."""
         fields = {name: cls._checks.get(name, checks.anything) for name in cls.__struct_fields__}
         schema = checks.fields_schema(fields, description=(cls.__doc__ or "").split("\n", maxsplit=1)[0])
+        if cls._required:
+            schema["required"] = list(cls._required)
         for field in msgspec.structs.fields(cls):
             if field.default is not msgspec.NODEFAULT:
                 default = msgspec.to_builtins(field.default)
+                default = list(default) if isinstance(default, tuple) else default
                 schema["properties"][field.name] = schema["properties"][field.name] | {"default": default}
         return schema
 
@@ -480,6 +493,48 @@ class AutoscalingPolicy(  # type: ignore[misc]  # a frozen struct may extend one
     }
 
 
+class AutoscalingSchedule(  # type: ignore[misc]  # a frozen struct may extend one that is not
+    Checked, kw_only=True, frozen=True, omit_defaults=True
+):
+    """Other bounds for the number of replicas at certain times; our own addition, which Ray Serve ignores.
+
+    From each time that `cron` names, for `duration_s` seconds or until it is `until` next.
+    """
+
+    cron: str  #: minute, hour, day of the month, month, day of the week
+    timezone: str = "UTC"  #: in which `cron` and `until` are meant
+    min_replicas: int | None = None  #: at least so many; None: no more than else
+    max_replicas: int | None = None  #: in the place of the deployment's; None: as else
+    duration_s: float | None = None
+    until: str | None = None  #: a time of day, such as "18:30"
+
+    _thing: ClassVar[str] = "a schedule"
+    _required: ClassVar[tuple[str, ...]] = ("cron",)
+    _checks: ClassVar[Mapping[str, Check]] = {
+        "cron": cron_expression,
+        "timezone": time_zone,
+        "min_replicas": checks.integer(at_least=0, none=True),
+        "max_replicas": checks.integer(at_least=1, none=True),
+        "duration_s": checks.real(above=0, at_most=MOST_SCHEDULE_S, none=True),
+        "until": time_of_day,
+    }
+
+    def _check_whole(self) -> None:
+        if (self.duration_s is None) == (self.until is None):
+            raise invalid(
+                "", "give either duration_s or until, which say when the window that cron begins is over."
+            )
+        if self.min_replicas is None and self.max_replicas is None:
+            raise invalid("", "give min_replicas or max_replicas; else the schedule changes nothing.")
+
+
+@described(lambda: {"type": "array", "items": AutoscalingSchedule.json_schema()})
+def _schedules(value: Any, where: str, lax: bool) -> tuple[AutoscalingSchedule, ...]:
+    if not isinstance(value, list | tuple):
+        raise checks.wrong(value, where, "a list of schedules", wrong_type=True)
+    return tuple(AutoscalingSchedule.from_value(one, f"{where}[{i}]", lax) for i, one in enumerate(value))
+
+
 class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one that is not
     Checked, frozen=True, kw_only=True, omit_defaults=True
 ):
@@ -502,6 +557,7 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
     aggregation_function: AggregationFunction = AggregationFunction.MEAN
     policy: AutoscalingPolicy = AutoscalingPolicy()  #: also as a dict, a function, a class or an import path
     target_num_ongoing_requests_per_replica: float | None = None  #: 2.7's name; None once read
+    schedules: tuple[AutoscalingSchedule, ...] = ()  #: other bounds at certain times
 
     _thing: ClassVar[str] = "autoscaling_config"
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -522,6 +578,7 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
         "aggregation_function": _aggregation,
         "policy": _policy,
         "target_num_ongoing_requests_per_replica": checks.real(above=0, none=True),
+        "schedules": _schedules,
     }
 
     def _check_whole(self) -> None:
@@ -538,6 +595,15 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
                 f"initial_replicas ({first}) is not between min_replicas ({self.min_replicas}) "
                 f"and max_replicas ({self.max_replicas}).",
             )
+        for i, schedule in enumerate(self.schedules):
+            fewest = max(self.min_replicas, schedule.min_replicas or 0)
+            most = self.max_replicas if schedule.max_replicas is None else schedule.max_replicas
+            if fewest > most:
+                raise invalid(
+                    f"schedules[{i}]",
+                    f"schedules[{i}] ({schedule.cron!r}) asks for at least {fewest} and at most {most} replicas, "
+                    "counting what it leaves to autoscaling_config; give it a larger max_replicas too.",
+                )
 
     def _advise(self) -> None:
         if self.look_back_period_s <= self.metrics_interval_s:
@@ -603,6 +669,10 @@ class AutoscalingConfig(  # type: ignore[misc]  # a frozen struct may extend one
         shown = super().to_dict()
         del shown["target_num_ongoing_requests_per_replica"]
         shown["policy"] = self.policy.to_dict()
+        if self.schedules:
+            shown["schedules"] = [schedule.to_dict() for schedule in self.schedules]
+        else:
+            del shown["schedules"]  # not Ray's, so only shown where there are some
         return shown
 
 

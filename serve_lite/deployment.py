@@ -23,7 +23,7 @@ from serve_lite.config import (
     RequestRouterConfig,
 )
 from serve_lite.exceptions import InvalidConfigError
-from serve_lite.options import apply_overrides, canonical
+from serve_lite.options import apply_overrides, canonical, scaling_advice
 from serve_lite.shipping import dump_code, dump_init
 
 if TYPE_CHECKING:
@@ -286,11 +286,14 @@ class Deployment(Generic[T_co]):
         except InvalidConfigError as error:
             raise type(error)(f"Deployment {checked_name!r}: {error}") from error
         _warn_of_2_7(given, version)
+        config = apply_overrides(self._config, self._configured, options)
+        if options.keys() & _SCALING_OPTIONS and (advice := scaling_advice(config)):
+            checks.warn(f"Deployment {checked_name!r}: {advice}", UserWarning)
         args = init_args if _init_args is None else _init_args
         kwargs = init_kwargs if _init_kwargs is None else _init_kwargs
         return Deployment(  # type: ignore[return-value]  # there are no subclasses but for type checkers
             checked_name,
-            apply_overrides(self._config, self._configured, options),
+            config,
             _check_code(func_or_class, checked_name) if func_or_class else self._func_or_class,
             configured=self._configured | options.keys(),
             init_args=self._init_args if args is None else tuple(args),
@@ -584,6 +587,9 @@ def _is_plain(value: Any, levels: int = 8) -> bool:
         return all(_is_plain(k, levels - 1) and _is_plain(v, levels - 1) for k, v in value.items())
     dtype = getattr(value, "dtype", None)
     return type(value).__module__ == "numpy" and not getattr(dtype, "hasobject", True)
+
+
+_SCALING_OPTIONS = frozenset({"max_ongoing_requests", "num_replicas", "autoscaling_config"})
 
 
 def _warn_of_2_7(given: Mapping[str, Any], version: Any) -> None:

@@ -367,6 +367,18 @@ def apply_overrides(
     return _laid_over(config, options)
 
 
+def scaling_advice(config: DeploymentConfig) -> str | None:
+    """Return why autoscaling would not do what is meant by such options; None if nothing speaks against it."""
+    scaling = config.autoscaling_config
+    if scaling is None or config.max_ongoing_requests >= scaling.target_ongoing_requests:
+        return None
+    return (
+        f"max_ongoing_requests ({config.max_ongoing_requests}) is less than target_ongoing_requests "
+        f"({scaling.target_ongoing_requests:g}): no replica ever has as many requests as it should, so autoscaling "
+        "will never happen before calls have to wait. Raise the first, or lower the second."
+    )
+
+
 def _say_nothing(text: str) -> None:
     """Old names in stored overrides have been warned of when they came in."""
 

@@ -293,8 +293,9 @@ class AutoscalingDetail(msgspec.Struct, frozen=True, kw_only=True):
     scaling_status: str  #: UPSCALING, DOWNSCALING or STABLE
     decisions: list[AutoscalingDecision]  #: the last ten, newest last
     metrics: dict[str, float]  #: what the last decision was made of
-    metrics_health: str  #: "healthy"; "delayed" while some callers may not have told their load yet
-    errors: list[str]  #: kinds of exceptions that the custom policy fails with
+    #: "healthy"; "delayed" while some callers have not told their load; "unavailable" where all with calls are silent
+    metrics_health: str
+    errors: list[str]  #: what the custom policy fails with since it last answered
 
 
 class DeploymentDetails(msgspec.Struct, frozen=True, kw_only=True):

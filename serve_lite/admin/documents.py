@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve_lite.checks import invalid, wrong
-from serve_lite.config import LoggingConfig
+from serve_lite.config import AutoscalingPolicy, LoggingConfig
 from serve_lite.runtime_env.merging import code_environment
 from serve_lite.runtime_env.reading import read_runtime_env
 from serve_lite.schema import ServeApplicationSchema, parse_application_document, parse_deploy_document
@@ -95,6 +95,9 @@ def _submission(
         document=app.submitted,
         code_version=_code_version(app, base_dir, environment),
         logging_config=None if logs is None else logs.to_dict(),
+        autoscaling_policy=None
+        if app.autoscaling_policy is None
+        else AutoscalingPolicy.from_value(app.autoscaling_policy, f"{where}autoscaling_policy"),
     )
 
 

@@ -22,7 +22,7 @@ MOST_MISTAKES = 100
 #: Parts of a path like `applications[0].runtime_env.env_vars`.
 _PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 #: Lists of things that have nothing to do with each other: a wrong one leaves the others to be looked at.
-_LISTS_OF_INDEPENDENT = frozenset({"py_modules", "grpc_servicer_functions"})
+_LISTS_OF_INDEPENDENT = frozenset({"py_modules", "grpc_servicer_functions", "schedules"})
 _LIKENESS = 0.6  #: of a misspelt key, as for the hint in its message
 
 Check = Callable[[dict[str, Any]], object]
@@ -167,6 +167,8 @@ class _Rest:
                 return "application"
             case ["deployments", int()] | ["applications", int(), "deployments", int()]:
                 return "deployment"
+            case [*_, "autoscaling_config", "schedules", int()]:
+                return "schedule"
         return ""
 
     def _filler(self, kind: str) -> dict[str, Any]:
@@ -182,6 +184,8 @@ class _Rest:
                 return {"name": name, "import_path": "module:attribute", "route_prefix": None}
             case "deployment":
                 return {"name": name}
+            case "schedule":
+                return {"cron": "0 0 * * *", "until": "0:00", "duration_s": 60, "min_replicas": 0}
         return {}
 
     def _whole_path(self, path: str) -> str:

@@ -26,6 +26,8 @@ from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.connection import Connection, connect
 from serve_lite.wire.messages import (
+    DecideAppReply,
+    DecideAppRequest,
     DecideReply,
     DecideRequest,
     Membership,
@@ -74,7 +76,7 @@ class Advisers:
         return RemoteAdviser(process, target, choice, self._let_go) if process is not None else None
 
     def policy(self, target: DeploymentId) -> RemotePolicy | None:
-        """Return who asks the custom autoscaling policy of a deployment; None if there is no such deployment."""
+        """Return who asks custom autoscaling policies where a deployment's code is; None if there is no such one."""
         process = self._use(target)
         return RemotePolicy(process, self._let_go) if process is not None else None
 
@@ -208,16 +210,23 @@ class RemotePolicy:
         return self._process.is_over
 
     async def decide(self, request: DecideRequest) -> DecideReply:
-        """Ask the process.
+        """Ask the policy of a deployment.
 
         Raises:
             RayServeException: there is no process at the moment.
             RemoteControlError, ConnectionLostError, TimeoutError: it did not answer with a decision.
         """
+        return await self._connection().control("decide", request, DecideReply, timeout_s=_DECIDE_S)
+
+    async def decide_app(self, request: DecideAppRequest) -> DecideAppReply:
+        """Ask the policy of an application; raises as `decide` does."""
+        return await self._connection().control("decide_app", request, DecideAppReply, timeout_s=_DECIDE_S)
+
+    def _connection(self) -> Connection:
         connection = self._process.connection
         if connection is None:
             raise RayServeException(f"the adviser process of application {self._process.app!r} is not up")
-        return await connection.control("decide", request, DecideReply, timeout_s=_DECIDE_S)
+        return connection
 
     def close(self) -> None:
         self._let_go(self._process)

@@ -24,6 +24,7 @@ import msgspec
 
 from serve_lite import instruments
 from serve_lite.controller import goals
+from serve_lite.controller.custom_policies import Policy
 from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe
 from serve_lite.controller.fleet import Fleet, StopOrder
@@ -33,20 +34,21 @@ from serve_lite.controller.memory import MemoryWatch
 from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.pulse import Pulse, PulseView
-from serve_lite.controller.scaling import Policy, Scaler, Scaling
+from serve_lite.controller.scaling import Scaler, Scaling
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
 from serve_lite.exceptions import InstanceError, RayServeException, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
+from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.claims import with_claims
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
-from serve_lite.schema import DeploymentStatus, Phase, ProxyStatus, ReplicaState, ServeStatus
+from serve_lite.schema import Phase, ProxyStatus, ReplicaState, ServeStatus
 from serve_lite.state import events as ev
 from serve_lite.state.goal import AppGoal, BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
-from serve_lite.state.lifecycle import DeploymentMove, IllegalMoveError
+from serve_lite.state.lifecycle import IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
 from serve_lite.state.resources import MachineOptions
 from serve_lite.state.status import (
@@ -152,6 +154,7 @@ class Controller:
             clock=clock,
             wake=self._inbox.wake,
             spawn=lambda work: self._group.start_soon(lambda: work),
+            record=self._record,
         )
         self._inventory = Inventory(
             machine,
@@ -239,7 +242,9 @@ class Controller:
         goal = await self._change_goal(
             lambda goal: goals.accept_scale(
                 goals.at_revision(goal, if_revisions), deployment, target, is_manual=is_manual
-            )
+            ),
+            # A scaler's numbers change all day, and are no deploy: the application goes on being told as RUNNING.
+            None if is_manual else lambda old, _: self._outer_scaling_events(deployment, old, target),
         )
         self._record(str(deployment), f"scaled to {target} replicas")
         return DeployReply(revision=goal.revision)
@@ -725,8 +730,8 @@ class Controller:
         is_stored = False
         try:
             goal = await self._change_goal(
-                lambda goal: goals.accept_scaling(goal, scaling.deployment, scaling.target),
-                lambda _, goal: self._scaled_events(scaling, goal),
+                lambda goal: goals.accept_scaling(goal, scaling.deployment, scaling.target, scaling.window),
+                lambda _old, _new: self._scaled_events(scaling),
             )
             is_stored = True
             now_wanted = {d.id: d.target for app in goal.apps.values() for d in app.deployments}
@@ -739,26 +744,16 @@ class Controller:
         finally:
             self._scaler.done(scaling, is_stored=is_stored)
 
-    def _scaled_events(self, scaling: Scaling, goal: Goal) -> list[ev.Event]:
-        """Return what a decision means for the deployment's status."""
-        view = self._observed.deployments.get(scaling.deployment)
-        if view is None:
-            return []
-        running = sum(
-            r.is_running and r.version == view.version for r in self._observed.replicas_of(scaling.deployment)
+    def _scaled_events(self, scaling: Scaling) -> list[ev.Event]:
+        return goals.scaled_events(
+            scaling.deployment, scaling.was, scaling.target, scaling.bounds, self._observed, self._clock()
         )
-        is_under_way = not running or scaling.bounds.clip(running) != running
-        if view.status is DeploymentStatus.UPDATING and is_under_way:
-            return []  # it is the deploy that is told of
-        is_up = scaling.target > scaling.was
-        return [
-            ev.DeploymentMoved(
-                deployment=scaling.deployment,
-                move=DeploymentMove.AUTOSCALED_UP if is_up else DeploymentMove.AUTOSCALED_DOWN,
-                message=f"{'Up' if is_up else 'Down'}scaling from {scaling.was} to {scaling.target} replicas.",
-                at=self._clock(),
-            )
-        ]
+
+    def _outer_scaling_events(self, deployment: DeploymentId, old: Goal, target: int) -> list[ev.Event]:
+        """Return what a number from a scaler outside means for the deployment's status."""
+        was = next(d.target for d in old.apps[deployment.app_name].deployments if d.id == deployment)
+        exactly = Bounds(target, target)
+        return goals.scaled_events(deployment, was, target, exactly, self._observed, self._clock())
 
     # --- the goal ---
 
@@ -837,8 +832,8 @@ class Controller:
                 if was is None or (was.status, was.message) != (view.status, view.message):
                     self._record(str(deployment), f"{view.status} ({view.trigger}) {view.message}".rstrip())
 
-    def _record(self, subject: str | ReplicaId, text: str) -> None:
-        logger.info("%s: %s", subject, text)
+    def _record(self, subject: str | ReplicaId, text: str, level: int = logging.INFO) -> None:
+        logger.log(level, "%s: %s", subject, text)
         self._store.add_events([EventRow(at=time.time(), subject=subject, text=text)])
 
     def _current_facts(self) -> InstanceFacts:

@@ -28,7 +28,7 @@ from serve_lite.exceptions import ServeLiteError
 from serve_lite.schema import Phase
 from serve_lite.state import events as ev
 from serve_lite.state.goal import CodeEnvironment
-from serve_lite.state.ids import ReplicaId
+from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.phases import Progress
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
 from serve_lite.wire.messages import (
@@ -86,7 +86,7 @@ class Fleet:
         note: Callable[[ev.ReplicaPhased], None],
         clock: Callable[[], float],
         epoch: int,
-        on_stats: Callable[[ReplicaId, dict[str, float]], None],
+        on_stats: Callable[[ReplicaId, DeploymentId, dict[str, float], float], None],
         environments: Environments,
     ) -> None:
         self._group, self._spawner, self._store = group, spawner, store
@@ -295,18 +295,20 @@ class Fleet:
     def _listen(self, replica: _Supervised, connection: Connection) -> None:
         """Hear what the replica tells of itself."""
 
-        def hear() -> None:
+        def hear(is_news: bool = True) -> None:
             if not connection.table.facts:
                 return
             facts = _decode_facts(connection.table.facts)
-            if facts.autoscaling_stats:
-                self._on_stats(replica.id, facts.autoscaling_stats)
+            if facts.autoscaling_stats and facts.autoscaling_at != replica.stats_at:
+                replica.stats_at = facts.autoscaling_at
+                at = facts.autoscaling_at if is_news else 0.0
+                self._on_stats(replica.id, replica.row.deployment, facts.autoscaling_stats, at)
             if facts.worn != replica.worn:
                 replica.worn = facts.worn
                 self._post(ev.ReplicaWorn(replica=replica.id, reason=facts.worn, at=self._clock()))
 
         connection.table.on_facts = hear
-        hear()
+        hear(is_news=False)
 
     async def _stay_connected(self, replica: _Supervised) -> None:
         """Connect again whenever the connection breaks while the process lives; it counts on us being there."""
@@ -489,6 +491,7 @@ class _Supervised:
         self.ordered = anyio.Event()
         self.progress: Progress | None = None  #: of its start, if it began under this daemon
         self.is_initialised = False  #: it may have requests to finish
+        self.stats_at = 0.0  #: when its `record_autoscaling_stats` returned what was told last
         self.worn = ""  #: what it said last of having served long enough
         self.stop_asked: anyio.Event | None = None  #: set when it has answered the order to stop, or cannot
         self.metrics_asked: anyio.Event | None = None  #: set when it has told its metrics, or cannot

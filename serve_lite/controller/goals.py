@@ -17,9 +17,12 @@ from serve_lite.checks import invalid
 from serve_lite.config import LoggingConfig
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.options import apply_overrides, route_prefix
+from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.capacity import initial_target, scaling_bounds
+from serve_lite.policy.schedules import NO_WINDOW, Window
 from serve_lite.policy.update import settings_of, status_move, version_of
 from serve_lite.runtime_env.merging import own_environment
+from serve_lite.schema import DeploymentStatus
 from serve_lite.state import events as ev
 from serve_lite.state.environment import RuntimeEnv
 from serve_lite.state.goal import (
@@ -33,6 +36,7 @@ from serve_lite.state.goal import (
     Goal,
 )
 from serve_lite.state.ids import DeploymentId
+from serve_lite.state.lifecycle import DeploymentMove
 from serve_lite.state.observed import Observed
 from serve_lite.wire.messages import DeployRequest
 
@@ -253,16 +257,19 @@ def accept_shutdown(goal: Goal) -> Goal:
     return msgspec.structs.replace(gone, is_shutting_down=True, document=None)
 
 
-def accept_scaling(goal: Goal, deployment: DeploymentId, target: int) -> Goal:
+def accept_scaling(goal: Goal, deployment: DeploymentId, target: int, window: Window = NO_WINDOW) -> Goal:
     """Return the goal with as many replicas of a deployment as autoscaling wants.
 
     The same one if the deployment is not scaled any more. The bounds hold, whatever has changed them meanwhile.
+
+    Args:
+        window: what schedules ask for.
     """
     app = goal.apps.get(deployment.app_name)
     if app is None or app.is_deleting:
         return goal
     deployments = tuple(
-        _scaled(d, target, *goal.capacity_of(app.submission.source)) if d.id == deployment else d
+        _scaled(d, target, *goal.capacity_of(app.submission.source), window) if d.id == deployment else d
         for d in app.deployments
     )
     if deployments == app.deployments:
@@ -271,12 +278,14 @@ def accept_scaling(goal: Goal, deployment: DeploymentId, target: int) -> Goal:
 
 
 def _scaled(
-    goal: DeploymentGoal, target: int, capacity: float | None, direction: CapacityDirection
+    goal: DeploymentGoal, target: int, capacity: float | None, direction: CapacityDirection, window: Window
 ) -> DeploymentGoal:
     scaling = goal.config.autoscaling_config
     if scaling is None:
         return goal
-    return msgspec.structs.replace(goal, target=scaling_bounds(scaling, capacity, direction).clip(target))
+    return msgspec.structs.replace(
+        goal, target=scaling_bounds(scaling, capacity, direction, window).clip(target)
+    )
 
 
 def forget_app(goal: Goal, name: str) -> Goal:
@@ -313,6 +322,32 @@ def configured_events(old: Goal, new: Goal, observed: Observed, at: float) -> li
     return events
 
 
+def scaled_events(
+    deployment: DeploymentId, was: int, target: int, bounds: Bounds, observed: Observed, at: float
+) -> list[ev.Event]:
+    """Return what another number of replicas means for a deployment's status, when no user asked for it.
+
+    Args:
+        bounds: a deploy that has brought so many replicas up is not told of any more.
+    """
+    view = observed.deployments.get(deployment)
+    if view is None or was == target:
+        return []
+    running = sum(r.is_running and r.version == view.version for r in observed.replicas_of(deployment))
+    is_under_way = not running or bounds.clip(running) != running
+    if view.status is DeploymentStatus.UPDATING and is_under_way:
+        return []  # it is the deploy that is told of
+    is_up = target > was
+    return [
+        ev.DeploymentMoved(
+            deployment=deployment,
+            move=DeploymentMove.AUTOSCALED_UP if is_up else DeploymentMove.AUTOSCALED_DOWN,
+            message=f"{'Up' if is_up else 'Down'}scaling from {was} to {target} replicas.",
+            at=at,
+        )
+    ]
+
+
 # --- one application ----------------------------------------------------------------------------
 
 
@@ -334,6 +369,7 @@ def _accept_app(
         retired=before.retired if before else (),
         route_prefix=before.route_prefix if before else None,
         code_version=before.code_version if before else "",
+        autoscaling_policy=before.autoscaling_policy if before else None,
     )
     if submission.build is None:
         if not submission.deployments:
@@ -402,6 +438,7 @@ def _with_deployments(
         retired=tuple(d for d in left_out.values() if d.id in alive),
         route_prefix=prefix,
         code_version=submission.code_version,
+        autoscaling_policy=submission.autoscaling_policy,
         is_building=False,
         build_error="",
     )

@@ -10,6 +10,8 @@ from serve_lite.policy.autoscaling import Series, stale_after_s
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.wire.messages import DeploymentLoad
 
+_LATE_S = 1.0  #: a report may be late by this on a busy machine
+
 
 class _Told:
     """What one caller told of one deployment."""
@@ -78,6 +80,18 @@ class LoadBoard:
             [list(told.queued) for told in callers.values()],
             [list(told.running) for told in callers.values()],
         )
+
+    def health(self, deployment: DeploymentId, every_s: float, now: float) -> str:
+        """Return "healthy", "delayed" if a caller with calls is silent, "unavailable" if all of them are.
+
+        Args:
+            every_s: how often callers tell their load.
+        """
+        busy = [told for told in self._told.get(deployment, {}).values() if not told.last.is_none]
+        silent = [told for told in busy if told.at < now - 2 * every_s - _LATE_S]
+        if not silent:
+            return "healthy"
+        return "delayed" if len(silent) < len(busy) else "unavailable"
 
     def by_replica(self) -> dict[ReplicaId, int]:
         """Return how many calls each replica has, as callers told last."""

@@ -167,6 +167,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
     lowest: int
     highest: int
+    why: str = ""  #: what else to say of them in a reason
 
     def clip(self, number: int) -> int:
         return min(max(number, self.lowest), self.highest)
@@ -197,6 +198,7 @@ def decide(
     timer: Timer,
     now: float,
     wish: float | None = None,
+    policy_name: str = "",
 ) -> Decision:
     """Return the decision for one deployment.
 
@@ -204,6 +206,7 @@ def decide(
         running: replicas that serve.
         target: replicas wanted so far.
         wish: what a custom policy says; None: what the load says.
+        policy_name: of the policy that says it; "" for the deployment's own.
     """
     if is_cold_start(load, running):
         asked = step = max(_ceil(config.get_upscaling_factor()), target)
@@ -214,7 +217,7 @@ def decide(
             f"{load.total:.4g} requests run or wait at {running} running replicas; "
             f"{config.get_target_ongoing_requests():.4g} each are wanted"
             if wish is None
-            else f"the policy {config.policy.policy_function!r} asks for {wish:.4g}"
+            else f"the policy {policy_name or config.policy.policy_function!r} asks for {wish:.4g}"
         )
         if wish is None:
             wish = wanted_by_load(load, config) if running else target
@@ -224,8 +227,8 @@ def decide(
             # Clipped before the delay too: a wish that the bounds forbid is none, and nothing need wait for it.
             step, after, due = after_delay(bounds.clip(step), target, timer, config, now)
     chosen = bounds.clip(step)
-    if chosen != step:
-        why += f"; the bounds are {bounds.lowest} and {bounds.highest}"
+    if chosen != asked and chosen in (bounds.lowest, bounds.highest):
+        why += f"; the bounds are {bounds.lowest} and {bounds.highest}{bounds.why}"
     return Decision(target=chosen, wish=asked, timer=after, due=due, reason=why if chosen != target else "")
 
 

@@ -6,6 +6,7 @@ import math
 
 from serve_lite.config import AutoscalingConfig, DeploymentConfig
 from serve_lite.policy.autoscaling import Bounds
+from serve_lite.policy.schedules import NO_WINDOW, Window
 from serve_lite.state.goal import CapacityDirection
 
 
@@ -19,18 +20,25 @@ def adjusted(replicas: int, target_capacity: float | None) -> int:
 
 
 def scaling_bounds(
-    scaling: AutoscalingConfig, target_capacity: float | None = None, direction: CapacityDirection = None
+    scaling: AutoscalingConfig,
+    target_capacity: float | None = None,
+    direction: CapacityDirection = None,
+    window: Window = NO_WINDOW,
 ) -> Bounds:
     """Return the fewest and the most replicas that autoscaling may choose.
 
     Args:
         direction: "UP" while `target_capacity` rises: then `initial_replicas`, if set, are the fewest.
+        window: what schedules ask for now.
     """
     fewest = scaling.min_replicas
     if direction == "UP" and scaling.initial_replicas is not None:
         fewest = scaling.initial_replicas
-    highest = adjusted(scaling.max_replicas, target_capacity)
-    return Bounds(min(adjusted(fewest, target_capacity), highest), highest)
+    fewest = max(fewest, window.lowest)
+    most = max(scaling.max_replicas if window.highest is None else window.highest, window.lowest)
+    highest = adjusted(most, target_capacity)
+    why = f" (schedule {', '.join(window.holds)})" if window.holds else ""
+    return Bounds(min(adjusted(fewest, target_capacity), highest), highest, why)
 
 
 def initial_target(
@@ -54,7 +62,9 @@ def initial_target(
     scaling = config.autoscaling_config
     if scaling is None:
         return adjusted(config.num_replicas, target_capacity)
-    bounds = scaling_bounds(scaling, target_capacity, direction)
+    # What a schedule has raised is kept: whether its window is open is not for a deploy to say.
+    most = max([scaling.max_replicas, *(s.max_replicas or 0 for s in scaling.schedules)])
+    bounds = scaling_bounds(scaling, target_capacity, direction, Window(highest=most))
     if scaling.initial_replicas is not None and (is_changed or previous is None):
         return bounds.clip(adjusted(scaling.initial_replicas, target_capacity))
     return bounds.clip(previous if previous is not None else bounds.lowest)

@@ -21,7 +21,14 @@ from serve_lite.routing.advised import RouterHost
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.control import ControlMethods
 from serve_lite.wire.listener import listen
-from serve_lite.wire.messages import DecideRequest, RankReply, RankRequest, RouterChoice, RouterNote
+from serve_lite.wire.messages import (
+    DecideAppRequest,
+    DecideRequest,
+    RankReply,
+    RankRequest,
+    RouterChoice,
+    RouterNote,
+)
 
 log = logging.getLogger("serve_lite.adviser")
 
@@ -39,7 +46,9 @@ async def _serve(listen_socket: socket.socket) -> None:
     async with anyio.create_task_group() as group:
         methods = ControlMethods(group)
         methods.method("rank", RankRequest, _Routers().rank)
-        methods.method("decide", DecideRequest, Policies().decide)
+        policies = Policies()
+        methods.method("decide", DecideRequest, policies.decide)
+        methods.method("decide_app", DecideAppRequest, policies.decide_app)
         listener = await listen(listen_socket, methods.handle_call)
         listener.on_lost = lambda _: left.set()
         with anyio.move_on_after(_FIRST_CONTACT_S) as patience:

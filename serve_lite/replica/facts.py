@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -117,6 +118,7 @@ class Facts:
                     stats = await ask() or {}
                 if stats != self._facts.autoscaling_stats:
                     self._facts.autoscaling_stats = stats
+                    self._facts.autoscaling_at = time.monotonic()
                     self._tell()
             except WrongStatsError as error:
                 log.error("%s It is not asked again in this replica.", error)

@@ -7,6 +7,7 @@ replica has accepted is never sent again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -121,6 +122,7 @@ class Router:
             deployment=self.deployment.name,
             queued=len(self._queue),
             running=self._replicas.counts(),
+            at=time.monotonic(),
         )
 
     @property

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from serve_lite.config import DeploymentConfig
+from serve_lite.config import AutoscalingPolicy, DeploymentConfig
 from serve_lite.state.environment import Part, RuntimeEnv
 from serve_lite.state.ids import DeploymentId
 
@@ -81,6 +81,9 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     document: dict[str, Any] | None = None  #: the app's part of the config file exactly as submitted
     code_version: str = ""  #: equal to the running one: no new build, no restart; "" is always new
     logging_config: dict[str, Any] | None = None  #: of deployments that have none of their own
+    autoscaling_policy: AutoscalingPolicy | None = (
+        None  #: decides for all deployments that scale by themselves
+    )
 
 
 class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -116,6 +119,9 @@ class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retired: tuple[DeploymentGoal, ...] = ()  #: left out by the newest version; stop when it is in place
     route_prefix: str | None = None
     code_version: str = ""  #: of what `deployments` were built from
+    autoscaling_policy: AutoscalingPolicy | None = (
+        None  #: of `deployments`; the submission's once that is built
+    )
     is_building: bool = False
     build_error: str = ""  #: why the newest submission was not built
     is_deleting: bool = False

@@ -167,6 +167,7 @@ class ReplicaFacts(msgspec.Struct, array_like=True, omit_defaults=True):
     metadata: dict[str, Any] = {}  #: what the user's `record_replica_metadata` returned
     autoscaling_stats: dict[str, float] = {}  #: what the user's `record_autoscaling_stats` returned last
     worn: str = ""  #: why it should be replaced by a new one; for the controller
+    autoscaling_at: float = 0.0  #: when, on the machine's monotonic clock
 
 
 class ControlHead(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -384,6 +385,7 @@ class DeploymentLoad(msgspec.Struct, kw_only=True, omit_defaults=True):
     caller: str = ""  #: as in `watch`
     queued: int = 0  #: wait for a replica
     running: dict[str, int] = {}  #: sent and not finished, by replica; those with none are left out
+    at: float = 0.0  #: when it was so, on the machine's monotonic clock; 0: not told
 
     @property
     def is_none(self) -> bool:
@@ -487,6 +489,25 @@ class DecideReply(msgspec.Struct, array_like=True):
 
     target: float
     state: dict[str, Any]
+    took_ms: float = 0.0  #: to decide
+
+
+class DecideAppRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`decide_app`: ask the policy of an application how many replicas its deployments should have."""
+
+    app: str
+    policy: str  #: as in `DecideRequest`
+    kwargs: dict[str, Any] = {}
+    contexts: dict[str, dict[str, Any]] = {}  #: by deployment, as in `DecideRequest`
+    states: dict[str, dict[str, Any]] = {}  #: by deployment: what the policy gave back last time
+
+
+class DecideAppReply(msgspec.Struct, array_like=True):
+    """What the policy of an application wants, by deployment; one that is left out keeps its number."""
+
+    targets: dict[str, float]
+    states: dict[str, dict[str, Any]]
+    took_ms: float = 0.0  #: to decide
 
 
 # --- what the proxy is told ----------------------------------------------------------------------

@@ -173,3 +173,25 @@ async def test_rest_tells_the_first_mistake_and_all_of_them(daemon: Instance, me
     ]  # fmt: skip
     assert said["errors"][0] == {"error": said["error"], "path": said["path"]}
     assert (await daemon.admin.get("/api/serve/applications/")).json()["applications"] == {}
+
+
+def test_wrong_schedules_are_told_one_by_one_without_consequences() -> None:
+    document = copy.deepcopy(RIGHT)
+    right = {"cron": "0 8 * * *", "until": "18:00", "min_replicas": 2}
+    schedules = [
+        {**right, "until": 1080},
+        {**right, "cron": "0 25 * * *", "timezone": "Nowhere"},
+        {"until": "18:00", "min_replicas": 2},
+        {**right, "min_replicas": -1},
+        {**right, "duration_s": 5},
+        {**right, "min_replicas": 40},
+        {"cron": "0 8 * * *", "duration_s": -1, "max_replicas": 3},
+        right,
+    ]
+    document["applications"][1]["deployments"][0]["autoscaling_config"]["schedules"] = schedules
+    where = "applications[1].deployments[0].autoscaling_config.schedules"
+    found = find_mistakes(document, deploy_request)
+    assert sorted(path_of(error) for error in found) == [
+        f"{where}[0].until", f"{where}[1].cron", f"{where}[1].timezone", f"{where}[2].cron",
+        f"{where}[3].min_replicas", f"{where}[4]", f"{where}[5]", f"{where}[6].duration_s",
+    ]  # fmt: skip

@@ -35,3 +35,41 @@ def wrong(context: AutoscalingContext) -> Any:
 
 def fails(context: AutoscalingContext) -> Any:
     raise ValueError("no idea")
+
+
+def for_all(contexts: dict[Any, AutoscalingContext]) -> Any:
+    """Wants as many replicas of each deployment as another one has calls; leaves out those called Quiet."""
+    total = sum(context.total_num_requests for context in contexts.values())
+    targets = {id: total - c.total_num_requests for id, c in contexts.items() if id.name != "Quiet"}
+    states = {id: {"asked": c.policy_state.get("asked", 0) + 1} for id, c in contexts.items()}
+    return targets, states
+
+
+def for_all_without_state(contexts: dict[Any, AutoscalingContext]) -> Any:
+    return dict.fromkeys(contexts, 2), None
+
+
+class ForAll:
+    """A policy for all deployments, with a parameter."""
+
+    def __init__(self, each: int) -> None:
+        self.each = each
+
+    def __call__(self, contexts: dict[Any, AutoscalingContext]) -> Any:
+        return dict.fromkeys(contexts, self.each), {}
+
+
+def names_a_stranger(contexts: dict[Any, AutoscalingContext]) -> Any:
+    return {"Stranger": 2}, {}
+
+
+def wrong_number(contexts: dict[Any, AutoscalingContext]) -> Any:
+    return dict.fromkeys(contexts, "many"), {}
+
+
+def wrong_state(contexts: dict[Any, AutoscalingContext]) -> Any:
+    return {}, dict.fromkeys(contexts, 5)
+
+
+def only_numbers(contexts: dict[Any, AutoscalingContext]) -> Any:
+    return dict.fromkeys(contexts, 2)

@@ -12,7 +12,7 @@ import pytest
 from serve_lite.controller.spawner import Spawner
 from serve_lite.state.goal import CodeEnvironment
 from serve_lite.wire.connection import Connection, RemoteControlError, connect
-from serve_lite.wire.messages import DecideReply, DecideRequest
+from serve_lite.wire.messages import DecideAppReply, DecideAppRequest, DecideReply, DecideRequest
 
 HERE = Path(__file__).parent
 
@@ -66,3 +66,44 @@ async def test_a_class_is_made_once_with_its_arguments(adviser: Connection) -> N
 async def test_a_policy_that_fails_says_why(adviser: Connection, policy: str, says: str) -> None:
     with pytest.raises(RemoteControlError, match=says):
         await decide(adviser, policy)
+
+
+# --- for all deployments of an application ------------------------------------------------------
+
+
+async def decide_app(adviser: Connection, policy: str, **fields: object) -> DecideAppReply:
+    contexts = {name: {"total_num_requests": n} for name, n in (("A", 1.0), ("B", 3.5), ("Quiet", 0.0))}
+    request = DecideAppRequest(app="shop", policy=policy, contexts=contexts, **fields)
+    return await adviser.control("decide_app", request, DecideAppReply, timeout_s=20)
+
+
+async def test_a_policy_for_all_deployments_sees_each_and_may_leave_some_out(adviser: Connection) -> None:
+    first = await decide_app(adviser, "advice:for_all")
+    assert first.targets == {"A": 3.5, "B": 1.0}
+    assert first.states == {"A": {"asked": 1}, "B": {"asked": 1}, "Quiet": {"asked": 1}}
+    assert first.took_ms > 0
+    again = await decide_app(adviser, "advice:for_all", states={"B": {"asked": 1}})
+    assert again.states["B"] == {"asked": 2} and again.states["A"] == {"asked": 1}
+
+
+async def test_it_may_have_no_state_and_may_be_a_class(adviser: Connection) -> None:
+    reply = await decide_app(adviser, "advice:for_all_without_state")
+    assert (reply.targets, reply.states) == ({"A": 2, "B": 2, "Quiet": 2}, {})
+    reply = await decide_app(adviser, "advice:ForAll", kwargs={"each": 7})
+    assert set(reply.targets.values()) == {7}
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        ("advice:names_a_stranger", "answered for 'Stranger', which it was not asked about. Use the keys"),
+        ("advice:wrong_number", "must return numbers of replicas, not 'many'"),
+        ("advice:wrong_state", "must return each state as a dict, not 5"),
+        ("advice:only_numbers", "must return ..deployment id: number of replicas"),
+        ("advice:fails", "no idea"),
+        ("advice:ForAll", "missing 1 required positional argument: 'each'"),
+    ],
+)
+async def test_a_policy_for_all_that_fails_says_why(adviser: Connection, policy: str, says: str) -> None:
+    with pytest.raises(RemoteControlError, match=says):
+        await decide_app(adviser, policy)

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from serve_lite.config import AutoscalingConfig, DeploymentConfig
+from serve_lite.config import AutoscalingConfig, AutoscalingPolicy, DeploymentConfig
 from serve_lite.controller.goals import (
     NotScalableError,
     StaleRevisionError,
@@ -23,6 +23,7 @@ from serve_lite.controller.goals import (
     reject_build,
 )
 from serve_lite.exceptions import InvalidConfigError, RayServeException
+from serve_lite.policy.schedules import Window
 from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult, DeploymentSpec, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.lifecycle import DeploymentMove
@@ -368,3 +369,32 @@ def test_a_part_beside_a_single_application_makes_a_document_with_both() -> None
     goal = deploy(Goal(), config_app("default"), replace_declarative=True, document=single)
     goal = deploy(goal, config_app("two", route_prefix="/two"), merge=True, document={"applications": [two]})
     assert goal.document == {"applications": [{"import_path": "one:app"}, two]}
+
+
+def test_an_applications_policy_counts_with_the_deployments_it_came_with() -> None:
+    """A policy is code: while another version is built, and after its build failed, the old one decides."""
+    old, new = AutoscalingPolicy(policy_function="shop:old"), AutoscalingPolicy(policy_function="shop:new")
+    goal = built(deploy(Goal(), config_app(autoscaling_policy=old)), "shop")
+    assert goal.apps["shop"].autoscaling_policy == old
+    building = deploy(goal, config_app(code_version="c2", autoscaling_policy=new))
+    assert building.apps["shop"].is_building and building.apps["shop"].autoscaling_policy == old
+    failed = reject_build(building, "shop", building.revision, "no")
+    assert failed.apps["shop"].autoscaling_policy == old
+    assert built(building, "shop").apps["shop"].autoscaling_policy == new
+    without = built(deploy(goal, config_app(code_version="c3")), "shop")
+    assert without.apps["shop"].autoscaling_policy is None
+    back = accept_rollback(without, goal.apps["shop"], now=2.0, alive=set())
+    assert back.apps["shop"].autoscaling_policy == old
+
+
+def test_a_decision_within_a_schedules_window_is_kept_to_that_windows_bounds() -> None:
+    scaling = AutoscalingConfig(max_replicas=2)
+    goal = built(deploy(Goal(), config_app()), "shop", spec(autoscaling_config=scaling))
+    [deployment] = goal.apps["shop"].deployments
+
+    def decided(target: int, window: Window) -> int:
+        return accept_scaling(goal, deployment.id, target, window).apps["shop"].deployments[0].target
+
+    assert decided(5, Window()) == 2
+    assert decided(5, Window(highest=4)) == 4
+    assert decided(1, Window(lowest=3)) == 3

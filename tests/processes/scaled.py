@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Held:
         return str(os.getpid())
 
     async def hold(self) -> int:
+        (self.folder / "entered").touch()
         while not (self.folder / "gate").exists():
             await asyncio.sleep(0.01)
         return os.getpid()
@@ -82,3 +84,26 @@ def by_file(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
     if text == "bad":
         raise ValueError("the file is bad")
     return float(text), {"asked": asked}
+
+
+def pair(args: dict[str, Any]) -> serve.Application:
+    """Two deployments that scale by themselves."""
+    options = {**QUICK, **args.get("scaling", {})}
+    return Front.options(autoscaling_config=options).bind(held(args))
+
+
+class ByFile:
+    """A policy for all deployments of an application: wants what a file says, as JSON by name."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def __call__(self, contexts: dict[Any, AutoscalingContext]) -> Any:
+        asked = {id: context.policy_state.get("asked", 0) + 1 for id, context in contexts.items()}
+        names = " ".join(sorted(id.name for id in contexts))
+        (self.folder / "told").write_text(f"{os.getpid()} {min(asked.values()) > 1} {names}")
+        wanted = json.loads((self.folder / "wanted").read_text())
+        return (
+            {id: wanted[id.name] for id in contexts if id.name in wanted},
+            {id: {"asked": asked[id]} for id in contexts},
+        )

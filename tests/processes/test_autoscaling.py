@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,101 +13,12 @@ import pytest
 
 import serve_lite as serve
 from serve_lite.schema import (
-    ApplicationStatus,
-    DeploymentStatus,
-    DeploymentStatusOverview,
     DeploymentStatusTrigger,
 )
 from tests.instances import DEADLINE_S, Instance, until
+from tests.processes.stage import HERE, Stage
 
-HERE = Path(__file__).parent
 AUTOSCALING = DeploymentStatusTrigger.AUTOSCALING
-
-
-class Stage:
-    """An instance with one application of `scaled.py`, whose requests are held until the gate opens."""
-
-    def __init__(self, daemon: Instance, folder: Path) -> None:
-        self.daemon, self.folder = daemon, folder
-        self.answers: list[str] = []
-
-    async def deploy(self, app: str = "held", **scaling: Any) -> None:
-        status = await self.daemon.deploy(
-            f"scaled:{app}",
-            folder=HERE,
-            args={"folder": str(self.folder), "scaling": scaling},
-            env_vars={"SCALED_FOLDER": str(self.folder)},
-        )
-        application = status.applications["default"]
-        assert application.status is ApplicationStatus.RUNNING, application.message
-
-    @asynccontextmanager
-    async def requests(self, count: int) -> AsyncIterator[None]:
-        """Have so many requests wait in user code or before it; at the end the gate opens and all are answered."""
-        async with (
-            httpx.AsyncClient(
-                base_url=self.daemon.http_url, timeout=DEADLINE_S, limits=httpx.Limits(max_connections=None)
-            ) as client,
-            anyio.create_task_group() as group,
-        ):
-
-            async def ask() -> None:
-                response = await client.get("/")
-                assert response.status_code == 200, response.text
-                self.answers.append(response.text)
-
-            for _ in range(count):
-                group.start_soon(ask)
-            yield
-            self.open()
-
-    def open(self) -> None:
-        (self.folder / "gate").touch()
-
-    def shut(self) -> None:
-        (self.folder / "gate").unlink(missing_ok=True)
-
-    @property
-    def made(self) -> int:
-        """How many replicas were ever built."""
-        path = self.folder / "made"
-        return len(path.read_text().splitlines()) if path.exists() else 0
-
-    def pids(self) -> set[int]:
-        return self.daemon.pids("replica default/Held")
-
-    async def overview(self) -> DeploymentStatusOverview:
-        return (await self.daemon.status()).applications["default"].deployments["Held"]
-
-    async def shown_target(self) -> int:
-        details = (await self.daemon.admin.get("/api/serve/applications/")).json()
-        target: int = details["applications"]["default"]["deployments"]["Held"]["target_num_replicas"]
-        return target
-
-    async def becomes(self, count: int) -> None:
-        """Return once so many replicas run and everything is at rest."""
-        with anyio.fail_after(DEADLINE_S):
-            while True:
-                overview = await self.overview()
-                running = overview.replica_states.get("RUNNING", 0)
-                if (
-                    overview.status is DeploymentStatus.HEALTHY
-                    and sum(overview.replica_states.values()) == count
-                ):
-                    assert running == count
-                    break
-                await anyio.sleep(0.01)
-        assert await self.shown_target() == count
-
-    async def kill_daemon(self) -> None:
-        old = await self.daemon.daemon_pid()
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            os.kill(old, number)
-        while await self.daemon.daemon_pid() == old:
-            pass
-
-    def decisions(self) -> list[str]:
-        return [line for line in self.daemon.log("daemon.log").splitlines() if "scaled from" in line]
 
 
 @pytest.fixture

@@ -84,6 +84,7 @@ DEFAULTS: dict[type[Checked], dict[str, Any]] = {
         "aggregation_function": "mean",
         "policy": AutoscalingPolicy(policy_function=DEFAULT_POLICY, policy_kwargs={}),
         "target_num_ongoing_requests_per_replica": None,
+        "schedules": (),
     },
     AutoscalingPolicy: {"policy_function": DEFAULT_POLICY, "policy_kwargs": {}},
     RequestRouterConfig: {

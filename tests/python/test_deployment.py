@@ -386,3 +386,30 @@ def test_nothing_heavy_is_imported_for_decorators() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_ongoing_requests": 3, "autoscaling_config": {"target_ongoing_requests": 4}},
+        {"max_ongoing_requests": 1, "num_replicas": "auto"},
+    ],
+)
+def test_options_that_keep_autoscaling_from_happening_are_told_at_the_users_line(
+    options: dict[str, Any],
+) -> None:
+    with pytest.warns(
+        UserWarning, match="'f'.*autoscaling will never happen before calls have to wait"
+    ) as caught:
+        made = deployment(name="f", **options)(_plain)
+    assert [w.filename for w in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.bind()
+        made.options(name="another", user_config=1)
+        made.options(max_ongoing_requests=100)
+        deployment(max_ongoing_requests=4, autoscaling_config={"target_ongoing_requests": 4})(_plain)
+
+
+def _plain() -> None:
+    pass

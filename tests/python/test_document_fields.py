@@ -218,6 +218,13 @@ AUTOSCALING: dict[str, list[tuple[Any, Any]]] = {
         ({"policy_function": RAYS_DEFAULT_POLICY}, {"policy_function": DEFAULT_POLICY, "policy_kwargs": {}}),
         (None, {"policy_function": DEFAULT_POLICY, "policy_kwargs": {}}),
     ],
+    "schedules": [
+        ([], ()),
+        (
+            [{"cron": "0 8  * * mon-fri", "duration_s": 60, "max_replicas": 3}],
+            ({"cron": "0 8 * * mon-fri", "duration_s": 60.0, "max_replicas": 3},),
+        ),
+    ],
 }  # fmt: skip
 
 ROUTER: dict[str, list[tuple[Any, Any]]] = {
