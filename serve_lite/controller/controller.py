@@ -405,6 +405,14 @@ class Controller:
         ):
             await self._changed.wait()  # replicas are killed after their grace, so this ends
 
+    def replica_logs(self) -> set[str]:
+        """Return the logs of the replicas that there are."""
+        return {r.log_file for r in self._observed.replicas.values() if r.log_file}
+
+    async def suspend(self) -> None:
+        """Return when no change of the goal is under way; none can begin any more. Before a hand-over."""
+        await self._changing.acquire()  # and never let go; those who asked before have their turn first
+
     # --- the loop ---
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -433,6 +441,7 @@ class Controller:
 
     def _load(self, stored: Stored) -> None:
         """Take up where the last daemon left."""
+        self._publisher.begin_again()
         now = self._started_at = self._clock()
         self._fleet = Fleet(
             group=self._group,

@@ -7,6 +7,7 @@ earlier daemon are adopted, so that nobody takes "not known yet" for "none".
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 
@@ -14,6 +15,7 @@ from serve_lite.controller.routers import router_choice
 from serve_lite.policy.autoscaling import report_every_s
 from serve_lite.policy.reconcile import is_in_place
 from serve_lite.policy.restart import budget, has_given_up
+from serve_lite.routing.membership import MembershipSource
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import DeploymentView, Observed
@@ -34,9 +36,21 @@ class Publisher:
         self._route_watchers: list[OnRoutes] = []
         self._routes: tuple[RouteTarget, ...] = ()
         self.published = anyio.Event()  #: set by the first `publish`
+        self._followed: MembershipSource | None = None  #: another daemon's, which then knows everything
         self.on_load: Callable[[DeploymentLoad], None] | None = (
             None  #: hears the load of this process's routers
         )
+
+    def begin_again(self) -> None:
+        """Forget that something was published: there is a new controller, which first looks who is there."""
+        if self.published.is_set():
+            self.published = anyio.Event()
+
+    def follow(self, source: MembershipSource) -> None:
+        """Hear from another daemon who serves what, and pass it on to those who watch here."""
+        self._followed = source
+        for deployment, watchers in self._watchers.items():
+            source.watch(deployment.app_name, deployment.name, partial(_tell_all, watchers))
 
     def publish(self, goal: Goal, observed: Observed) -> None:
         """Tell every watcher for whom something changed."""
@@ -55,6 +69,8 @@ class Publisher:
 
         Returns a function that ends it.
         """
+        if self._followed is not None:
+            return self._followed.watch(app, deployment, on_change)
         key = DeploymentId(deployment, app)
         watchers = self._watchers.setdefault(key, [])
         watchers.append(on_change)
@@ -74,7 +90,9 @@ class Publisher:
 
     def tell_load(self, load: DeploymentLoad) -> None:
         """Hand on what a router of this process tells of its calls."""
-        if self.on_load is not None:
+        if self._followed is not None:
+            self._followed.tell_load(load)
+        elif self.on_load is not None:
             self.on_load(load)
 
     def watch_routes(self, on_change: OnRoutes) -> Callable[[], None]:
@@ -97,6 +115,11 @@ class Publisher:
         self._told[deployment] = value
         for on_change in list(self._watchers.get(deployment, ())):
             on_change(value)
+
+
+def _tell_all(watchers: list[OnMembership], value: Membership) -> None:
+    for on_change in list(watchers):
+        on_change(value)
 
 
 def membership(

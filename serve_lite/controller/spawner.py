@@ -14,7 +14,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 import msgspec
@@ -104,7 +104,7 @@ class Spawner:
 
     def socket_path(self, replica: ReplicaId) -> str:
         """Return where this replica listens."""
-        return os.path.join(self._run, f"r-{suffix_of(replica)}.sock")
+        return replica_socket_in(self._run)(replica)
 
     def log_path(self, kind: str, name: str) -> str:
         """Return where a child's output goes."""
@@ -208,6 +208,13 @@ class Spawner:
         child = self._children.get(pid)
         if child is not None:
             child.report_exit(exit_info(os.waitstatus_to_exitcode(wait_status)))
+
+    def kill_all(self) -> None:
+        """Kill every child that lives and remove its sockets, for a daemon that ends at once."""
+        for child in self._children.values():
+            child.kill()
+            if child.files.socket_path:
+                _remove_sockets(child.files.socket_path)
 
     def sweep(self) -> None:
         """End replicas, and remove sockets, that no child of ours has. For a new daemon that has adopted.
@@ -388,6 +395,11 @@ class Spawner:
         self._children.pop(child.pid, None)
         if child.files.socket_path:
             _remove_sockets(child.files.socket_path)
+
+
+def replica_socket_in(run: str) -> Callable[[ReplicaId], str]:
+    """Return what tells where replicas listen whose sockets are in the directory `run`."""
+    return lambda replica: os.path.join(run, f"r-{suffix_of(replica)}.sock")
 
 
 def needs_exec(environment: CodeEnvironment) -> bool:

@@ -89,13 +89,15 @@ class Store:
     """The database of one instance.
 
     Lifetime: `async with Store(path) as store:`. Opening creates the file, takes the next epoch and reads
-    everything (`stored`); closing waits for queued writes. One daemon at a time: the keeper holds the lock.
+    everything (`stored`); closing waits for queued writes. One daemon at a time: the keeper holds the lock, and in an
+    upgrade tells the next daemon to open it when the last one has closed it.
     """
 
     stored: Stored
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, newer_than: int = 0) -> None:
         self._path = os.fspath(path)
+        self._newer_than = newer_than  #: an epoch that may have been taken without having been stored
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._db: sqlite3.Connection
         self._apps: dict[str, AppGoal] = {}  #: as in the file
@@ -190,7 +192,7 @@ class Store:
         return stored
 
     def _read(self) -> Stored:
-        epoch = int(self._meta("epoch", b"0")) + 1
+        epoch = max(int(self._meta("epoch", b"0")), self._newer_than) + 1
         node_id = self._meta("node_id", b"").decode() or os.urandom(14).hex()
         head = msgspec.msgpack.decode(self._meta("goal", _encode(_GoalHead())), type=_GoalHead)
         for name, blob in self._db.execute("SELECT name, goal FROM apps ORDER BY rowid"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import anyio.abc
@@ -26,6 +26,8 @@ from serve_lite.wire.messages import (
     InstanceInfo,
     InstanceSettings,
     Membership,
+    UpgradeReply,
+    UpgradeRequest,
     WaitRequest,
     WatchRequest,
 )
@@ -65,9 +67,11 @@ class ControlSocket:
         info: InstanceInfo,
         settings: InstanceSettings,
         leave: Callable[[], Any],
+        upgrade: Callable[[UpgradeRequest], Awaitable[UpgradeReply]],
     ) -> None:
         self._controller, self._memberships, self._info, self._leave = controller, memberships, info, leave
-        self._settings = settings
+        self._settings, self._upgrade = settings, upgrade
+        self._upgraders = 0
         self._left = asyncio.Event()
         self._leavers = 0
         self.methods = methods = ControlMethods(group)
@@ -81,6 +85,7 @@ class ControlSocket:
         methods.method("delete", DeleteRequest, self._delete)
         methods.method("ingress", IngressRequest, self._ingress)
         methods.method("shutdown", Empty, self._shutdown)
+        methods.method("upgrade", UpgradeRequest, self._wait_for_upgrade)
         methods.method("load", DeploymentLoad, self._load)
         methods.stream("watch", WatchRequest, self._watch)
 
@@ -89,6 +94,18 @@ class ControlSocket:
         self._left.set()
         while self._leavers:  # each needs one pass of the loop
             await asyncio.sleep(0)
+
+    async def tell_upgraded(self) -> None:
+        """Return when everyone who has asked for the upgrade, of which the outcome is known, has his answer."""
+        while self._upgraders:  # each needs one pass of the loop, or a few
+            await asyncio.sleep(0)
+
+    async def _wait_for_upgrade(self, request: UpgradeRequest) -> UpgradeReply:
+        self._upgraders += 1
+        try:
+            return await self._upgrade(request)
+        finally:
+            self._upgraders -= 1
 
     async def _tell_info(self, _: Empty) -> InstanceInfo:
         return self._info

@@ -11,45 +11,59 @@ import asyncio
 import gc
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import msgspec
 
 from serve_lite import __version__
-from serve_lite.admin.auth import check_listener
-from serve_lite.controller.advisers import Advisers
 from serve_lite.controller.controller import Controller
 from serve_lite.controller.environment_cache import EnvironmentCache
 from serve_lite.controller.environments import Environments, settings_from
 from serve_lite.controller.importer import Importer
 from serve_lite.controller.publisher import Publisher
-from serve_lite.controller.spawner import Spawner
+from serve_lite.controller.spawner import Spawner, replica_socket_in
 from serve_lite.controller.store import Store
+from serve_lite.controller.store_copy import BEFORE, copy_state, drop_state, restore_state
 from serve_lite.controller.warm import Template
+from serve_lite.daemon.activation import tell_ready
 from serve_lite.daemon.control import ControlSocket
 from serve_lite.daemon.effective import shown
 from serve_lite.daemon.grpc_memory import GrpcMemory
+from serve_lite.daemon.handover import MEMORY_FORM
 from serve_lite.daemon.home import Paths
-from serve_lite.daemon.keeper import EXIT_HOPELESS
-from serve_lite.daemon.lazy_admin import serve_admin
+from serve_lite.daemon.keeper import EXIT_HOPELESS, UPGRADE_LOG
+from serve_lite.daemon.keeper_link import KeeperLink
+from serve_lite.daemon.log_files import bound, prune, reopen, writes_into
 from serve_lite.daemon.options import InstanceOptions
+from serve_lite.daemon.plane import ControlPlane, open_plane
 from serve_lite.exceptions import InstanceError, InvalidConfigError
 from serve_lite.outputs import drop_what_has_no_room
 from serve_lite.processes import set_title
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.options import ProxyOptions
-from serve_lite.proxy.server import HttpServer, serve_http
+from serve_lite.proxy.server import HttpServer, check_certificates, serve_http
+from serve_lite.routing.membership import RemoteMembership
+from serve_lite.routing.ranked import Adviser
 from serve_lite.routing.router import Routers
 from serve_lite.schema import ProxyStatus
 from serve_lite.state.goal import CodeEnvironment
-from serve_lite.wire.listener import listen
-from serve_lite.wire.messages import InstanceInfo, InstanceSettings
+from serve_lite.wire.messages import (
+    InstanceInfo,
+    InstanceSettings,
+    Membership,
+    UpgradeReply,
+    UpgradeRequest,
+)
 
 if TYPE_CHECKING:
     from serve_lite.proxy import grpc
@@ -59,16 +73,32 @@ logger = logging.getLogger("serve_lite.daemon")
 #: How long requests may finish before their replicas are told to stop, which they do gracefully anyway.
 _DRAIN_FIRST_S = 1.0
 
+_LOOK_AT_LOGS_S = 15.0
 
-def run(options: InstanceOptions, where: Paths, inherited: dict[str, int], template: Template | None) -> int:
-    """Run the daemon until it is told to stop; return the exit status."""
+
+def run(
+    options: InstanceOptions,
+    where: Paths,
+    inherited: dict[str, int],
+    template: Template | None,
+    *,
+    is_successor: bool = False,
+    notify: str = "",
+) -> int:
+    """Run the daemon until it is told to stop; return the exit status.
+
+    Args:
+        inherited: descriptors of the sockets, of the lock, and of the link to a keeper, if there is one.
+        is_successor: another daemon serves until we can.
+        notify: where systemd wants to be told that we serve.
+    """
     drop_what_has_no_room()
     logging.basicConfig(
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    daemon = Daemon(options, where, inherited, template)
+    daemon = Daemon(options, where, inherited, template, is_successor=is_successor, notify=notify)
     try:
         anyio.run(daemon.serve, backend="asyncio", backend_options={"use_uvloop": True})
     except Exception as error:
@@ -86,53 +116,114 @@ def run(options: InstanceOptions, where: Paths, inherited: dict[str, int], templ
 class Daemon:
     """One run of the daemon.
 
-    Lifetime: `serve` returns once it was told to stop and nothing of the applications is left. If a part fails it
-    raises, and replicas live on for the next daemon.
+    Lifetime: `serve` returns once it was told to stop and nothing of the applications is left, or once another
+    daemon has taken over and what this one had is finished. If a part fails it raises, and replicas live on for the
+    next daemon.
     """
 
     def __init__(
-        self, options: InstanceOptions, where: Paths, inherited: dict[str, int], template: Template | None
+        self,
+        options: InstanceOptions,
+        where: Paths,
+        inherited: dict[str, int],
+        template: Template | None,
+        *,
+        is_successor: bool = False,
+        notify: str = "",
     ) -> None:
         self.is_ready = False  #: everything is up
         self._options, self._paths, self._template = options, where, template
+        self._notify = notify
+        self._is_successor = is_successor  #: of a daemon that still serves
         self._sockets = {
             name: socket.socket(fileno=inherited[name])
             for name in ("http", "grpc", "admin", "control")
             if name in inherited
         }
         self._keeper_pid = os.getppid()
-        self._doors: dict[str, HttpServer | grpc.GrpcDoor] = {}  #: that are open, by protocol
         self._forgets_goal = options.is_embedded  #: else the next daemon brings the applications back
         # The lock is only held, so that no other instance starts here before we are gone too.
-        self._keeper = socket.socket(fileno=inherited["keeper"]) if "keeper" in inherited else None
+        self._keeper_socket = socket.socket(fileno=inherited["keeper"]) if "keeper" in inherited else None
+        self._log = os.path.join(where.logs, "daemon.log")
+        self._writes_log = is_successor or writes_into(
+            self._log
+        )  #: else our output is somebody else's business
+        self._epoch = 0  #: of our last control plane
+        self._grace_s = UpgradeRequest().grace_s
         self._leaving: asyncio.Event
+        self._keeper: KeeperLink | None = None
+        self._plane: ControlPlane | None = None  #: None while another daemon has the instance
+        self._http: HttpServer | None = None
+        self._grpc: grpc.GrpcDoor | None = None
 
     async def serve(self) -> None:
         """Bring up everything in order, run until told to stop, take it down in order."""
         self._leaving = asyncio.Event()
         set_title("serve-lite: daemon")
         try:
-            async with (
-                Spawner(self._paths.run, self._paths.logs, template=self._template) as spawner,
-                Store(self._paths.db) as store,
-                anyio.create_task_group() as group,
-            ):
-                await self._serve(group, spawner, store)
+            async with anyio.create_task_group() as group:
+                await group.start(self._watch_signals)
+                if self._keeper_socket is not None:
+                    self._keeper = KeeperLink(self._keeper_socket, self._report_exit, self._keeper_is_gone)
+                    self._keeper.listen()
+                if not self._is_successor or await self._wait_for_turn():
+                    await self._serve(group)
                 group.cancel_scope.cancel()
         finally:
             self._close()
 
-    async def _serve(self, group: anyio.abc.TaskGroup, spawner: Spawner, store: Store) -> None:
-        await group.start(self._watch_signals)
-        if self._keeper is not None:
-            self._watch_keeper(self._keeper, spawner)
-        publisher = Publisher(spawner.socket_path)
+    async def _serve(self, group: anyio.abc.TaskGroup) -> None:
+        publisher = Publisher(replica_socket_in(self._paths.run))
+        routers = Routers(publisher, self._make_adviser)
+        while True:
+            # Taken back from a successor that failed: it may have taken the epoch after ours.
+            newer_than = self._epoch + 1 if self._epoch else 0
+            store = Store(self._paths.db, newer_than=newer_than)
+            async with open_plane(
+                self._new_spawner,
+                store,
+                self._new_environments,
+                partial(self._new_controller, store, publisher),
+            ) as plane:
+                self._plane, self._epoch = plane, plane.controller.epoch
+                if not self.is_ready:
+                    await self._open_doors(group, routers, publisher, plane.importer)
+                    group.start_soon(self._keep_logs_small)
+                else:
+                    routers.ask_anew()
+                await self._open_to_clients(group, plane, publisher)
+                if not self.is_ready:
+                    self._tell_ready()
+                await self._until_asked()
+                if self._leaving.is_set():
+                    await self._leave(plane, routers)
+                    return
+                await plane.release()
+                self._plane = None
+            if await self._hand_over(plane):
+                await self._finish_requests(group, publisher)
+                await routers.aclose()
+                return
+
+    def _new_spawner(self) -> Spawner:
+        template, self._template = self._template, None  # the first one's; a later one starts its own
+        return Spawner(self._paths.run, self._paths.logs, template=template)
+
+    def _new_environments(self, group: anyio.abc.TaskGroup, spawner: Spawner) -> Environments:
         limits, kept = settings_from(os.environ)
-        cache = EnvironmentCache(self._paths.environments, kept)
-        environments = Environments(group, spawner, cache, limits)
+        environments = Environments(group, spawner, EnvironmentCache(self._paths.environments, kept), limits)
         environments.remove_half_made()
-        importer = Importer(spawner, environments)
-        controller = Controller(
+        return environments
+
+    def _new_controller(
+        self,
+        store: Store,
+        publisher: Publisher,
+        spawner: Spawner,
+        importer: Importer,
+        environments: Environments,
+    ) -> Controller:
+        return Controller(
             store,
             spawner,
             importer,
@@ -144,39 +235,175 @@ class Daemon:
             grpc_options=self._grpc_options(),
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
             logging_config=self._options.logging_config,
-            log_file=os.path.join(self._paths.logs, "daemon.log"),
+            log_file=self._log,
             machine=self._options.machine,
         )
-        advisers = Advisers(group, spawner, controller.code_of, environments)
-        controller.ask_policies(advisers.policy)
-        await group.start(controller.run)  # returns with the replicas of an earlier daemon adopted
-        routers = Routers(publisher, advisers.make)
-        http = await self._open_http(group, routers, publisher)
+
+    def _make_adviser(self, membership: Membership) -> Adviser | None:
+        return self._plane.advisers.make(membership) if self._plane is not None else None
+
+    async def _open_doors(
+        self, group: anyio.abc.TaskGroup, routers: Routers, publisher: Publisher, importer: Importer
+    ) -> None:
+        self._http = await self._open_http(group, routers, publisher)
         # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
-        grpc = await self._open_grpc(group, routers, publisher, importer)
-        self._doors = {name: door for name, door in (("HTTP", http), ("gRPC", grpc)) if door is not None}
+        self._grpc = await self._open_grpc(group, routers, publisher, importer)
+
+    async def _open_to_clients(
+        self, group: anyio.abc.TaskGroup, plane: ControlPlane, publisher: Publisher
+    ) -> None:
         settings = self._settings()
         control = ControlSocket(
-            group, controller, publisher, self._info(controller.epoch), settings, self._shut_down
+            group,
+            plane.controller,
+            publisher,
+            self._info(plane.controller.epoch),
+            settings,
+            self._shut_down,
+            self._upgrade,
         )
-        listener = await listen(self._sockets["control"], control.methods.handle_call)
-        if "admin" in self._sockets:
-            check_listener(self._options.admin_host, None)
-            group.start_soon(
-                serve_admin, self._sockets["admin"], controller, self._options, settings, self._leaving
-            )
-        self._tell_ready()
-        await self._leaving.wait()  # ends with a signal, a client's `shutdown`, or the keeper
-        controller.proxy_status = ProxyStatus.DRAINING
-        await self._drain([door.drain for door in (http, grpc) if door is not None], controller)
-        await control.tell_left()
-        await listener.aclose()
+        await plane.open_to_clients(control, self._sockets, self._options, settings)
+
+    async def _until_asked(self) -> None:
+        """Return when we are to leave, or to hand the instance over."""
+        waits = [self._leaving.wait()]
+        if self._keeper is not None:
+            waits.append(self._keeper.hand_over_asked.wait())
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _leave(self, plane: ControlPlane, routers: Routers) -> None:
+        """End with all that the instance has."""
+        plane.close_admin()
+        plane.controller.proxy_status = ProxyStatus.DRAINING
+        await self._drain(
+            [door.drain for door in (self._http, self._grpc) if door is not None], plane.controller
+        )
+        await plane.control.tell_left()
+        await plane.listener.aclose()
         await routers.aclose()
+
+    # --- another daemon takes over ---
+
+    async def _upgrade(self, request: UpgradeRequest) -> UpgradeReply:
+        """Have a daemon of the code that is installed now take over; answered when it serves, or has failed."""
+        if self._keeper is None:
+            raise InstanceError(
+                "This instance has no keeper: systemd holds its sockets and can start one daemon only. Restart its "
+                "service instead; connections wait meanwhile."
+            )
+        self._grace_s = request.grace_s
+        logger.info("an upgrade is asked for")
+        try:
+            return UpgradeReply(pid=await asyncio.shield(self._keeper.ask_upgrade()))
+        except InstanceError as error:
+            log = os.path.join(self._paths.logs, UPGRADE_LOG)
+            said = await asyncio.to_thread(_last_words, log)
+            raise InstanceError(
+                f"There was no upgrade; the running daemon goes on: {error}.{said}"
+            ) from error
+
+    async def _wait_for_turn(self) -> bool:
+        """Try all that can be tried while the other daemon serves, then wait until it lets go; False: not needed."""
+        assert self._keeper is not None
+        await anyio.to_thread.run_sync(check_certificates, _proxy_options(self._options))
+        folder = os.path.join(self._paths.home, "upgrade")
+        try:
+            await asyncio.to_thread(_copy_for_rehearsal, self._paths.db, folder)
+            async with Store(os.path.join(folder, "state.db")):
+                pass  # its schema is brought up to date there, and everything in it was read
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        self._keeper.say("loaded")
+        tasks = [asyncio.ensure_future(event.wait()) for event in (self._keeper.go, self._leaving)]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # the keeper has a deadline for us
+        finally:
+            for task in tasks:
+                task.cancel()
+        return self._keeper.go.is_set()
+
+    async def _hand_over(self, plane: ControlPlane) -> bool:
+        """Let the successor have the instance; return True once it serves, False if we are to take it back."""
+        assert self._keeper is not None
+        before = self._paths.db + BEFORE
+        verdict = self._keeper.ask_upgrade()  # the one that is under way
+        try:
+            await asyncio.to_thread(copy_state, self._paths.db, before)
+            self._keeper.say("handed")
+        except InstanceError as error:
+            self._keeper.say(f"refuse {error}")
+        try:
+            pid = await asyncio.shield(verdict)  # the keeper has a deadline for the successor
+        except InstanceError as error:
+            if self._leaving.is_set() and not self._has_keeper:
+                return True  # whoever has the instance now leaves too
+            logger.error("taking the instance back: %s", error)
+            await self._take_state_back(before)
+            has_successor = False
+        else:
+            logger.info("daemon %d has taken over; finishing what is here", pid)
+            await asyncio.to_thread(drop_state, before)
+            has_successor = True
+        await plane.control.tell_upgraded()
+        await plane.listener.aclose()  # so that clients ask whoever has the instance now
+        return has_successor
+
+    async def _take_state_back(self, before: str) -> None:
+        """Have a state file that this release can read: the successor's, which knows best, if it can be read."""
+        try:
+            async with Store(self._paths.db):
+                pass
+        except InstanceError as error:
+            logger.warning("the state goes back to what it was before the upgrade: %s", error)
+            await asyncio.to_thread(restore_state, before, self._paths.db)
+        else:
+            await asyncio.to_thread(drop_state, before)
+
+    async def _finish_requests(self, group: anyio.abc.TaskGroup, publisher: Publisher) -> None:
+        """Answer what has come here, with the replicas that the other daemon tells of."""
+        source = RemoteMembership(self._paths.control)
+        group.start_soon(source.run)
+        publisher.follow(source)
+        async with anyio.create_task_group() as retiring:
+
+            async def hurry() -> None:
+                await self._leaving.wait()  # ends with the requests, which cancels it
+                retiring.cancel_scope.cancel()
+
+            async def finish() -> None:
+                async with anyio.create_task_group() as doors:
+                    for door in (self._http, self._grpc):
+                        if door is not None:
+                            doors.start_soon(door.retire, self._grace_s)
+                retiring.cancel_scope.cancel()
+
+            retiring.start_soon(hurry)
+            retiring.start_soon(finish)
+        logger.info("everything here is finished")
+
+    # --- ends ---
+
+    @property
+    def _has_keeper(self) -> bool:
+        return os.getppid() == self._keeper_pid
 
     def _shut_down(self) -> None:
         """Leave for good: a client asked for it."""
         self._forgets_goal = True
         self._leaving.set()
+
+    def _keeper_is_gone(self) -> None:
+        logger.warning("leaving, because the keeper is gone")
+        self._leaving.set()
+
+    def _report_exit(self, pid: int, status: int) -> None:
+        if self._plane is not None:
+            self._plane.spawner.report_exit(pid, status)
 
     async def _drain(
         self, doors: Sequence[Callable[[], Coroutine[Any, Any, object]]], controller: Controller
@@ -217,7 +444,7 @@ class Daemon:
 
         options = self._options
         environment = CodeEnvironment(sys_path=options.grpc_sys_path)
-        memory = GrpcMemory(self._paths.home, self._keeper_pid if self._keeper is not None else 0)
+        memory = GrpcMemory(self._paths.home, self._keeper_pid if self._keeper_socket is not None else 0)
         services = memory.recall()
         if services is None:
             services = await importer.read_servicers(options.grpc_servicer_functions, environment)
@@ -244,9 +471,9 @@ class Daemon:
 
         Files that cannot be used are logged, and what was read before stays in force.
         """
-        for name, door in self._doors.items():
+        for name, door in (("HTTP", self._http), ("gRPC", self._grpc)):
             try:
-                if door.reload_certificates():
+                if door is not None and door.reload_certificates():
                     logger.info("new connections of %s have the certificates read just now", name)
             except InvalidConfigError as error:
                 logger.error("%s keeps its certificates: %s", name, error)
@@ -285,7 +512,7 @@ class Daemon:
         http, admin, grpc = (self._sockets.get(name) for name in ("http", "admin", "grpc"))
         return InstanceInfo(
             pid=os.getpid(),
-            keeper_pid=os.getppid() if self._keeper is not None else 0,
+            keeper_pid=os.getppid() if self._keeper_socket is not None else 0,
             version=__version__,
             epoch=epoch,
             home=self._paths.home,
@@ -301,58 +528,76 @@ class Daemon:
         self.is_ready = True
         gc.freeze()  # what start-up made stays: later collections need not look at it
         gc.enable()
-        if self._keeper is not None:
-            try:
-                self._keeper.send(b"ready\n")
-            except OSError:  # it is gone, which `_watch_keeper` sees
-                pass
         logger.info("ready (process %d)", os.getpid())
+        if self._is_successor:
+            reopen(self._log)  # until now, what we said was for whoever waits for the upgrade
+            logger.info("took over (process %d, version %s)", os.getpid(), __version__)
+        if self._keeper is not None:
+            self._keeper.say(f"ready {MEMORY_FORM}")
+        try:
+            tell_ready(self._notify)
+        except OSError as error:
+            logger.warning("systemd could not be told that the instance is up: %s", error)
+
+    async def _keep_logs_small(self) -> None:
+        """Bound our log, and the number of logs of replicas that are gone, until cancelled."""
+        while True:
+            if self._plane is not None:
+                try:
+                    if self._writes_log:
+                        bound(self._log)
+                    alive = self._plane.controller.replica_logs()
+                    await asyncio.to_thread(prune, self._paths.logs, alive)
+                except OSError as error:  # a full disk, or a folder that is gone: nothing else needs it
+                    logger.warning("the logs could not be bounded: %s", error)
+            await anyio.sleep(_LOOK_AT_LOGS_S)
 
     async def _watch_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
-                    continue  # nothing to reload yet; its default would end us
-                logger.info("leaving, because of %s", number.name)
-                self._leaving.set()
+                    await self._reload()
+                elif self._leaving.is_set() and self._keeper is None:
+                    logger.warning("leaving at once, because of a second signal")
+                    if self._plane is not None:
+                        self._plane.spawner.kill_all()
+                    os._exit(1)  # with a keeper, it is the keeper that hears the second signal
+                else:
+                    logger.info("leaving, because of %s", number.name)
+                    self._leaving.set()
 
-    def _watch_keeper(self, keeper: socket.socket, spawner: Spawner) -> None:
-        """Leave when the keeper is gone; hear from it how orphans ended that it has reaped."""
-        keeper.setblocking(False)
-        loop = asyncio.get_running_loop()
-        partial = bytearray()
-
-        def on_readable() -> None:
-            try:
-                said = keeper.recv(65536)
-            except BlockingIOError:
-                return
-            except OSError:
-                said = b""
-            if not said:
-                loop.remove_reader(keeper.fileno())
-                logger.warning("leaving, because the keeper is gone")
-                self._leaving.set()
-                return
-            partial.extend(said)
-            *lines, rest = bytes(partial).split(b"\n")
-            partial[:] = rest
-            for line in lines:
-                _, pid, status = line.split()
-                spawner.report_exit(int(pid), int(status))
-
-        loop.add_reader(keeper.fileno(), on_readable)
+    async def _reload(self) -> None:
+        """Open the log anew, which somebody may have moved, and read the certificates anew."""
+        if self._writes_log:
+            reopen(self._log)
+        await asyncio.to_thread(self.reload_certificates)
 
     def _close(self) -> None:
         for sock in self._sockets.values():
             sock.close()
-        if self._keeper is None:
+        if self._keeper_socket is None:
             return
         # Without a keeper nobody else removes the sockets. Its end may just not have been noticed yet.
-        if self._leaving.is_set() and os.getppid() != self._keeper_pid:
+        if self._leaving.is_set() and not self._has_keeper:
             self._paths.remove_sockets()
-        self._keeper.close()
+        self._keeper_socket.close()
+
+
+def _copy_for_rehearsal(db: str, folder: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of an upgrade that was cut short
+    os.mkdir(folder, 0o700)
+    copy_state(db, os.path.join(folder, "state.db"))
+
+
+def _last_words(log: str, lines: int = 12) -> str:
+    """Return the end of a log as the end of a message."""
+    try:
+        with open(log, errors="replace") as file:
+            said = "".join(deque(file, lines)).rstrip()
+    except OSError:
+        said = ""
+    return f" The end of {log}:\n{said}" if said else ""
 
 
 def _proxy_options(options: InstanceOptions) -> ProxyOptions:

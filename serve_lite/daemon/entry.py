@@ -16,7 +16,10 @@ import sys
 from contextlib import suppress
 
 from serve_lite.controller.warm import Template, can_fork, open_log
+from serve_lite.daemon.activation import check_activation
 from serve_lite.daemon.home import home_from_environment, paths, take_secrets
+from serve_lite.daemon.keeper import EXIT_HOPELESS, StartError
+from serve_lite.exceptions import InstanceError
 
 #: What daemon and template both load sooner or later. The backend is anyio's own business and may move one day; it
 #: takes 15 ms, though, which each replica would pay again.
@@ -36,15 +39,20 @@ def main() -> int:
     """Run a daemon on the sockets that the keeper or systemd passed on; return its exit status."""
     gc.disable()  # loading makes little garbage; `Daemon` turns it on when all is up
     inherited = take_inherited()
-    if "control" not in inherited:
-        sys.stderr.write("A daemon is started by its keeper. Run `python -m serve_lite.daemon.keeper`.\n")
-        return 2
     raise_descriptor_limit()
+    is_successor = bool(os.environ.pop("SERVE_LITE_SUCCESSOR", ""))
     # Not left in the environment, which user code will inherit: a key's password may be in it.
     given = os.environ.pop("SERVE_LITE_INSTANCE", "{}")
     environment = take_secrets()
     where = paths(json.loads(given).get("home") or home_from_environment())
-    where.prepare()
+    notify = os.environ.pop("NOTIFY_SOCKET", "")  # not for user code, which could speak for us
+    try:
+        where.prepare()
+        if "keeper" not in inherited:
+            check_activation(inherited, where)
+    except (StartError, InstanceError) as error:
+        sys.stderr.write(f"The instance cannot start: {error}\n")
+        return EXIT_HOPELESS
 
     template = None
     if can_fork():
@@ -63,7 +71,9 @@ def main() -> int:
     from serve_lite.daemon.daemon import run
     from serve_lite.daemon.options import options_from
 
-    return run(options_from(given, environment), where, inherited, template)
+    return run(
+        options_from(given, environment), where, inherited, template, is_successor=is_successor, notify=notify
+    )
 
 
 def run_template(daemon: socket.socket, inherited: dict[str, int], logs: str) -> int:

@@ -5,8 +5,9 @@ daemon with the sockets inherited (systemd's LISTEN_FDS convention), starts it a
 and reaps whatever loses its parent, and takes everything down at the end. Connections that come while there is no
 daemon wait in the sockets' backlogs.
 
-It talks with the daemon over one socket pair. The daemon writes `ready`; the keeper writes `exit PID STATUS` for
-each orphan it reaped; the end of file tells either that the other is gone.
+It talks with each daemon over a socket pair (`handover.py` has the words); the end of file tells either that the
+other is gone. For an upgrade it starts a second daemon beside the first, and when that serves, changes to the new
+code itself: an exec in place, with the same pid, sockets and children.
 
 It imports little, because everything else waits for it. Under systemd it is not needed.
 Its starter is `engines/launch.py`.
@@ -24,7 +25,9 @@ import socket
 import sys
 import time
 
+from serve_lite.daemon.handover import MEMORY_FORM, DaemonProcess, Handover
 from serve_lite.daemon.home import Paths, paths, take_secrets
+from serve_lite.daemon.log_files import reopen, writes_into
 from serve_lite.processes import (
     become_subreaper,
     children_of,
@@ -49,6 +52,9 @@ _PAUSES_FORGOTTEN_AFTER_S: Final = 30.0  #: a daemon that ran this long starts a
 _LOCK_PATIENCE_S: Final = 5.0  #: for the last processes of an instance that is just leaving
 _KILL_PATIENCE_S: Final = 10.0
 
+#: What a successor says before it is ready; whoever asked for the upgrade is shown its end if it fails.
+UPGRADE_LOG: Final = "upgrade.log"
+
 
 class StartError(Exception):
     """The instance cannot be started. `facts` go to the launcher as they are."""
@@ -66,35 +72,27 @@ class Keeper:
         self._paths = where
         self._sockets = sockets
         self._lock_fd = lock_fd
-        self._link: socket.socket | None = None  #: to the daemon that runs now
-        self._daemon_pid = 0  #: 0: none runs now
-        self._started_at = 0.0
+        self._daemon: DaemonProcess | None = None  #: that is in charge; None: none runs now
+        self._handover: Handover | None = None  #: under way
+        self._retired: list[DaemonProcess] = []  #: finish what they have
         self._start_at: float | None = None  #: when to start the next daemon
         self._failures = 0  #: daemons in a row that ended unasked
         self._was_ready = False  #: a daemon of this keeper has been ready once
         self._stops = 0  #: how often we were asked to stop
         self._exit_status: int | None = None  #: set: the work is done
         self._poll = select.poll()
+        self._writes_log = writes_into(os.path.join(where.logs, "keeper.log"))
         self._wakeup = _catch_signals()
         self._poll.register(self._wakeup, select.POLLIN)
 
     @property
     def daemon_pid(self) -> int:
-        return self._daemon_pid
+        return self._daemon.pid if self._daemon is not None else 0
 
     def start_daemon(self) -> None:
         """Start a daemon that inherits the sockets."""
-        ours, theirs = socket.socketpair()
-        inherited = {name: sock.fileno() for name, sock in self._sockets.items()}
-        inherited.update(keeper=theirs.fileno(), lock=self._lock_fd)
-        self._daemon_pid = _spawn_daemon(
-            inherited, self._options, os.path.join(self._paths.logs, "daemon.log")
-        )
-        theirs.close()
-        ours.setblocking(False)
-        self._link = ours
-        self._poll.register(ours, select.POLLIN)
-        self._started_at, self._start_at = time.monotonic(), None
+        self._daemon = self._new_daemon("daemon.log")
+        self._start_at = None
 
     def watch_owner(self, pid: int) -> None:
         """Stop gracefully when this process ends."""
@@ -118,20 +116,72 @@ class Keeper:
                 elif fd == self._owner_fd:
                     self._poll.unregister(fd)
                     self._stop(f"its owner, process {self._owner}, is gone")
-                elif self._link is not None and fd == self._link.fileno():
-                    self._on_link(self._link)
-            if self._start_at is not None and time.monotonic() >= self._start_at:
+                else:
+                    self._on_link(fd)
+            now = time.monotonic()
+            if self._start_at is not None and now >= self._start_at:
                 self.start_daemon()
+            if self._handover is not None:
+                self._handover.check_deadline(now)
             if self._owner and self._owner_fd is None and start_time_of(self._owner) is None:
                 self._stop(f"its owner, process {self._owner}, is gone")
         _kill_descendants()
         self._paths.remove_sockets()
         return self._exit_status
 
+    def memory(self) -> str:
+        """Return what `remember` needs in the same process after an exec. Descriptors in it are made inheritable."""
+        for sock in self._sockets.values():
+            sock.set_inheritable(True)
+        os.set_inheritable(self._lock_fd, True)
+        assert self._daemon is not None
+        return json.dumps(
+            {
+                "sockets": {name: sock.fileno() for name, sock in self._sockets.items()},
+                "lock": self._lock_fd,
+                "daemon": self._daemon.memory(),
+                "retired": [daemon.memory() for daemon in self._retired],
+                "owner": self._owner,
+                "writes_log": self._writes_log,
+            }
+        )
+
+    @classmethod
+    def remember(cls, options: str, where: Paths, memory: str) -> Keeper:
+        """Return the keeper that this process was before it changed its code."""
+        known = json.loads(memory)
+        sockets = {name: socket.socket(fileno=fd) for name, fd in known["sockets"].items()}
+        for sock in sockets.values():
+            sock.set_inheritable(False)
+        os.set_inheritable(known["lock"], False)
+        keeper = cls(options, where, sockets, known["lock"])
+        keeper._was_ready, keeper._writes_log = True, known["writes_log"]
+        keeper._daemon = DaemonProcess.remembered(known["daemon"])
+        keeper._retired = [DaemonProcess.remembered(daemon) for daemon in known["retired"]]
+        for daemon in (keeper._daemon, *keeper._retired):
+            if daemon.link is not None:
+                keeper._poll.register(daemon.link, select.POLLIN)
+        keeper._reap()  # whoever ended meanwhile
+        if known["owner"]:
+            keeper.watch_owner(known["owner"])
+        return keeper
+
+    def _new_daemon(self, log: str, *, is_successor: bool = False) -> DaemonProcess:
+        ours, theirs = socket.socketpair()
+        inherited = {name: sock.fileno() for name, sock in self._sockets.items()}
+        inherited.update(keeper=theirs.fileno(), lock=self._lock_fd)
+        pid = _spawn_daemon(inherited, self._options, os.path.join(self._paths.logs, log), is_successor)
+        theirs.close()
+        ours.setblocking(False)
+        self._poll.register(ours, select.POLLIN)
+        return DaemonProcess(pid, ours, time.monotonic())
+
     def _pause_ms(self) -> float | None:
         pauses = [1000.0] if self._owner and self._owner_fd is None else []  # no pidfd on this system: look
-        if self._start_at is not None:
-            pauses.append(max(0.0, (self._start_at - time.monotonic()) * 1000) + 1)
+        times = [self._start_at] if self._start_at is not None else []
+        if self._handover is not None and not self._handover.why_out:
+            times.append(self._handover.deadline)
+        pauses += [max(0.0, (at - time.monotonic()) * 1000) + 1 for at in times]
         return min(pauses, default=None)
 
     def _on_signals(self, numbers: bytes) -> None:
@@ -139,27 +189,102 @@ class Keeper:
             if number == signal.SIGCHLD:
                 self._reap()
             elif number == signal.SIGHUP:
-                self._tell_daemon(signal.SIGHUP)
+                if self._writes_log:
+                    reopen(os.path.join(self._paths.logs, "keeper.log"))
+                for daemon in self._serving():
+                    daemon.signal(signal.SIGHUP)
             else:
                 self._stop(f"it got {signal.Signals(number).name}")
 
-    def _on_link(self, link: socket.socket) -> None:
-        try:
-            said = link.recv(4096)
-        except BlockingIOError:
+    def _serving(self) -> list[DaemonProcess]:
+        """Return the daemons that may have requests."""
+        successor = [self._handover.successor] if self._handover and self._handover.is_going else []
+        return [*([self._daemon] if self._daemon is not None else []), *successor, *self._retired]
+
+    def _all_daemons(self) -> list[DaemonProcess]:
+        successor = [self._handover.successor] if self._handover is not None else []
+        return [*([self._daemon] if self._daemon is not None else []), *successor, *self._retired]
+
+    def _on_link(self, fd: int) -> None:
+        for daemon in self._all_daemons():
+            if daemon.link is not None and daemon.link.fileno() == fd:
+                lines = daemon.hear()
+                if lines is None:  # its exit follows
+                    self._drop_link(daemon)
+                for line in lines or ():
+                    self._on_line(daemon, line)
+                return
+
+    def _on_line(self, daemon: DaemonProcess, line: str) -> None:
+        now, handover = time.monotonic(), self._handover
+        if handover is not None and daemon is handover.successor:
+            handover.heard_successor(line, now)
+            if handover.is_done:
+                self._finish_handover(handover)
+        elif daemon is not self._daemon:
             return
-        except OSError:
-            said = b""
-        if not said:  # its exit follows
-            self._drop_link()
-        elif b"ready" in said and not self._was_ready:
+        elif line == "upgrade":
+            self._begin_handover(daemon)
+        elif handover is not None:
+            handover.heard_old(line, now)
+        elif line.startswith("ready") and not self._was_ready:
             self._was_ready, self._failures = True, 0
 
-    def _drop_link(self) -> None:
-        if self._link is not None:
-            self._poll.unregister(self._link)
-            self._link.close()
-            self._link = None
+    # --- another daemon in place of the one that runs ---
+
+    def _begin_handover(self, daemon: DaemonProcess) -> None:
+        if self._handover is not None or self._stops:
+            daemon.tell("keep the instance is stopping, or an upgrade is under way already")
+            return
+        log = os.path.join(self._paths.logs, UPGRADE_LOG)
+        if os.path.exists(log):  # what an earlier successor said is of no interest to this one's user
+            os.truncate(log, 0)
+        successor = self._new_daemon(UPGRADE_LOG, is_successor=True)
+        self._handover = Handover(daemon, successor, time.monotonic())
+        _log(f"starting process {successor.pid} to take the place of daemon {daemon.pid}")
+
+    def _finish_handover(self, handover: Handover) -> None:
+        self._handover = None
+        if handover.old is not None:
+            self._retired.append(handover.old)
+        self._daemon, self._failures, self._start_at = handover.successor, 0, None
+        _log(f"daemon {handover.successor.pid} has taken over")
+        if handover.memory_form == MEMORY_FORM and not self._stops:
+            self._renew()
+        else:
+            _log("the keeper goes on with the code that it was started with")
+
+    def _renew(self) -> None:
+        """Become what is installed now. The successor has just loaded the same module in the same environment."""
+        _log("changing to the code of the new daemon")
+        command = python_command("serve_lite.daemon.keeper")
+        environment = dict(os.environ, SERVE_LITE_INSTANCE=self._options, SERVE_LITE_KEEPER=self.memory())
+        # Signals that come meanwhile wait until the new code listens: the mask outlives the exec.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _CAUGHT)
+        try:
+            os.execve(command[0], command, environment)
+        except OSError as error:  # the interpreter is gone, for example
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _CAUGHT)
+            _log(f"the keeper goes on with the code that it was started with: {error}")
+
+    def _on_successor_exit(self, handover: Handover, how: str) -> None:
+        self._handover = None
+        _log(f"the new daemon ended {how} before it was ready. {handover.why_out}".rstrip())
+        handover.successor_ended(how)
+        if self._daemon is None and not self._stops:  # both are gone
+            self._start_at = time.monotonic()
+        elif self._daemon is None:
+            self._exit_status = 1
+        elif self._stops:
+            self._daemon.signal(signal.SIGTERM)
+
+    # --- ends ---
+
+    def _drop_link(self, daemon: DaemonProcess) -> None:
+        if daemon.link is not None:
+            self._poll.unregister(daemon.link)
+            daemon.link.close()
+            daemon.link = None
 
     def _reap(self) -> None:
         while True:
@@ -169,24 +294,36 @@ class Keeper:
                 return
             if pid == 0:
                 return
-            if pid == self._daemon_pid:
-                self._on_daemon_exit(status)
-            elif self._link is not None:
-                try:  # a daemon that is too busy to read this goes without the exit status
-                    self._link.send(f"exit {pid} {status}\n".encode())
-                except OSError:
-                    pass
+            ended = next((daemon for daemon in self._all_daemons() if daemon.pid == pid), None)
+            if ended is not None:
+                self._on_exit(ended, os.waitstatus_to_exitcode(status))
+            else:
+                for daemon in self._serving():
+                    daemon.tell(f"exit {pid} {status}")
 
-    def _on_daemon_exit(self, status: int) -> None:
-        self._daemon_pid = 0
-        self._drop_link()
-        code = os.waitstatus_to_exitcode(status)
+    def _on_exit(self, daemon: DaemonProcess, code: int) -> None:
+        self._drop_link(daemon)
         how = f"with status {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        if daemon in self._retired:
+            self._retired.remove(daemon)
+            _log(f"the replaced daemon {daemon.pid} ended {how}")
+        elif self._handover is not None and daemon is self._handover.successor:
+            self._on_successor_exit(self._handover, how)
+        else:
+            self._on_daemon_exit(daemon, code, how)
+
+    def _on_daemon_exit(self, daemon: DaemonProcess, code: int, how: str) -> None:
+        self._daemon = None
+        handover = self._handover
+        if handover is not None and (handover.is_going or not (self._stops or code == 0)):
+            _log(f"the daemon ended {how}: its successor goes on alone")
+            handover.old_ended(time.monotonic())
+            return
         if self._stops or code == 0:
             _log(f"the daemon ended {how}")
             self._exit_status = 0 if code in (0, -signal.SIGTERM) else 1
             return
-        if time.monotonic() - self._started_at > _PAUSES_FORGOTTEN_AFTER_S:
+        if time.monotonic() - daemon.started_at > _PAUSES_FORGOTTEN_AFTER_S:
             self._failures = 0
         self._failures += 1
         # After the first one that got ready, even a hopeless fault may pass: a full disk that somebody tidies.
@@ -201,19 +338,26 @@ class Keeper:
 
     def _stop(self, reason: str) -> None:
         self._stops += 1
-        if self._daemon_pid == 0:
+        if self._daemon is None and self._handover is None:
             _log(f"stopping, because {reason}")
             self._exit_status = 0
         elif self._stops == 1:
             _log(f"stopping gracefully, because {reason}")
-            self._tell_daemon(signal.SIGTERM)
+            self._stop_gracefully()
         else:
             _log(f"stopping at once, because {reason}")
-            self._tell_daemon(signal.SIGKILL)
+            for daemon in self._all_daemons():
+                daemon.signal(signal.SIGKILL)
 
-    def _tell_daemon(self, number: int) -> None:
-        if self._daemon_pid:  # ours and not reaped, so the pid cannot belong to anyone else
-            os.kill(self._daemon_pid, number)
+    def _stop_gracefully(self) -> None:
+        handover = self._handover
+        if handover is None:
+            assert self._daemon is not None
+            self._daemon.signal(signal.SIGTERM)
+        elif handover.is_going:  # it has the instance, or will say that it failed
+            handover.successor.signal(signal.SIGTERM)
+        else:  # its exit tells the old one, which then gets its signal
+            handover.end_successor("the instance is stopping")
 
 
 def main() -> int:
@@ -227,9 +371,14 @@ def main() -> int:
     options = _options()
     settings = json.loads(options)
     where = paths(settings["home"])
+    if memory := os.environ.pop("SERVE_LITE_KEEPER", ""):
+        keeper = Keeper.remember(options, where, memory)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _CAUGHT)
+        set_title("serve-lite: keeper")
+        return keeper.run()
     try:
         where.prepare()
-        lock_fd = _take_lock(where.lock)
+        lock_fd = take_lock(where.lock)
         where.prepare()  # again, because the last instance may have removed its directory in the end
         sockets = _bind(settings, where)
     except Exception as error:
@@ -266,8 +415,12 @@ def _options() -> str:
     return msgspec.json.encode(options_from(given, take_secrets())).decode()
 
 
-def _take_lock(path: str) -> int:
-    """Return a descriptor that holds the instance's lock. The daemon inherits it, so it outlives the keeper."""
+def take_lock(path: str) -> int:
+    """Return a descriptor that holds the instance's lock. The daemon inherits it, so it outlives the keeper.
+
+    Raises:
+        StartError: another process has it.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     give_up_at = time.monotonic() + _LOCK_PATIENCE_S
     while True:
@@ -289,7 +442,7 @@ def _take_lock(path: str) -> int:
 def _already_up(path: str, holder: int) -> StartError:
     home = os.path.dirname(path)
     return StartError(
-        f"An instance is already up in {home!r} (keeper: process {holder}). Use it, stop it with `serve shutdown`, "
+        f"An instance is already up in {home!r} (process {holder}). Use it, stop it with `serve shutdown`, "
         "or name another state directory with SERVE_LITE_HOME.",
         kind="already_up",
         keeper_pid=holder,
@@ -396,7 +549,7 @@ def _shake_hands(fd: int, facts: dict[str, Any]) -> None:
         pass
 
 
-def _spawn_daemon(inherited: dict[str, int], options: str, log_path: str) -> int:
+def _spawn_daemon(inherited: dict[str, int], options: str, log_path: str, is_successor: bool) -> int:
     """Start a daemon and return its pid. `inherited` become its descriptors 3, 4, ... in this order."""
     environment = dict(
         os.environ,
@@ -404,6 +557,8 @@ def _spawn_daemon(inherited: dict[str, int], options: str, log_path: str) -> int
         LISTEN_FDS=str(len(inherited)),
         LISTEN_FDNAMES=":".join(inherited),
     )
+    if is_successor:
+        environment["SERVE_LITE_SUCCESSOR"] = "1"
     command = python_command("serve_lite.daemon.entry")
     pid = os.fork()  # safe here: this process has no threads
     if pid:

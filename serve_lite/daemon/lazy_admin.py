@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio.to_thread
 
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
+class Signal(Protocol):
+    """An event, asyncio's or anyio's."""
+
+    def is_set(self) -> bool: ...
+    def wait(self) -> Coroutine[Any, Any, Any]: ...
+
+
 #: Open connections get this long to finish when the daemon leaves.
 _GRACE_S = 2.0
 
@@ -32,7 +41,7 @@ async def serve_admin(
     controller: Controls,
     options: InstanceOptions,
     settings: InstanceSettings,
-    leaving: asyncio.Event,
+    leaving: Signal,
 ) -> None:
     """Serve the control plane on a listening socket until `leaving` is set."""
     sock.setblocking(False)
@@ -51,7 +60,7 @@ async def serve_admin(
         return
 
 
-async def _first_connection(sock: socket.socket, leaving: asyncio.Event) -> bool:
+async def _first_connection(sock: socket.socket, leaving: Signal) -> bool:
     """Return True once somebody connects, False if the daemon leaves before that."""
     loop = asyncio.get_running_loop()
     connected = asyncio.Event()

@@ -23,6 +23,9 @@ from serve_lite.wire.messages import Empty, InstanceSettings
 log = logging.getLogger("serve_lite")
 R = TypeVar("R")
 
+#: Control calls that change nothing, or the same when made twice.
+_REPEATABLE = ("wait_apps", "status", "settings", "info", "goal", "ingress", "delete")
+
 #: state directory of the instance that this process embeds
 _embedded_home: str | None = None
 
@@ -138,12 +141,17 @@ async def _wait_until_up(home: str) -> None:
 async def _control(
     path: str, method: str, request: msgspec.Struct, reply_type: type[R], timeout_s: float | None
 ) -> R:
-    connection = await connect(path)
-    try:
-        return await connection.control(method, request, reply_type, timeout_s=timeout_s)
-    finally:
-        connection.close()
-        await connection.wait_closed()
+    while True:
+        connection = await connect(path)
+        try:
+            return await connection.control(method, request, reply_type, timeout_s=timeout_s)
+        except ConnectionLostError:
+            if method not in _REPEATABLE:
+                raise
+            # Another daemon has taken over, or does when the keeper has started it: it is asked.
+        finally:
+            connection.close()
+            await connection.wait_closed()
 
 
 async def _shut_down(control_path: str) -> None:

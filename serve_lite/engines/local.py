@@ -17,7 +17,7 @@ from serve_lite.engines.launch import AlreadyUpError, last_words, reap, start_in
 from serve_lite.exceptions import InstanceError
 from serve_lite.processes import open_pidfd
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
-from serve_lite.wire.messages import Empty, InstanceInfo, InstanceSettings
+from serve_lite.wire.messages import Empty, InstanceInfo, InstanceSettings, UpgradeReply, UpgradeRequest
 
 __all__ = [
     "AlreadyUpError",
@@ -28,6 +28,7 @@ __all__ = [
     "settings_of",
     "shutdown_instance",
     "start_instance",
+    "upgrade_instance",
 ]
 
 T = TypeVar("T")
@@ -98,13 +99,35 @@ async def shutdown_instance(connection: Connection) -> None:
         pidfd = open_pidfd(info.keeper_pid) if info.keeper_pid else None
     except ProcessLookupError:
         pidfd = None
-    try:
-        await connection.control("shutdown", Empty(), Empty, timeout_s=None)
-    except ConnectionLostError:  # it was leaving already
-        pass
-    connection.close()
-    await connection.wait_closed()
+    await _ask_to_shut_down(connection, info.home)
     await _wait_gone(info.keeper_pid, pidfd)
+
+
+async def _ask_to_shut_down(connection: Connection | None, home: str) -> None:
+    """Ask the daemon, and if it has just handed the instance over, the next one."""
+    while connection is not None:
+        try:
+            await connection.control("shutdown", Empty(), Empty, timeout_s=None)
+            return
+        except ConnectionLostError:
+            pass
+        finally:
+            connection.close()
+            await connection.wait_closed()
+        try:
+            connection = await connect_instance(home)
+        except InstanceError:  # it was leaving already
+            return
+
+
+async def upgrade_instance(connection: Connection, grace_s: float) -> int:
+    """Have a daemon of the code that is installed now take over; return its pid once it serves.
+
+    Raises:
+        InstanceError: there is none, and the one that ran goes on.
+    """
+    request = UpgradeRequest(grace_s=grace_s)
+    return (await connection.control("upgrade", request, UpgradeReply, timeout_s=None)).pid
 
 
 async def _info(home: str | None) -> InstanceInfo | None:

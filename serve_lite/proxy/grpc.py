@@ -23,6 +23,7 @@ import msgspec
 from grpclib.config import Configuration
 from grpclib.exceptions import StreamTerminatedError
 from grpclib.protocol import AbstractHandler, H2Protocol, Stream
+from hyperframe.frame import GoAwayFrame
 
 from serve_lite.proxy import grpc_builtins as builtins
 from serve_lite.proxy.accounts import Accounts, RouteAccount
@@ -40,6 +41,7 @@ from serve_lite.wire.spawning import GrpcMethod, GrpcServices
 _PING: Final = " Ping /ray.serve.RayServeAPIService/ListApplications for available applications."
 _MAX_STREAMS: Final = 10_000  #: requests at once on one connection; gRPC clients have just one
 _CLOSE_S: Final = 1.0
+_LAST_STREAM: Final = 2**31 - 1
 
 _log = logging.getLogger("serve_lite.proxy")
 _encode = msgspec.msgpack.Encoder().encode
@@ -90,6 +92,7 @@ class GrpcDoor:
         self._nowhere = self.accounts.route("", "", "")
         self._was_populated = False
         self._is_draining = False
+        self._is_retiring = False
         self._changed = asyncio.Event()  #: routes or draining did; replaced each time
         self._new_request_id = request_ids()
         self._connections: set[_Connection] = set()
@@ -140,6 +143,30 @@ class GrpcDoor:
         while self.accounts.ongoing:
             await self._ended.wait()
 
+    async def retire(self, grace_s: float) -> None:
+        """Leave the socket to another daemon that accepts on it: finish what there is, and return.
+
+        Clients are asked to open a new connection for their next requests, each when it has no request open, and after
+        half of the time even so. Whatever comes on an old connection is answered. After `grace_s` seconds what is left
+        is for `close` to cut.
+        """
+        if self._listener is not None:
+            self._listener.close()
+        self._is_retiring = True
+        for connection in tuple(self._connections):
+            connection.leave_if_idle()
+        with anyio.move_on_after(grace_s / 2):
+            await self._wait_until_empty()
+            return
+        for connection in tuple(self._connections):
+            connection.ask_to_leave()
+        with anyio.move_on_after(grace_s / 2):
+            await self._wait_until_empty()
+
+    async def _wait_until_empty(self) -> None:
+        while self._connections:
+            await self._ended.wait()
+
     async def close(self) -> None:
         """Cut every connection and return when nothing runs for one any more."""
         if self._listener is not None:
@@ -168,6 +195,11 @@ class GrpcDoor:
     def forget(self, connection: _Connection) -> None:
         """A connection has ended."""
         self._connections.discard(connection)
+        self._tell_ended()
+
+    def is_to_leave(self) -> bool:
+        """Whether clients are to open new connections."""
+        return self._is_retiring
 
     def _new_protocol(self) -> asyncio.BaseProtocol:
         return _Protocol(_Connection(self), Configuration().__for_server__(), _H2_CONFIG)
@@ -197,8 +229,7 @@ class GrpcDoor:
             await exchange.finish(outcome.code, outcome.details, outcome.trailing)
         finally:
             self.accounts.ongoing -= 1
-            self._ended.set()
-            self._ended = asyncio.Event()
+            self._tell_ended()
             account = self._nowhere if isinstance(lane, GrpcStatus) else lane.account
             account.note(
                 method.name,
@@ -342,6 +373,10 @@ class GrpcDoor:
         while (request := await exchange.receive()) is not None:
             await exchange.send(reflection.answer(request), 0)
         return GrpcStatus()
+
+    def _tell_ended(self) -> None:
+        self._ended.set()
+        self._ended = asyncio.Event()
 
     def _tell_changed(self) -> None:
         self._changed.set()
@@ -488,6 +523,7 @@ class _Connection(AbstractHandler):
         self._door = door
         self._requests: dict[Stream, asyncio.Task[None]] = {}
         self.transport: asyncio.Transport | None = None
+        self._has_asked = False
 
     def accept(
         self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]
@@ -497,6 +533,8 @@ class _Connection(AbstractHandler):
         def done(_: asyncio.Task[None]) -> None:
             self._requests.pop(stream, None)
             release_stream()
+            if self._door.is_to_leave():
+                self.leave_if_idle()
 
         task.add_done_callback(done)
 
@@ -511,6 +549,17 @@ class _Connection(AbstractHandler):
         self._door.forget(self)
         for task in tuple(self._requests.values()):
             task.cancel()
+
+    def leave_if_idle(self) -> None:
+        """Ask the client to leave, unless a request is open."""
+        if not self._requests:
+            self.ask_to_leave()
+
+    def ask_to_leave(self) -> None:
+        """Send GOAWAY without refusing any stream, which h2 itself has no call for (RFC 9113, 6.8)."""
+        if self.transport is not None and not self.transport.is_closing() and not self._has_asked:
+            self._has_asked = True
+            self.transport.write(GoAwayFrame(0, last_stream_id=_LAST_STREAM, error_code=0).serialize())
 
     def abort(self) -> None:
         """Cut the connection."""

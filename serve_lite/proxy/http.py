@@ -90,6 +90,7 @@ class RequestHandler:
         self.options = options
         self.accounts = Accounts(logs_access=options.access_log)
         self.is_draining = False
+        self.is_retiring = False  #: another daemon has taken over: answers end their connections
         self._routers = routers
         self._table = RouteTable()
         self._lanes: dict[RouteTarget, Lane] = {}

@@ -21,6 +21,9 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import Event, RawData, Updated
+from hypercorn.protocol.h2 import H2Protocol
+from hyperframe.frame import GoAwayFrame
 from wsproto.events import CloseConnection
 
 from serve_lite.proxy.answers import TEXT, settle_length, takes_trailers
@@ -42,6 +45,8 @@ _EARLY_HINTS: Final = 103
 _H2_INTERNAL_ERROR: Final = 2
 _LAST_WORDS_S: Final = 2.0
 _HELD_MESSAGES: Final = 16
+_SERVICE_RESTART, _RESTARTS = 1012, "Service Restart"
+_LAST_STREAM: Final = 2**31 - 1
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BODILESS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "DELETE"))
 
@@ -57,6 +62,9 @@ class Front:
         options = handler.options
         self._handler = handler
         self._context = WorkerContext(None)
+        self._is_retiring = False
+        self._connections: set[_Connection] = set()
+        self._websockets: set[WebSocketBridge] = set()
         self._config = config = Config()
         config.keep_alive_timeout = options.keep_alive_timeout_s
         config.keep_alive_max_requests = 1_000_000_000
@@ -73,21 +81,50 @@ class Front:
         loop = asyncio.get_running_loop()
         app = ASGIWrapper(cast(Any, self._serve))
         connection = _Connection(app, loop, self._config, self._context, cast(Any, {}), entry.reader, writer)
-        async with anyio.create_task_group() as group:
-            group.start_soon(_end_with_client, entry, group.cancel_scope)
-            await connection
-            group.cancel_scope.cancel()
+        connection.is_leaving = self._is_retiring
+        self._connections.add(connection)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_end_with_client, entry, group.cancel_scope)
+                await connection
+                group.cancel_scope.cancel()
+        finally:
+            self._connections.discard(connection)
 
     async def terminate(self) -> None:
         """Let connections end after the answers they are giving."""
         await self._context.terminate.set()
         await self._context.terminated.set()
 
+    async def retire(self) -> None:
+        """Have HTTP/2 clients open their next streams on new connections, as soon as no stream is open on theirs.
+
+        A client that keeps to the protocol would finish its streams after a GOAWAY; not all do.
+        """
+        self._is_retiring = True
+        for connection in tuple(self._connections):
+            await connection.leave_when_idle()
+
+    async def hurry(self) -> None:
+        """Have the others do so although streams are open."""
+        for connection in tuple(self._connections):
+            await connection.ask_to_leave()
+
+    def close_websockets(self) -> None:
+        """Tell both ends of every WebSocket that the service restarts."""
+        for bridge in tuple(self._websockets):
+            bridge.restart()
+
     async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await HttpBridge(self._handler, scope, receive, send).run()
         elif scope["type"] == "websocket":
-            await WebSocketBridge(self._handler, scope, receive, send).run()
+            bridge = WebSocketBridge(self._handler, scope, receive, send)
+            self._websockets.add(bridge)
+            try:
+                await bridge.run()
+            finally:
+                self._websockets.discard(bridge)
 
 
 async def _end_with_client(entry: Entry, serving: anyio.CancelScope) -> None:
@@ -101,11 +138,37 @@ async def _end_with_client(entry: Entry, serving: anyio.CancelScope) -> None:
 
 
 class _Connection(TCPServer):
-    """hypercorn's connection, which would outlive a client that has left by the time allowed for silence."""
+    """hypercorn's connection; one that can be asked to end. HTTP/1.1 clients are told with their next answer."""
+
+    is_leaving = False
+    _has_asked = False
 
     async def _read_data(self) -> None:
         await super()._read_data()
-        await self.idle_task.stop()
+        await self.idle_task.stop()  # else it outlives a client that has left by the time allowed for silence
+
+    async def protocol_send(self, event: Event) -> None:
+        await super().protocol_send(event)
+        if self.is_leaving and isinstance(event, Updated) and event.idle:
+            await self.ask_to_leave()
+
+    async def leave_when_idle(self) -> None:
+        """Ask the client now, or as soon as no stream is open."""
+        self.is_leaving = True
+        if (protocol := self._http2()) is not None and protocol.idle:
+            await self.ask_to_leave()
+
+    async def ask_to_leave(self) -> None:
+        """Send GOAWAY without refusing any stream, which h2 itself has no call for (RFC 9113, 6.8)."""
+        if self._has_asked or self._http2() is None:
+            return
+        self._has_asked = True
+        frame = GoAwayFrame(0, last_stream_id=_LAST_STREAM, error_code=0)
+        await super().protocol_send(RawData(data=frame.serialize()))
+
+    def _http2(self) -> H2Protocol | None:
+        protocol = getattr(getattr(self, "protocol", None), "protocol", None)
+        return protocol if isinstance(protocol, H2Protocol) else None
 
 
 class _Bridge(Exchange):
@@ -284,6 +347,8 @@ class HttpBridge(_Bridge):
         pairs = _pairs(headers)
         if b"x-request-id:" not in headers:
             pairs.append((b"x-request-id", self.request_id or self._handler.new_request_id()))
+        if self._handler.is_retiring and not self._is_http2 and b"connection:" not in headers:
+            pairs.append((b"connection", b"close"))
         start = {"type": "http.response.start", "status": status, "headers": pairs}
         self._put({**start, "trailers": True} if self._has_trailers else start)
 
@@ -516,6 +581,12 @@ class WebSocketBridge(_Bridge):
         self._put({"type": "websocket.http.response.start", "status": status, "headers": headers})
         self._put({"type": "websocket.http.response.body", "body": body, "more_body": False})
         self._put(None)
+
+    def restart(self) -> None:
+        """Close it with the code that tells the client to connect again."""
+        if self._call is not None and not self._has_closed:
+            self._call.on_close(_SERVICE_RESTART, _RESTARTS)
+        self.send_message(WsMessage("websocket.close", code=_SERVICE_RESTART, reason=_RESTARTS))
 
     def pause_messages(self) -> None:
         self._wants_input.clear()

@@ -21,6 +21,7 @@ import anyio.to_thread
 from serve_lite.proxy.entry import Entry
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.http1 import Http1Connection
+from serve_lite.proxy.options import ProxyOptions
 from serve_lite.proxy.tls import Certificates, certificates_of
 from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.listener import KEEP_SOCKET_FILE
@@ -35,6 +36,8 @@ _TURNED_AWAY = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: text/plain; "
     b"charset=utf-8\r\ncontent-length: 20\r\n\r\nToo many connections"
 )
+
+ALPN = ("h2", "http/1.1")  #: spoken over TLS, the preferred one first
 
 _log = logging.getLogger("serve_lite.proxy")
 
@@ -95,7 +98,7 @@ class HttpServer:
         """Begin to accept."""
         loop, options = self._loop, self._handler.options
         sock.setblocking(False)
-        self._certificates = certificates_of(options, ("h2", "http/1.1"))
+        self._certificates = certificates_of(options, ALPN)
         tls = self._certificates.context if self._certificates is not None else None
         create: Callable[..., Awaitable[asyncio.Server]] = loop.create_server
         more: dict[str, Any] = {}
@@ -122,6 +125,33 @@ class HttpServer:
                 await self._front.terminate()
             await self._wait_until_empty()
         return not scope.cancelled_caught
+
+    async def retire(self, grace_s: float) -> None:
+        """Leave the socket to another daemon that accepts on it: finish what there is, and return.
+
+        Every answer is given, the health check's too, and ends its connection; idle connections may bring one more
+        request. After `grace_s` seconds WebSockets are closed with 1012 and what is left is for `close` to cut.
+        """
+        self.is_draining = self._handler.is_retiring = True
+        if self._listener is not None:
+            self._listener.close()
+        if self._front is not None:
+            await self._front.retire()
+        with anyio.move_on_after(grace_s / 2):
+            await self._wait_until_empty()
+            return
+        if self._front is not None:
+            await self._front.hurry()
+        with anyio.move_on_after(grace_s / 2):
+            await self._wait_until_empty()
+            return
+        for connection in tuple(self.open):
+            connection.close()
+        if self._front is not None:
+            self._front.close_websockets()
+            await self._front.terminate()
+        with anyio.move_on_after(_CLOSE_S):
+            await self._wait_until_empty()
 
     async def close(self) -> None:
         """Stop accepting, cut every connection, and return when the requests on them are booked."""
@@ -182,7 +212,9 @@ class HttpServer:
             if self._front is None:
                 make_front = await anyio.to_thread.run_sync(_import_front)
                 self._front = make_front(self._handler)
-                if self.is_draining:
+                if self._handler.is_retiring:
+                    await self._front.retire()
+                elif self.is_draining:
                     await self._front.terminate()
             return self._front
 
@@ -249,3 +281,8 @@ def _affordable_connections() -> int:
     """Return how many connections leave a tenth of the open files for everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft * 9 // 10
+
+
+def check_certificates(options: ProxyOptions) -> None:
+    """Raise InvalidConfigError if HTTP could not be served with these options' certificates. Blocks."""
+    certificates_of(options, ALPN)

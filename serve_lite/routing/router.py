@@ -157,6 +157,14 @@ class Router:
         if self._placing is not None:
             self._placing.wake()
 
+    def ask_anew(self) -> None:
+        """Ask another adviser from now on: the process of the last one has ended for good."""
+        if self._placing is not None and self._membership is not None:
+            self._placing.close()
+            self._placing = None
+            self._follow_choice(self._membership)
+            self._drain()
+
     def broadcast(self, make: Callable[[str], PendingCall]) -> int:
         """Send every replica a call made for it, with or without room; return how many there are."""
         links = tuple(self._replicas.usable)
@@ -413,6 +421,11 @@ class Routers:
     def find(self, app: str, deployment: str) -> Router | None:
         """Return the router to a deployment if there is one; from any thread."""
         return self._routers.get((app, deployment))
+
+    def ask_anew(self) -> None:
+        """Have every router that asks an adviser ask another one."""
+        for router in self._routers.values():
+            router.ask_anew()
 
     def totals(self) -> tuple[int, int]:
         """Return (queued, ongoing) calls of this process."""

@@ -117,10 +117,14 @@ class Listener:
         if self.on_decline is not None:
             self.on_decline()
 
-    async def aclose(self) -> None:
-        """Stop accepting and close all connections."""
+    def stop_accepting(self) -> None:
+        """Take no more connections; those that there are go on."""
         if self._server is not None:
             self._server.close()
+
+    async def aclose(self) -> None:
+        """Stop accepting and close all connections."""
+        self.stop_accepting()
         connections = list(self.connections)
         for connection in connections:
             connection.close()

@@ -299,6 +299,18 @@ class InstanceSettings(msgspec.Struct, frozen=True, kw_only=True):
     settings: tuple[Setting, ...]
 
 
+class UpgradeRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`upgrade`: have a daemon of the code that is installed now take over."""
+
+    grace_s: float = 30.0  #: for requests and connections of the old daemon; then they are cut
+
+
+class UpgradeReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The new daemon serves; the old one finishes what it has."""
+
+    pid: int
+
+
 class DeployRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`deploy`: make these applications the goal. Answered once stored.
 

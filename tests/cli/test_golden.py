@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from serve_lite_cli.program import COMMANDS
@@ -50,6 +51,9 @@ PLACEHOLDERS = (
     (r"(?<=\n        \")[a-z0-9]{8}(?=\": \{)", "xxxxxxxx"),
     (r"(?<=process\": |porting\": |tructor\": )[\d.e-]+", "<seconds>"),
     (r"(?<=proxies:\n  )\S+(?=: )", "<node>"),
+    (re.escape(sys.executable), "<python>"),
+    (r"(?<=\(process )\d+(?=\))|(?<=\"pid\": )\d+", "<pid>"),
+    (r"(?<=from )\S+(?= \(process)|(?<= to )\S+(?= \(process)|(?<=\"version\": \")[^\"]+", "<version>"),
     (r"(?<=serve-lite v)\S+", "<version>"),
     (r"(?<=serve-lite, version )\S+", "<version>"),
     (r"\n *[~^]+(?=\n)", ""),
@@ -231,6 +235,17 @@ async def test_removing(cli: Cli) -> None:
     await say("shutdown", "shutdown", "-y")
     await say("shutdown-again", "shutdown", "-y")
     await say("shutdown-again-json", "shutdown", "-y", "--json")
+    say.finish()
+
+
+async def test_upgrading(cli: Cli) -> None:
+    say = await running(cli, "upgrading")
+    await say("upgrade", "upgrade", "--grace-period", "0")
+    await say("upgrade-json", "upgrade", "--grace-period", "0", "--json")
+    await say("systemd", "systemd")
+    await say("systemd-json", "systemd", "--json")
+    await say("systemd-sockets-need-ports", "systemd", "--sockets")
+    await say("systemd-system-needs-a-user", "systemd", "--system")
     say.finish()
 
 
