@@ -675,6 +675,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     max_constructor_retry_count: int = 20
     rolling_update_percentage: float = 0.2
     max_surge_percent: int | None = None  #: None: one extra replica while updating
+    min_ready_s: float = 0.0  #: a new replica counts as one only after so long without a failure
     backpressure_status: int = 503
     retry_after_s: float | None = None
     serialize_sync: bool = False

@@ -246,6 +246,7 @@ class Deployment(Generic[T_co]):
         init_kwargs: dict[str, Any] | Default = DEFAULT,
         serialize_sync: bool | Default = DEFAULT,
         sync_threads: int | None | Default = DEFAULT,
+        min_ready_s: float | Default = DEFAULT,
     ) -> Self:
         """Return a new deployment with the given options changed; this one stays as it is.
 
@@ -426,6 +427,7 @@ if TYPE_CHECKING:
         init_kwargs: dict[str, Any] | Default
         serialize_sync: bool | Default
         sync_threads: int | None | Default
+        min_ready_s: float | Default
 
 else:
     FunctionDeployment = Deployment  #: the name is for annotations
@@ -481,6 +483,7 @@ def deployment(
     init_kwargs: dict[str, Any] | Default = DEFAULT,
     serialize_sync: bool | Default = DEFAULT,
     sync_threads: int | None | Default = DEFAULT,
+    min_ready_s: float | Default = DEFAULT,
 ) -> Any:
     """Make a class or function a `Deployment`; as `@deployment` or `@deployment(option=...)`.
 
@@ -497,6 +500,7 @@ def deployment(
         health_check_timeout_s: seconds after which such a call counts as failed.
         ray_actor_options: resources and runtime_env, as in Ray.
         max_surge_percent: replicas beyond `num_replicas` during an update; None allows one.
+        min_ready_s: seconds that a new replica must stay well before an old one makes way for it.
         serialize_sync: run sync handlers one at a time (2.7's way) instead of in parallel threads.
         sync_threads: threads for sync handlers; min(max_ongoing_requests, 5) unless given.
         max_concurrent_queries, is_driver_deployment, route_prefix, init_args, init_kwargs, version:

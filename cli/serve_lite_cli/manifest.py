@@ -16,7 +16,7 @@ from serve_lite_cli.yaml_text import to_yaml
 RAY_VERSION = "2.60.0"
 
 #: Ours alone; Ray would ignore them without a word.
-ONLY_HERE = ("serialize_sync", "sync_threads", "max_constructor_retry_count")
+ONLY_HERE = ("serialize_sync", "sync_threads", "max_constructor_retry_count", "min_ready_s")
 
 
 class Built(msgspec.Struct, frozen=True):

@@ -291,6 +291,7 @@ def configured_events(old: Goal, new: Goal, observed: Observed, at: float) -> li
                     deployment=deployment.id,
                     version=deployment.version,
                     settings=deployment.settings,
+                    min_ready_s=deployment.config.min_ready_s,
                     move=status_move(previous, deployment),
                     at=at,
                 )

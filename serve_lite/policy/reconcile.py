@@ -18,6 +18,7 @@ from serve_lite.policy.actions import (
     StartBuild,
     StopReplica,
 )
+from serve_lite.policy.available import is_available, next_available_at
 from serve_lite.policy.health import is_unhealthy, next_check_at
 from serve_lite.policy.ranks import plan_ranks
 from serve_lite.policy.restart import StartGate, budget, plan_start
@@ -87,7 +88,7 @@ def _plan_deployment(
         )
         for r in sick
     )
-    moves = plan_rollout(goal, well, gate, load)
+    moves = plan_rollout(goal, well, gate, load, now)
     leaving = {a.replica for a in moves if isinstance(a, StopReplica)}
     places = plan_ranks(goal, alive) if not removals and not moves else []
     checks, check_at = _plan_checks(goal, [r for r in well if r.is_running and r.id not in leaving], now)
@@ -96,7 +97,12 @@ def _plan_deployment(
     return Plan(
         actions=(*removals, *moves, *places, *checks),
         findings=(finding,) if finding is not None else (),
-        wake_at=_earliest(check_at, note_at, gate.opens_at if wants_start else None),
+        wake_at=_earliest(
+            check_at,
+            note_at,
+            next_available_at(goal, well, now),
+            gate.opens_at if wants_start else None,
+        ),
     )
 
 
@@ -126,7 +132,7 @@ def _find(
     goal: DeploymentGoal, view: DeploymentView, replicas: Sequence[ReplicaView], gate: StartGate, now: float
 ) -> tuple[Event | None, float | None]:
     """Return what is new about the deployment's status, and when there may be more."""
-    if is_reached(goal, replicas):
+    if is_reached(goal, replicas, now):
         if view.status is not DeploymentStatus.HEALTHY:
             return DeploymentMoved(deployment=goal.id, move=DeploymentMove.REACHED, at=now), None
         return None, None
@@ -151,9 +157,11 @@ def _find(
     return None, note_at
 
 
-def is_reached(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> bool:
-    """Whether exactly the wanted replicas run, and no others exist."""
-    return len(replicas) == goal.target and all(r.is_running and is_current(goal, r) for r in replicas)
+def is_reached(goal: DeploymentGoal, replicas: Sequence[ReplicaView], now: float) -> bool:
+    """Whether exactly the wanted replicas are available, and no others exist."""
+    return len(replicas) == goal.target and all(
+        is_current(goal, r) and is_available(goal, r, now) for r in replicas
+    )
 
 
 def _given_up_message(view: DeploymentView) -> str:
@@ -171,6 +179,10 @@ def _progress_message(
     if view.starts.failures:
         retrying = f"Retrying {gate.tries_left} more time(s)" if gate.tries_left else "It will be retried"
         return f"A replica failed to start with exception. {retrying}. Error:\n{view.starts.error}", None
+    is_waiting = next_available_at(goal, replicas, now) is not None
+    if is_waiting and view.status is not DeploymentStatus.HEALTHY:
+        wait_s = goal.config.min_ready_s
+        return f"New replicas are ready; each counts when it has stayed so for {wait_s:g} s (min_ready_s).", None
     starting = [r for r in replicas if r.state is ReplicaState.STARTING]
     return describe_slow_starts(goal.id, starting, now)
 

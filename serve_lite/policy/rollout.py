@@ -3,7 +3,7 @@
 Pure. Called by `reconcile` once for each deployment on each pass; `controller/fleet.py` carries the moves out.
 
 New before old: `surge` replicas more than wanted may run while a version changes (1 unless `max_surge_percent`
-says otherwise), and an old one stops only when a new one is ready for it. With `max_surge_percent=0` Ray Serve's
+says otherwise), and an old one stops only when a new one is available for it (`available.py`). With `max_surge_percent=0` Ray Serve's
 order: a fraction of the old ones stops first, and new ones take their place.
 
 A version that keeps failing is not pushed on (`StartGate`): nothing more is started, and what runs goes on running.
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from serve_lite.policy.actions import Action, ReconfigureReplica, StartReplica, StopReplica
+from serve_lite.policy.available import is_available
 from serve_lite.policy.restart import StartGate
 from serve_lite.schema import ReplicaState
 from serve_lite.state.goal import DeploymentGoal
@@ -32,6 +33,7 @@ def plan_rollout(
     replicas: Sequence[ReplicaView],
     gate: StartGate,
     load: Mapping[ReplicaId, int] = NO_LOAD,
+    now: float = math.inf,
 ) -> tuple[Action, ...]:
     """Return the next moves that bring `replicas` towards `goal`; empty once there, or while waiting.
 
@@ -39,13 +41,14 @@ def plan_rollout(
         replicas: those of the deployment that are alive, oldest first.
         gate: whether new ones may be started.
         load: requests that each has, as far as known: of those that are too many the least loaded stop.
+        now: seconds on the monotonic clock; infinity counts every ready replica as available.
     """
     if goal.target == 0:
         return tuple(_stop(r, "no replica is wanted") for r in replicas)
     new = [r for r in replicas if is_usable(goal, r)]
     old = [r for r in replicas if not is_usable(goal, r)]
     plan_stops = _stops_first if stops_first(goal) else _stops_last
-    stops = plan_stops(goal, new, old, gate, load)
+    stops = plan_stops(goal, new, old, gate, load, now)
     leaving = {stop.replica for stop in stops}
     staying = [r for r in replicas if r.id not in leaving]
     starts = _starts(goal, staying, gate)
@@ -91,6 +94,7 @@ def _stops_last(
     old: Sequence[ReplicaView],
     gate: StartGate,
     load: Mapping[ReplicaId, int],
+    now: float,
 ) -> list[StopReplica]:
     """Stop what is not needed to keep `target` replicas ready."""
     stops = [_stop(r, "its version was replaced before it was ready") for r in old if r.state is _STARTING]
@@ -98,19 +102,25 @@ def _stops_last(
     stops += [_stop(r, f"only {goal.target} replicas are wanted") for r in unready_surplus]
 
     ready_old = [r for r in old if r.is_running]
-    too_many = [_stop(r, f"only {goal.target} replicas are wanted") for r in surplus]
+    enough = f"only {goal.target} replicas are wanted"
     if gate.has_given_up:
-        ready_new = _newest_first(r for r in new if r.is_running)
-        candidates = [_stop(r, "its version keeps failing, and enough others serve") for r in ready_new]
-        candidates += [_stop(r, f"only {goal.target} replicas are wanted") for r in _newest_first(ready_old)]
+        failing = "its version keeps failing, and enough others serve"
+        candidates = [(r, failing) for r in _newest_first(r for r in new if r.is_running)]
+        candidates += [(r, enough) for r in _newest_first(ready_old)]
     elif new:
-        candidates = [
-            _stop(r, "a replica of the wanted version took its place") for r in ready_old
-        ] + too_many
+        candidates = [(r, "a replica of the wanted version took its place") for r in ready_old]
+        candidates += [(r, enough) for r in surplus]
     else:
-        candidates = [_stop(r, f"only {goal.target} replicas are wanted") for r in _newest_first(ready_old)]
-    spare = max(0, sum(r.is_running for r in [*new, *old]) - goal.target)
-    return stops + candidates[:spare]
+        candidates = [(r, enough) for r in _newest_first(ready_old)]
+    serving = sum(r.is_running for r in [*new, *old]) - goal.target
+    available = sum(is_available(goal, r, now) for r in [*new, *old]) - goal.target
+    for replica, reason in candidates:
+        counts = is_available(goal, replica, now)
+        if serving > 0 and (available > 0 or not counts):
+            stops.append(_stop(replica, reason))
+            serving -= 1
+            available -= counts
+    return stops
 
 
 def _stops_first(
@@ -119,6 +129,7 @@ def _stops_first(
     old: Sequence[ReplicaView],
     gate: StartGate,
     load: Mapping[ReplicaId, int],
+    now: float,
 ) -> list[StopReplica]:
     """Stop the next fraction of old replicas as soon as the last fraction is replaced."""
     stops = [_stop(r, "its version was replaced before it was ready") for r in old if r.state is _STARTING]
@@ -128,7 +139,7 @@ def _stops_first(
     too_many = max(0, staying - goal.target)
 
     ready_old = _newest_first(r for r in old if r.is_running)
-    ready_new = sum(r.is_running for r in new) - len(surplus)
+    ready_new = sum(is_available(goal, r, now) for r in new if r not in surplus)
     pending = goal.target - ready_new - max(0, len(ready_old) - too_many)
     next_batch = 0 if gate.has_given_up else max(0, batch_size(goal) - max(0, pending))
     spare = max(0, ready_new + len(ready_old) - max(0, goal.target - batch_size(goal)))

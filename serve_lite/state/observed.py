@@ -41,6 +41,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     strikes: int = 0  #: failures in a row
     spread: float = 0.5  #: jitter of the next check
     error: str = ""  #: of the last failure
+    failed_at: float | None = None  #: end of the last check that failed
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -102,6 +103,7 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     message: str = ""
     since: float = 0.0  #: in this status
     dead: tuple[ReplicaView, ...] = ()  #: the last replicas that ended by themselves or failed, newest first
+    min_ready_s: float = 0.0  #: a run that ends sooner was a failure
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,7 +247,12 @@ class _Draft:
         self._change(
             event.replica,
             health=msgspec.structs.replace(
-                health, is_asked=False, strikes=strikes, spread=event.spread, error=event.error
+                health,
+                is_asked=False,
+                strikes=strikes,
+                spread=event.spread,
+                error=event.error,
+                failed_at=event.at if event.error else health.failed_at,
             ),
         )
 
@@ -312,16 +319,17 @@ class _Draft:
         """Count a failed start or a short run of the wanted version; forget the count after a stable run."""
         if not self._is_wanted(view):
             return
-        starts = self.deployments[view.deployment].starts
+        deployment = self.deployments[view.deployment]
+        starts, stable_s = deployment.starts, max(STABLE_S, deployment.min_ready_s)
         ran_s = at - view.ready_at if view.ready_at is not None else 0.0
         was_calm = (
             starts.ready_at is not None
             and (starts.failed_at is None or starts.failed_at < starts.ready_at)
-            and at - starts.ready_at > STABLE_S
+            and at - starts.ready_at > stable_s
         )
-        if ran_s > STABLE_S or was_calm:
+        if ran_s > stable_s or was_calm:
             starts = StartRecord(has_started=starts.has_started, ready_at=starts.ready_at)
-        if ran_s <= STABLE_S:
+        if ran_s <= stable_s:
             is_new_round = starts.failed_at is None or view.begun_at >= starts.failed_at
             starts = msgspec.structs.replace(
                 starts,
@@ -337,7 +345,11 @@ class _Draft:
         is_same = old is not None and (old.version, old.settings) == (event.version, event.settings)
         if old is None:
             self.deployments[event.deployment] = DeploymentView(
-                version=event.version, settings=event.settings, since=event.at, message=event.message
+                version=event.version,
+                settings=event.settings,
+                since=event.at,
+                message=event.message,
+                min_ready_s=event.min_ready_s,
             )
             return
         has_started = old.starts.has_started if is_same else self._runs(event)
@@ -346,6 +358,7 @@ class _Draft:
             version=event.version,
             settings=event.settings,
             starts=StartRecord(has_started=has_started),
+            min_ready_s=event.min_ready_s,
         )
         move = event.move
         if move is None and old.status is DeploymentStatus.DEPLOY_FAILED:

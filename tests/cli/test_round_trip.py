@@ -42,6 +42,7 @@ OPTIONS = dict(
     request_router_config=ROUTER,
     serialize_sync=True,
     sync_threads=2,
+    min_ready_s=0.25,
     placement_group_bundles=[{"CPU": 1}, {"CPU": 1}],
     placement_group_strategy="SPREAD",
     placement_group_bundle_label_selector=[{"zone": "a"}],

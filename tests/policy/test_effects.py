@@ -65,6 +65,7 @@ EFFECTS = [
     Effect("autoscaling_config", {"max_replicas": 4, "policy": "m:policy"}, UPDATE, {"max_replicas": 4}),
     Effect("rolling_update_percentage", 0.5, UPDATE),
     Effect("max_surge_percent", 50, UPDATE),
+    Effect("min_ready_s", 5, UPDATE),
     Effect("graceful_shutdown_timeout_s", 5, UPDATE),
     Effect("health_check_period_s", 5, UPDATE),
     Effect("health_check_timeout_s", 5, UPDATE),
@@ -175,7 +176,7 @@ def test_an_option_that_is_taken_out_again_has_the_effect_once_more(effect: Effe
 def test_every_option_has_an_effect_here_and_a_word_of_ray_serve() -> None:
     assert {effect.option for effect in EFFECTS} | NOT_CHANGEABLE == {*OPTIONS, *ALIASES}
     words = {option: word for word, options in SPEC.items() for option in options.split()}
-    assert set(words) | {"serialize_sync", "sync_threads"} == {*OPTIONS, *ALIASES}
+    assert set(words) | {"serialize_sync", "sync_threads", "min_ready_s"} == {*OPTIONS, *ALIASES}
     for effect in EFFECTS:
         is_spec = words.get(effect.option, effect.action) == effect.action
         assert is_spec != bool(effect.why), (

@@ -77,6 +77,7 @@ class World:
                 deployment=d.id,
                 version=d.version,
                 settings=d.settings,
+                min_ready_s=d.config.min_ready_s,
                 move=status_move(had.get(d.id), d),
                 at=self.now,
             )

@@ -119,6 +119,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"route_prefix": "x"}, ValueError, "forward slash"),
     ({"serialize_sync": "maybe"}, ValueError, "true or false"),
     ({"sync_threads": 0}, ValueError, "at least 1"),
+    ({"min_ready_s": -1}, ValueError, "at least 0"),
     ({"version": ["v1"]}, TypeError, "version"),
     ({"name": ""}, ValueError, "not empty"),
     ({"user_config": {1, 2}}, ValueError, "user_config is not JSON-serializable"),
@@ -231,6 +232,7 @@ RIGHT: list[tuple[dict[str, Any], Any]] = [
     ({"init_kwargs": {"a": 1}}, {"a": 1}),
     ({"serialize_sync": True}, True),
     ({"sync_threads": 2}, 2),
+    ({"min_ready_s": 2}, 2.0),
 ]
 
 

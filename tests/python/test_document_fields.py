@@ -163,6 +163,7 @@ DEPLOYMENT: dict[str, list[tuple[Any, dict[str, Any]]]] = {
         ),
     ],
     "serialize_sync": [(True, {"serialize_sync": True})],
+    "min_ready_s": [(0, {"min_ready_s": 0.0}), (2.5, {"min_ready_s": 2.5})],
     "sync_threads": [(None, {"sync_threads": None}), (3, {"sync_threads": 3})],
     "placement_group_bundles": [
         (value, {"accepted": {"placement_group_bundles": value}}) for value in (None, [{"CPU": 1.0}])
