@@ -145,6 +145,7 @@ PLACES: dict[str, str] = {
     "import_path": "the application",
     "args": "the application",
     "external_scaler_enabled": "the application",
+    "rollback_on_failure": "the application",
     "runtime_env": "ray_actor_options, or the application",
     "proxy_location": "the top of the document",
     "http_options": "the top of the document",

@@ -91,6 +91,7 @@ def _submission(
         document=app.submitted,
         code_version=_code_version(app, base_dir),
         logging_config=None if logs is None else logs.to_dict(),
+        rollback_on_failure=app.rollback_on_failure,
     )
 
 

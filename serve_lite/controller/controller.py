@@ -514,6 +514,8 @@ class Controller:
                 return event, lambda: self._cancel_build(action)
             case act.ForgetApp():
                 return None, lambda: self._start_forgetting(action)
+            case act.MarkProven() | act.RollBack():
+                return None, lambda: self._start_looking_back(action)
             case _:
                 assert_never(action)
 
@@ -721,6 +723,34 @@ class Controller:
 
         await self._tidy(name, change)
 
+    def _start_looking_back(self, action: act.MarkProven | act.RollBack) -> None:
+        key = f"{action.app} revision {action.revision}"
+        if key in self._tidying or self._keeps_goal:
+            return
+        self._tidying.add(key)
+        if isinstance(action, act.RollBack):
+            self._group.start_soon(self._fall_back, key, action)
+            return
+        self._group.start_soon(
+            self._tidy, key, lambda goal: goals.mark_proven(goal, action.app, action.revision), _no_events
+        )
+
+    async def _fall_back(self, key: str, action: act.RollBack) -> None:
+        """Make the last revision that worked the goal again, and write down why."""
+        app = self._goal.apps.get(action.app)
+        known = await self._store.revisions(action.app) if app is not None else []
+        past = next((p for p in known if app is not None and p.revision == app.proven), None)
+        alive = {r.deployment for r in self._observed.replicas.values()}
+        await self._tidy(
+            key,
+            lambda goal: goals.accept_fallback(
+                goal, action.app, action.revision, past, action.reason, now=time.time(), alive=alive
+            ),
+        )
+        after = self._goal.apps.get(action.app)
+        if after is not None and after.fallback:
+            self._record(action.app, after.fallback)
+
     def _finish_shutdown(self) -> None:
         """When all is gone, the instance is as new: the next daemon need not go on shutting down."""
         is_done = self._goal.is_shutting_down and not self._goal.apps and not self._observed.replicas
@@ -730,9 +760,14 @@ class Controller:
                 self._tidy, "", lambda goal: msgspec.structs.replace(goal, is_shutting_down=False)
             )
 
-    async def _tidy(self, what: str, change: Callable[[Goal], Goal]) -> None:
+    async def _tidy(
+        self,
+        what: str,
+        change: Callable[[Goal], Goal],
+        events: Callable[[Goal, Goal], Sequence[ev.Event]] | None = None,
+    ) -> None:
         try:
-            await self._change_goal(change)
+            await self._change_goal(change, events)
         except ServeLiteError as error:
             logger.error("%s", error)
             await anyio.sleep(AFTER_FAULT_S)
@@ -765,3 +800,8 @@ class Controller:
             proxy_status=self.proxy_status,
             wall_minus_monotonic=time.time() - self._clock(),
         )
+
+
+def _no_events(_old: Goal, _new: Goal) -> Sequence[ev.Event]:
+    """The step from one goal to the next means nothing for any deployment."""
+    return ()

@@ -33,5 +33,7 @@ def next_available_at(goal: DeploymentGoal, replicas: Iterable[ReplicaView], now
 
 
 def _available_at(goal: DeploymentGoal, replica: ReplicaView) -> float:
-    well_since = max(t for t in (replica.begun_at, replica.ready_at, replica.health.failed_at) if t is not None)
+    well_since = max(
+        t for t in (replica.begun_at, replica.ready_at, replica.health.failed_at) if t is not None
+    )
     return well_since + goal.config.min_ready_s

@@ -14,17 +14,21 @@ from serve_lite.policy.actions import (
     CancelBuild,
     CheckHealth,
     ForgetApp,
+    MarkProven,
     Plan,
+    RollBack,
     StartBuild,
     StopReplica,
 )
 from serve_lite.policy.available import is_available, next_available_at
+from serve_lite.policy.callers import updated_before, waits_for
 from serve_lite.policy.health import is_unhealthy, next_check_at
 from serve_lite.policy.ranks import plan_ranks
 from serve_lite.policy.restart import StartGate, budget, plan_start
 from serve_lite.policy.rollout import NO_LOAD, is_current, places_at_once, plan_rollout
 from serve_lite.policy.slow import describe_slow_starts
 from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
+from serve_lite.state import rollback
 from serve_lite.state.events import DeploymentForgotten, DeploymentMoved, DeploymentNoted, Event
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
@@ -44,17 +48,22 @@ def reconcile(goal: Goal, observed: Observed, now: float, load: Mapping[ReplicaI
     for app in goal.apps.values():
         if app.is_deleting or goal.is_shutting_down:
             continue
+        before = updated_before(app)
         for deployment in app.deployments:
             known.add(deployment.id)
             view = observed.deployments.get(deployment.id)
             if view is not None:  # else its first event is still to be folded
                 replicas = by_deployment.get(deployment.id, ())
-                plans.append(_plan_deployment(deployment, view, replicas, now, load))
+                first = waits_for(deployment, view, before[deployment.id], by_deployment, now)
+                held_by = _describe_hold(app, first, observed) if first is not None else ""
+                plans.append(_plan_deployment(deployment, view, replicas, now, load, held_by))
         if not is_in_place(app, observed):
             # Callers of the version before may still need them.
             known.update(d.id for d in app.retired)
     plans += [_plan_removal(d, by_deployment.get(d, ()), observed, now) for d in _unknown(observed, known)]
     plans.append(_plan_forgetting(goal, observed))
+    if not goal.is_shutting_down:
+        plans += [_plan_rollback(app, observed) for app in goal.apps.values()]
     return _together(plans)
 
 
@@ -75,11 +84,12 @@ def _plan_deployment(
     replicas: Sequence[ReplicaView],
     now: float,
     load: Mapping[ReplicaId, int],
+    held_by: str,
 ) -> Plan:
     alive = [r for r in replicas if r.is_alive]
     sick = [r for r in alive if r.is_running and is_unhealthy(r)]
     well = [r for r in alive if r not in sick]
-    gate = _start_gate(goal, view, well, now)
+    gate = StartGate(is_open=False, held_by=held_by) if held_by else _start_gate(goal, view, well, now)
     removals = tuple(
         StopReplica(
             replica=r.id,
@@ -104,6 +114,16 @@ def _plan_deployment(
             gate.opens_at if wants_start else None,
         ),
     )
+
+
+def _describe_hold(app: AppGoal, first: DeploymentGoal, observed: Observed) -> str:
+    """Return why a deployment is not updated yet; or not at all, if what comes first is not."""
+    view = observed.deployments.get(first.id)
+    name = repr(first.id.name)
+    if view is not None and view.trigger is DeploymentStatusTrigger.REPLICA_STARTUP_FAILED:
+        return f"It stays as it was: what is wanted of {name}, which is updated before it, was given up."
+    order = "an earlier revision reaches callers" if app.is_going_back else "a new version reaches callees"
+    return f"It is updated after {name}: {order} first."
 
 
 def _stale(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
@@ -176,13 +196,18 @@ def _progress_message(
     goal: DeploymentGoal, view: DeploymentView, replicas: Sequence[ReplicaView], gate: StartGate, now: float
 ) -> tuple[str, float | None]:
     """Return what there is to tell while the goal is not reached, and when there may be more."""
+    if gate.held_by:
+        return gate.held_by, None
     if view.starts.failures:
         retrying = f"Retrying {gate.tries_left} more time(s)" if gate.tries_left else "It will be retried"
         return f"A replica failed to start with exception. {retrying}. Error:\n{view.starts.error}", None
     is_waiting = next_available_at(goal, replicas, now) is not None
     if is_waiting and view.status is not DeploymentStatus.HEALTHY:
         wait_s = goal.config.min_ready_s
-        return f"New replicas are ready; each counts when it has stayed so for {wait_s:g} s (min_ready_s).", None
+        return (
+            f"New replicas are ready; each counts when it has stayed so for {wait_s:g} s (min_ready_s).",
+            None,
+        )
     starting = [r for r in replicas if r.state is ReplicaState.STARTING]
     return describe_slow_starts(goal.id, starting, now)
 
@@ -248,6 +273,17 @@ def _plan_forgetting(goal: Goal, observed: Observed) -> Plan:
             if (app.is_deleting or goal.is_shutting_down) and app.name not in remaining
         )
     )
+
+
+def _plan_rollback(app: AppGoal, observed: Observed) -> Plan:
+    """Write down a revision that works, and take back one that was given up if it is to be."""
+    if app.proven != app.revision and rollback.has_proved(app, observed):
+        reason = "all its deployments run as they should"
+        return Plan(actions=(MarkProven(app=app.name, revision=app.revision, reason=reason),))
+    if rollback.is_due(app, observed):
+        reason = rollback.why_given_up(app, observed)
+        return Plan(actions=(RollBack(app=app.name, revision=app.revision, reason=reason),))
+    return Plan()
 
 
 def _group(observed: Observed) -> dict[DeploymentId, list[ReplicaView]]:

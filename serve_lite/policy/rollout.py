@@ -3,8 +3,8 @@
 Pure. Called by `reconcile` once for each deployment on each pass; `controller/fleet.py` carries the moves out.
 
 New before old: `surge` replicas more than wanted may run while a version changes (1 unless `max_surge_percent`
-says otherwise), and an old one stops only when a new one is available for it (`available.py`). With `max_surge_percent=0` Ray Serve's
-order: a fraction of the old ones stops first, and new ones take their place.
+says otherwise), and an old one stops only when a new one is available for it (`available.py`). With
+`max_surge_percent=0` Ray Serve's order: a fraction of the old ones stops first, and new ones take their place.
 
 A version that keeps failing is not pushed on (`StartGate`): nothing more is started, and what runs goes on running.
 """
@@ -141,7 +141,7 @@ def _stops_first(
     ready_old = _newest_first(r for r in old if r.is_running)
     ready_new = sum(is_available(goal, r, now) for r in new if r not in surplus)
     pending = goal.target - ready_new - max(0, len(ready_old) - too_many)
-    next_batch = 0 if gate.has_given_up else max(0, batch_size(goal) - max(0, pending))
+    next_batch = 0 if gate.has_given_up or gate.held_by else max(0, batch_size(goal) - max(0, pending))
     spare = max(0, ready_new + len(ready_old) - max(0, goal.target - batch_size(goal)))
     reason = "it makes room for the wanted version"
     return stops + [_stop(r, reason) for r in ready_old[: min(too_many + next_batch, spare)]]

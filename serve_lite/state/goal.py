@@ -75,6 +75,7 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     document: dict[str, Any] | None = None  #: the app's part of the config file exactly as submitted
     code_version: str = ""  #: equal to the running one: no new build, no restart; "" is always new
     logging_config: dict[str, Any] | None = None  #: of deployments that have none of their own
+    rollback_on_failure: bool = False  #: given up, it makes way for the last revision that worked
 
 
 class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -112,6 +113,9 @@ class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_building: bool = False
     build_error: str = ""  #: why the newest submission was not built
     is_deleting: bool = False
+    proven: int = 0  #: the newest revision that ran as it should; 0: none did
+    is_going_back: bool = False  #: an earlier revision was taken back; callers are updated before callees
+    fallback: str = ""  #: it came back by itself: instead of which revision, and why (state/rollback.py)
 
     def without_payloads(self) -> AppGoal:
         """Return the application with neither code nor constructor arguments."""

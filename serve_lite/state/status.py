@@ -36,6 +36,7 @@ from serve_lite.schema import (
     TargetGroup,
     TopologyNode,
 )
+from serve_lite.state import rollback
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
 from serve_lite.state.observed import DeploymentView, Observed, ReplicaView
@@ -93,6 +94,10 @@ def app_overview(app: AppGoal, observed: Observed) -> ApplicationStatusOverview:
 
 def app_status(app: AppGoal, observed: Observed) -> tuple[ApplicationStatus, str]:
     """Return an application's status and message: those of its worst deployment, unless it is built or deleted."""
+    return rollback.told(app, observed, *_status(app, observed))
+
+
+def _status(app: AppGoal, observed: Observed) -> tuple[ApplicationStatus, str]:
     if app.is_deleting:
         return ApplicationStatus.DELETING, ""
     if app.is_building:

@@ -107,6 +107,7 @@ OF_APPLICATIONS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"route_prefix": "/b"}, RECONFIGURE, NOTHING, "route_prefix"),
     ({"route_prefix": None}, RECONFIGURE, NOTHING, "route_prefix"),
     ({"external_scaler_enabled": True}, NOTHING, NOTHING, ""),
+    ({"rollback_on_failure": True}, NOTHING, NOTHING, ""),
     ({"deployments": []}, NOTHING, NOTHING, ""),
 ]
 

@@ -14,12 +14,13 @@ from typing import assert_never
 
 import msgspec
 
+from serve_lite.controller.goals import accept_fallback, configured_events, mark_proven
 from serve_lite.policy import actions as act
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.policy.update import status_move
 from serve_lite.schema import ReplicaState
 from serve_lite.state import events as ev
-from serve_lite.state.goal import DeploymentGoal, Goal
+from serve_lite.state.goal import AppGoal, AppSubmission, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import Observed, ReplicaView, fold
 from tests.policy.cases import application, goal_of
@@ -58,6 +59,10 @@ class World:
     now: float = 1000.0
     stops: int = 0
     starts: int = 0
+    revisions: dict[int, AppGoal] = field(
+        default_factory=dict
+    )  #: every goal that was deployed, as the store has it
+    rollbacks: list[str] = field(default_factory=list)  #: why, each time
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count()
@@ -65,13 +70,22 @@ class World:
 
     # --- what a test does to it ---
 
-    def deploy(self, *deployments: DeploymentGoal) -> None:
+    def deploy(self, *deployments: DeploymentGoal, rollback_on_failure: bool = False) -> None:
         """Make these the goal, as a deploy does."""
         old = self.goal.apps.get("shop")
         had = {d.id: d for d in old.deployments} if old else {}
         names = {d.id for d in deployments}
         retired = tuple(d for d in (*(old.retired if old else ()), *had.values()) if d.id not in names)
-        self.goal = goal_of(application(*deployments, retired=retired))
+        revision = self.goal.revision + 1
+        app = application(
+            *deployments,
+            retired=retired,
+            revision=revision,
+            submission=AppSubmission(name="shop", rollback_on_failure=rollback_on_failure),
+            proven=old.proven if old else 0,
+        )
+        self.revisions[revision] = app
+        self.goal = msgspec.structs.replace(goal_of(app), revision=revision)
         self.fold(
             ev.DeploymentConfigured(
                 deployment=d.id,
@@ -169,10 +183,25 @@ class World:
             case act.ForgetApp():
                 self.goal = Goal()
                 return []
+            case act.MarkProven():
+                self.goal = mark_proven(self.goal, action.app, action.revision)
+                return []
+            case act.RollBack():
+                return self.roll_back(action)
             case act.StartBuild() | act.CancelBuild():
                 return []
             case _:
                 assert_never(action)
+
+    def roll_back(self, action: act.RollBack) -> list[ev.Event]:
+        self.rollbacks.append(action.reason)
+        old = self.goal
+        past = self.revisions.get(old.apps["shop"].proven)
+        alive = {r.deployment for r in self.observed.replicas.values()}
+        why = action.reason
+        self.goal = accept_fallback(old, "shop", action.revision, past, why, now=self.now, alive=alive)
+        self.revisions[self.goal.revision] = self.goal.apps["shop"]
+        return list(configured_events(old, self.goal, self.observed, self.now))
 
     def start(self, action: act.StartReplica) -> ev.Event:
         self.starts += 1

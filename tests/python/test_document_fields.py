@@ -109,6 +109,7 @@ APPLICATION: dict[str, list[tuple[Any, Any]]] = {
         ),
     ],
     "external_scaler_enabled": [(True, True)],
+    "rollback_on_failure": [(True, True), (False, False)],
 }
 
 #: Options of a deployment: what `DeploymentConfig` says then.
