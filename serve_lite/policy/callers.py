@@ -48,10 +48,10 @@ def waits_for(
     now: float,
 ) -> DeploymentGoal | None:
     """Return the deployment of `before` whose update comes first now; None if nothing holds this one back."""
-    if view.starts.has_started:  # its update has begun, or there is none
-        return None
-    has_older = any(_is_older(goal, r) for r in replicas.get(goal.id, ()))
-    if not has_older:
+    own = replicas.get(goal.id, ())
+    if view.starts.has_started or any(r.is_running and is_current(goal, r) for r in own):
+        return None  # its update has begun, or there is none
+    if not any(_is_older(goal, r) for r in own):
         return None
     return next((d for d in before if not _has_taken_over(d, replicas.get(d.id, ()), now)), None)
 

@@ -85,7 +85,7 @@ class StartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     failures: int = 0  #: starts that failed, and runs that ended soon, with no stable run since
     rounds: int = 0  #: the same, those of replicas that were started together counted once
-    has_started: bool = False  #: a replica of this version was ready at some time
+    has_started: bool = False  #: a replica of this version was ready at some time, and stayed so for `min_ready_s`
     ready_at: float | None = None  #: last time one became ready
     failed_at: float | None = None
     spread: float = 0.0  #: jitter of the next start
@@ -310,10 +310,10 @@ class _Draft:
 
     def _count_success(self, view: ReplicaView, at: float) -> None:
         if self._is_wanted(view):
-            starts = self.deployments[view.deployment].starts
-            self._change_deployment(
-                view.deployment, starts=msgspec.structs.replace(starts, has_started=True, ready_at=at)
-            )
+            deployment = self.deployments[view.deployment]
+            has_started = deployment.starts.has_started or not deployment.min_ready_s
+            starts = msgspec.structs.replace(deployment.starts, has_started=has_started, ready_at=at)
+            self._change_deployment(view.deployment, starts=starts)
 
     def _count_failure(self, view: ReplicaView, at: float, error: str, spread: float) -> None:
         """Count a failed start or a short run of the wanted version; forget the count after a stable run."""
@@ -328,7 +328,8 @@ class _Draft:
             and at - starts.ready_at > stable_s
         )
         if ran_s > stable_s or was_calm:
-            starts = StartRecord(has_started=starts.has_started, ready_at=starts.ready_at)
+            has_started = starts.has_started or ran_s > stable_s
+            starts = StartRecord(has_started=has_started, ready_at=starts.ready_at)
         if ran_s <= stable_s:
             is_new_round = starts.failed_at is None or view.begun_at >= starts.failed_at
             starts = msgspec.structs.replace(
@@ -384,6 +385,12 @@ class _Draft:
         if after is None:
             return
         since = view.since if after[0] is view.status else at
+        if move is DeploymentMove.REACHED and any(
+            r.deployment == deployment and r.is_running for r in self.replicas.values()
+        ):
+            self._change_deployment(
+                deployment, starts=msgspec.structs.replace(view.starts, has_started=True)
+            )
         self._change_deployment(deployment, status=after[0], trigger=after[1], message=message, since=since)
 
     def _change_deployment(self, deployment: DeploymentId, **changes: object) -> None:

@@ -110,6 +110,37 @@ class World:
         self.fold([ev.ReplicaExited(replica=replica, at=self.now, detail="it was killed by SIGKILL")])
         self.look()
 
+    def suspend(self, for_s: float) -> None:
+        """Have the machine sleep: time goes on, and what was due comes late."""
+        self.now += for_s
+        self.look()
+
+    def reboot(self, now: float) -> None:
+        """Have the machine start again: nothing is left but what was stored, and the clock begins anew."""
+        self._due = []
+        self.now = now
+        self._load([])
+
+    def restart_daemon(self) -> None:
+        """Have a new daemon find the replicas that serve; those that were starting or stopping are lost."""
+        found = [r for r in self.observed.replicas.values() if r.state is ReplicaState.RUNNING]
+        ends = {r.id for r in found}
+        self._due = [entry for entry in self._due if entry[2] in ends]
+        heapq.heapify(self._due)
+        self._load(found)
+
+    def _load(self, found: list[ReplicaView]) -> None:
+        self.observed = Observed(deployments=self.observed.deployments)
+        self.fold(configured_events(Goal(), self.goal, self.observed, self.now))
+        for r in found:
+            news = ev.ReplicaFound(
+                replica=r.id, deployment=r.deployment, version=r.version, settings=r.settings, pid=1, rank=r.rank,
+                at=self.now,
+            )  # fmt: skip
+            self.fold([news])
+            self.later(0.05, r.id, lambda name=r.id: ev.ReplicaReady(replica=name, at=self.now))  # type: ignore[misc]
+        self.look()
+
     def run(self, for_s: float) -> None:
         """Let time pass."""
         end = self.now + for_s
