@@ -85,7 +85,9 @@ class StartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     failures: int = 0  #: starts that failed, and runs that ended soon, with no stable run since
     rounds: int = 0  #: the same, those of replicas that were started together counted once
-    has_started: bool = False  #: a replica of this version was ready at some time, and stayed so for `min_ready_s`
+    has_started: bool = (
+        False  #: a replica of this version was ready at some time, and stayed so for `min_ready_s`
+    )
     ready_at: float | None = None  #: last time one became ready
     failed_at: float | None = None
     spread: float = 0.0  #: jitter of the next start
@@ -388,9 +390,7 @@ class _Draft:
         if move is DeploymentMove.REACHED and any(
             r.deployment == deployment and r.is_running for r in self.replicas.values()
         ):
-            self._change_deployment(
-                deployment, starts=msgspec.structs.replace(view.starts, has_started=True)
-            )
+            self._change_deployment(deployment, starts=msgspec.structs.replace(view.starts, has_started=True))
         self._change_deployment(deployment, status=after[0], trigger=after[1], message=message, since=since)
 
     def _change_deployment(self, deployment: DeploymentId, **changes: object) -> None:

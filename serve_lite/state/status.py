@@ -70,6 +70,7 @@ class RevisionSummary(msgspec.Struct, frozen=True, kw_only=True):
     route_prefix: str | None
     replicas: dict[str, int]  #: wanted, by deployment
     config: dict[str, Any] | None  #: its part of the document; None for applications from scripts
+    reason: str = ""  #: why it came back, if nobody asked for that
 
 
 def instance_status(goal: Goal, observed: Observed, facts: InstanceFacts) -> ServeStatus:
@@ -178,6 +179,7 @@ def revision_summary(past: AppGoal, present: AppGoal | None) -> RevisionSummary:
         route_prefix=past.route_prefix,
         replicas={d.id.name: d.target for d in past.deployments},
         config=redacted(past.submission.document),
+        reason=past.fallback,
     )
 
 

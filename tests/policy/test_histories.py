@@ -41,7 +41,6 @@ jumps = st.fixed_dictionaries(
 histories = st.lists(st.one_of(deploys, kills, waits, waits, jumps), max_size=14)
 
 
-
 class Rules:
     """What no pass may ever do."""
 
@@ -172,7 +171,9 @@ class Order:
                 continue  # its version is not new
             for other in first[goal.id]:
                 serving = _serving(done, other.id)
-                assert {r.version for r in serving} == {other.version}, f"{goal.id.name} before {other.id.name}"
+                assert {r.version for r in serving} == {other.version}, (
+                    f"{goal.id.name} before {other.id.name}"
+                )
 
 
 def _serving(done: Pass, deployment: DeploymentId) -> list[ReplicaView]:
@@ -202,7 +203,9 @@ updates = st.fixed_dictionaries(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.one_of(updates, updates, kills, waits, jumps), max_size=10))
-def test_callees_come_first_whatever_fails_and_a_good_version_is_reached(history: list[dict[str, Any]]) -> None:
+def test_callees_come_first_whatever_fails_and_a_good_version_is_reached(
+    history: list[dict[str, Any]],
+) -> None:
     world = World(check=Order())
     world.deploy(*chain("0"))
     number = 0
