@@ -213,11 +213,15 @@ class Controller:
             StaleRevisionError: the goal has none of `if_revisions`.
             InstanceError: it could not be stored.
         """
-        goal = await self._change_goal(
-            lambda goal: goals.accept_scale(
-                goals.at_revision(goal, if_revisions), deployment, target, is_manual=is_manual
-            )
-        )
+
+        def change(goal: Goal) -> Goal:
+            goal = goals.at_revision(goal, if_revisions)
+            return goals.accept_scale(goal, deployment, target, is_manual=is_manual)
+
+        change(self._goal)  # refuse before anything is asked
+        if target < len(self._observed.replicas_of(deployment)):
+            await self._fleet.ask_metrics()  # so that it is known which of them are idle
+        goal = await self._change_goal(change)
         self._record(str(deployment), f"scaled to {target} replicas")
         return DeployReply(revision=goal.revision)
 
@@ -440,7 +444,9 @@ class Controller:
         goal = self._goal
         if self._keeps_goal:
             goal = msgspec.structs.replace(goal, is_shutting_down=True)
-        plan = reconcile(goal, self._observed, now, self._scaler.load_by_replica())
+        # What callers tell, where they do, is newer than what a replica answered last.
+        load = {**self._fleet.loads(), **self._scaler.load_by_replica()}
+        plan = reconcile(goal, self._observed, now, load)
         self._fold(plan.findings)
         begun = [self._begin(action, now) for action in plan.actions]
         self._fold(event for event, _ in begun if event is not None)

@@ -1,4 +1,4 @@
-"""Several deployments of an application that change together: callees first, and the other way round on the way back."""
+"""Several deployments of an application that change together: callees first, and on the way back callers."""
 
 from __future__ import annotations
 

@@ -255,6 +255,57 @@ async def test_a_caller_of_another_version_hears_which_versions_do_not_fit(daemo
     )
 
 
+async def test_of_several_replicas_the_idle_ones_leave(shop: Shop) -> None:
+    """The busy one stays, whether it is the oldest or not, and its request is answered."""
+    (shop.folder / "held.py").write_text(
+        textwrap.dedent("""
+        import asyncio, os, pathlib
+        import serve_lite as serve
+
+        HERE = pathlib.Path(__file__).parent
+
+        @serve.deployment(num_replicas=3)
+        class Held:
+            async def __call__(self, request):
+                (HERE / "entered").write_text(str(os.getpid()))
+                while not (HERE / "gate").exists():
+                    await asyncio.sleep(0.01)
+                return str(os.getpid())
+
+        app = Held.bind()
+        """)
+    )
+    await shop.daemon.deploy("held:app", folder=shop.folder)
+    for _ in range(3):  # whichever of the three is busy
+        await keep_the_busy_one(shop)
+
+
+async def keep_the_busy_one(shop: Shop) -> None:
+    entered, gate = shop.folder / "entered", shop.folder / "gate"
+    entered.unlink(missing_ok=True)
+    gate.unlink(missing_ok=True)
+    answers: list[str] = []
+
+    async def ask() -> None:
+        answers.append((await shop.daemon.http.get("/")).text)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        busy = await until(lambda: entered.exists() and entered.read_text(), "a replica is busy")
+        await scale(shop.daemon, 1)
+        await until(lambda: shop.daemon.pids("replica") == {int(busy)}, "only the busy one is left")
+        gate.touch()
+    assert answers == [busy]
+    await scale(shop.daemon, 3)
+    await shop.settled()
+
+
+async def scale(daemon: Instance, target: int) -> None:
+    url = "/api/v1/applications/default/deployments/Held/scale?manual=true"
+    answer = await daemon.admin.post(url, json={"target_num_replicas": target})
+    assert answer.status_code == 200, answer.text
+
+
 def processor_s(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
