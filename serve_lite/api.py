@@ -35,7 +35,7 @@ from serve_lite.daemon.sources import join, layer_of, resolve
 from serve_lite.deployment import DEFAULT, Application, Default, Deployment
 from serve_lite.engines import driver, inline
 from serve_lite.exceptions import RayServeException
-from serve_lite.graph import build_deployments, build_here
+from serve_lite.graph import build_deployments, build_here, with_runtime_envs
 from serve_lite.handle import DeploymentHandle
 from serve_lite.routing import runtime as caller_runtime
 from serve_lite.routing.runtime import Runtime
@@ -308,7 +308,7 @@ def _run_many(
         _check(entry)
     if local or inline.is_forced():
         return _run_here(targets)
-    built = [build_deployments(entry.target, entry.name) for entry in targets]
+    built = [with_runtime_envs(build_deployments(entry.target, entry.name)) for entry in targets]
     runtime = driver.open_instance(
         _instance_options(None, http_options, caller="serve.run"), is_explicit=http_options is not None
     )

@@ -303,7 +303,7 @@ def plain(value: Any) -> Any:
         case list() | tuple():
             return [plain(v) for v in value]
         case _:
-            return value
+            return value.__fspath__() if hasattr(value, "__fspath__") else value  # a path, as its text
 
 
 # --- checks of whole records ---------------------------------------------------------------------

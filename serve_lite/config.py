@@ -141,6 +141,10 @@ PLACES: dict[str, str] = {
     "keep_alive_timeout_s": "http_options",
     "working_dir": "runtime_env",
     "env_vars": "runtime_env",
+    "py_modules": "runtime_env",
+    "pip": "runtime_env",
+    "uv": "runtime_env",
+    "py_executable": "runtime_env",
     "route_prefix": "the application",
     "import_path": "the application",
     "args": "the application",
@@ -681,6 +685,9 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     retry_after_s: float | None = None
     serialize_sync: bool = False
     sync_threads: int | None = None  #: None: min(max_ongoing_requests, 5)
+    max_replica_age_s: float | None = None  #: a replica that is older is replaced; None: never for that
+    max_replica_requests: int | None = None  #: the same for one that has answered as many
+    max_replica_memory_bytes: int | None = None  #: the same for one that occupies more
     logging_config: dict[str, Any] | None = None
     request_router_config: dict[str, Any] | None = None
     accepted: dict[str, Any] = {}  #: options that Ray knows and one machine does not need, as given

@@ -16,6 +16,7 @@ from serve_lite.cluster_only import DeploymentActorContext
 from serve_lite.exceptions import RayServeException
 from serve_lite.schema import ReplicaRank
 from serve_lite.state.ids import DeploymentId, suffix_of
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 #: For users; the rest is for the other rooms.
 __all__ = [
@@ -192,6 +193,7 @@ class ReplicaContext:
     gang_context: None = None
 
     _ongoing_limit = 0  # no field: see `note_ongoing_limit`
+    _allotment = NO_ALLOTMENT  # no field either: Ray Serve has none for it
 
     @property
     def app_name(self) -> str:
@@ -207,6 +209,16 @@ class ReplicaContext:
     def replica_tag(self) -> str:
         """The short unique id, as in 2.60; 2.7's longer form is `replica_id.full_tag`."""
         return self.replica_id.unique_id
+
+    @property
+    def required_resources(self) -> dict[str, float]:
+        """What was set aside for this replica, by Ray's names."""
+        return self._allotment.shown()
+
+    @property
+    def gpu_ids(self) -> tuple[str, ...]:
+        """The GPUs of this replica, as in CUDA_VISIBLE_DEVICES; one with a share of a GPU has one."""
+        return self._allotment.gpu_ids
 
 
 _of_process: ReplicaContext | None = None
@@ -255,6 +267,11 @@ def get_replica_context() -> ReplicaContext:
             "`get_replica_context()` may only be called inside a replica of a deployment."
         )
     return context
+
+
+def note_allotment(replica: ReplicaContext, allotment: Allotment) -> None:
+    """Remember what this replica was given of the machine."""
+    replica._allotment = allotment
 
 
 def note_ongoing_limit(replica: ReplicaContext, limit: int) -> None:

@@ -156,7 +156,7 @@ class Deployment(Generic[T_co]):
 
     @property
     def ray_actor_options(self) -> dict[str, Any]:
-        """Resources and runtime_env, with Ray's own default of one CPU; only the runtime_env has an effect."""
+        """Resources and runtime_env, with Ray's own default of one CPU, which is shown and not set aside."""
         return {"num_cpus": 1, **self._config.ray_actor_options}
 
     @property
@@ -246,6 +246,9 @@ class Deployment(Generic[T_co]):
         init_kwargs: dict[str, Any] | Default = DEFAULT,
         serialize_sync: bool | Default = DEFAULT,
         sync_threads: int | None | Default = DEFAULT,
+        max_replica_age_s: float | None | Default = DEFAULT,
+        max_replica_requests: int | None | Default = DEFAULT,
+        max_replica_memory_bytes: int | None | Default = DEFAULT,
         min_ready_s: float | Default = DEFAULT,
     ) -> Self:
         """Return a new deployment with the given options changed; this one stays as it is.
@@ -427,6 +430,9 @@ if TYPE_CHECKING:
         init_kwargs: dict[str, Any] | Default
         serialize_sync: bool | Default
         sync_threads: int | None | Default
+        max_replica_age_s: float | None | Default
+        max_replica_requests: int | None | Default
+        max_replica_memory_bytes: int | None | Default
         min_ready_s: float | Default
 
 else:
@@ -483,6 +489,9 @@ def deployment(
     init_kwargs: dict[str, Any] | Default = DEFAULT,
     serialize_sync: bool | Default = DEFAULT,
     sync_threads: int | None | Default = DEFAULT,
+    max_replica_age_s: float | None | Default = DEFAULT,
+    max_replica_requests: int | None | Default = DEFAULT,
+    max_replica_memory_bytes: int | None | Default = DEFAULT,
     min_ready_s: float | Default = DEFAULT,
 ) -> Any:
     """Make a class or function a `Deployment`; as `@deployment` or `@deployment(option=...)`.
@@ -498,11 +507,13 @@ def deployment(
         graceful_shutdown_timeout_s: seconds until a stopping replica is killed.
         health_check_period_s: seconds between calls of `check_health`.
         health_check_timeout_s: seconds after which such a call counts as failed.
-        ray_actor_options: resources and runtime_env, as in Ray.
+        ray_actor_options: resources and runtime_env, as in Ray; only resources that are given are set aside.
         max_surge_percent: replicas beyond `num_replicas` during an update; None allows one.
         min_ready_s: seconds that a new replica must stay well before an old one makes way for it.
         serialize_sync: run sync handlers one at a time (2.7's way) instead of in parallel threads.
         sync_threads: threads for sync handlers; min(max_ongoing_requests, 5) unless given.
+        max_replica_age_s, max_replica_requests, max_replica_memory_bytes: a replica that is older, has answered as
+            many requests or occupies more is replaced, the new one before the old one; never unless given.
         max_concurrent_queries, is_driver_deployment, route_prefix, init_args, init_kwargs, version:
             options of Ray Serve 2.7; accepted with a DeprecationWarning.
 

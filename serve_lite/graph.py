@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -47,6 +48,27 @@ def build_here(app: Application, app_name: str) -> tuple[tuple[DeploymentSpec, C
     """
     graph = _walked(app, app_name, ships_code=False)
     return tuple(zip(graph.specs, graph.targets, strict=True))
+
+
+def with_runtime_envs(specs: Iterable[DeploymentSpec]) -> tuple[DeploymentSpec, ...]:
+    """Return deployments with the `runtime_env` that their code gives them, read.
+
+    To be called where their code was run: relative paths in it are relative to the working directory.
+
+    Raises:
+        InvalidConfigError: one of them is wrong; says whose.
+    """
+    return tuple(_with_runtime_env(spec) for spec in specs)
+
+
+def _with_runtime_env(spec: DeploymentSpec) -> DeploymentSpec:
+    given = spec.config.ray_actor_options.get("runtime_env")
+    if not given:
+        return spec
+    from serve_lite.runtime_env.reading import read_runtime_env  # most deployments have none
+
+    where = f"{spec.name}.ray_actor_options.runtime_env"
+    return msgspec.structs.replace(spec, runtime_env=read_runtime_env(given, where, base_dir=os.getcwd()))
 
 
 def _walked(app: Application, app_name: str, *, ships_code: bool) -> _Graph:

@@ -8,6 +8,7 @@ one as REST does, `config_to_document` as a config file has it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -93,14 +94,51 @@ def _as_dict(cls: type[Any], *, none: bool) -> Check:
     return check
 
 
+@described(
+    {
+        "anyOf": [
+            {"type": "number", "minimum": 0, "maximum": 1},
+            {"type": "integer", "minimum": 0},
+            {"type": "null"},
+        ]
+    }
+)
+def _num_gpus(value: Any, where: str, lax: bool) -> float | None:
+    number: float | None = checks.real(at_least=0, none=True)(value, where, lax)
+    if number is not None and number > 1 and not number.is_integer():
+        raise invalid(
+            where,
+            f"{where} must be a share of one GPU, from 0 to 1, or a whole number of GPUs, not {number:g}: a replica "
+            f"cannot have a part of one GPU beside others. Write {math.floor(number)} or {math.ceil(number)}.",
+        )
+    return number
+
+
+#: Resources that have options of their own.
+_OWN_OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory", "object_store_memory": "memory"}
+_AMOUNTS = checks.mapping_of(checks.real(at_least=0), none=True)
+
+
+@described(lambda: checks.schema_of(_AMOUNTS))
+def _resources(value: Any, where: str, lax: bool) -> dict[str, float] | None:
+    given: dict[str, float] | None = _AMOUNTS(value, where, lax)
+    for name in given or {}:
+        if name in _OWN_OPTIONS:
+            raise invalid(
+                f"{where}.{name}",
+                f"{where}.{name}: {name} is no resource of your own; use {_OWN_OPTIONS[name]} beside it.",
+            )
+    return given
+
+
 _ACTOR_OPTIONS: Mapping[str, Check] = MappingProxyType(
     {
         "accelerator_type": checks.text(none=True),
         "memory": checks.real(at_least=0, none=True),
         "num_cpus": checks.real(at_least=0, none=True),
-        "num_gpus": checks.real(at_least=0, none=True),
+        "num_gpus": _num_gpus,
         "object_store_memory": checks.real(at_least=0, none=True),
-        "resources": checks.mapping_of(checks.real(at_least=0), none=True),
+        "resources": _resources,
         "runtime_env": checks.mapping_of(none=True),
         "label_selector": checks.mapping_of(checks.text(), none=True),
         "fallback_strategy": checks.list_of(checks.mapping_of(), none=True),
@@ -178,6 +216,9 @@ OPTIONS: Mapping[str, Check] = MappingProxyType(
         "request_router_config": _as_dict(RequestRouterConfig, none=True),
         "serialize_sync": checks.flag,
         "sync_threads": checks.integer(at_least=1, none=True),
+        "max_replica_age_s": checks.real(at_least=1, none=True),
+        "max_replica_requests": checks.integer(at_least=1, none=True),
+        "max_replica_memory_bytes": checks.integer(at_least=1, none=True),
         # What one machine does not need: checked, remembered in `DeploymentConfig.accepted`, not used.
         "placement_group_bundles": checks.list_of(checks.mapping_of(checks.real(at_least=0)), none=True),
         "placement_group_strategy": _strategy,
@@ -207,6 +248,9 @@ ACCEPTED_ONLY = frozenset(
         "route_prefix",
     }
 )
+
+#: When a replica has served long enough.
+RECYCLING = ("max_replica_age_s", "max_replica_requests", "max_replica_memory_bytes")
 
 #: Names of 2.7, with today's.
 ALIASES: Mapping[str, str] = MappingProxyType({"max_concurrent_queries": "max_ongoing_requests"})
@@ -394,6 +438,9 @@ def config_to_dict(config: DeploymentConfig, name: str | None = None) -> dict[st
         "min_ready_s": config.min_ready_s,
         "serialize_sync": config.serialize_sync,
         "sync_threads": config.sync_threads,
+        "max_replica_age_s": config.max_replica_age_s,
+        "max_replica_requests": config.max_replica_requests,
+        "max_replica_memory_bytes": config.max_replica_memory_bytes,
         "is_driver_deployment": False,
     }
     if config.logging_config is not None:
@@ -410,7 +457,7 @@ def config_to_document(config: DeploymentConfig, name: str) -> dict[str, Any]:
     for only_shown in ("max_concurrent_queries", "is_driver_deployment"):
         if only_shown not in config.accepted:
             del entry[only_shown]
-    for unset in ("max_surge_percent", "sync_threads"):
+    for unset in ("max_surge_percent", "sync_threads", *RECYCLING):
         if entry[unset] is None:
             del entry[unset]
     if not config.min_ready_s:  # Ray does not know it

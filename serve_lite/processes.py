@@ -9,19 +9,30 @@ import os
 import sys
 
 #: The folder that holds the package, for interpreters that would not find it on their own.
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 _PR_SET_PDEATHSIG = 1
+#: Added to the score by which the kernel chooses, thousandths of all memory: a process that runs user code seems
+#: larger by half of the machine.
+_KILLED_FIRST = 500
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def python_command(module: str, *arguments: str, python: str = "") -> list[str]:
+def python_command(
+    module: str, *arguments: str, python: str = "", library: tuple[str, ...] = ()
+) -> list[str]:
     """Return the command that runs `main()` of one of our modules in a fresh interpreter.
+
+    With `library`, folders of packages that the interpreter looks into after its own.
 
     Not `-m`: that would put the working directory in front of `sys.path`, where a user's `socket.py`
     could take the place of the real one, and would load the module a second time when another imports it.
     """
-    code = f"import sys; sys.path.append({_ROOT!r}); from {module} import main; sys.exit(main())"
+    behind = "".join(f"site.addsitedir({folder!r}); " for folder in library)
+    behind = f"import site; {behind}" if behind else ""
+    code = (
+        f"import sys; sys.path.append({PACKAGE_ROOT!r}); {behind}from {module} import main; sys.exit(main())"
+    )
     return [python or sys.executable, "-P", "-c", code, *arguments]
 
 
@@ -55,6 +66,23 @@ def children_of(pid: int) -> list[int]:
             return []
 
 
+def resident_bytes(pid: int) -> int:
+    """Return how much of the machine's memory a process and those below it occupy; 0 if it is gone.
+
+    Pages that several of them share count for each.
+    """
+    total, below = 0, [pid]
+    while below:
+        one = below.pop()
+        try:
+            with open(f"/proc/{one}/statm", "rb") as statm:
+                total += int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+        below += children_of(one)
+    return total
+
+
 def open_pidfd(pid: int) -> int | None:
     """Return a descriptor that becomes readable when the process ends; None where there is no such thing.
 
@@ -79,6 +107,20 @@ def become_subreaper() -> bool:
 def die_with_parent(signal_number: int) -> bool:
     """Have the kernel send us this signal when the parent ends; False where that is not possible."""
     return _prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def be_killed_first() -> None:
+    """Have the kernel end this process rather than the daemon when the machine runs out of memory.
+
+    Raising the score needs no right; where there is no such thing, or /proc may not be written, nothing changes.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "r+b", buffering=0) as score:
+            found = int(score.read())
+            score.seek(0)
+            score.write(str(min(1000, max(found, 0) + _KILLED_FIRST)).encode())
+    except OSError:
+        return
 
 
 def set_title(title: str) -> None:

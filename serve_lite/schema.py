@@ -249,6 +249,8 @@ class ReplicaDetails(ServeActorDetails, frozen=True, kw_only=True):
     phases: dict[str, float] = {}  #: seconds that each finished phase of its start took, in order
     failed_in: Phase | None = None  #: the phase in which its start failed
     last_error: str = ""  #: of its start, a health check or a `reconfigure`; ends with the user's exception
+    allotted_resources: dict[str, float] = {}  #: set aside for it, by Ray's names
+    gpu_ids: list[str] = []  #: its GPUs, as in CUDA_VISIBLE_DEVICES
 
 
 class DeploymentNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,17 +42,25 @@ def dump_code(func_or_class: Callable[..., Any], *, owner: str = "") -> bytes:
     if where is not None:
         return msgspec.msgpack.encode(["ref", *where])
     name = owner or getattr(func_or_class, "__name__", repr(func_or_class))
-    return msgspec.msgpack.encode(["value", dump_value(func_or_class, what=f"deployment {name!r}")])
+    value = dump_value(func_or_class, what=f"deployment {name!r}")
+    return msgspec.msgpack.encode(["value", value, sys.version_info[:2]])
 
 
 def load_code(data: bytes) -> Callable[..., Any]:
     """Return the class or function; imports its module, or unpickles it.
 
     Raises:
-        ImportError, AttributeError: the module or the name in it is not there.
+        ImportError, AttributeError: the module or the name in it is not there, or another Python would be needed.
     """
     kind, *rest = msgspec.msgpack.decode(data)
     if kind == "value":
+        if rest[1:] and tuple(rest[1]) != sys.version_info[:2]:
+            there, here = (".".join(map(str, version[:2])) for version in (rest[1], sys.version_info))
+            raise ImportError(
+                f"The code was handed over as Python {there} compiled it, and this replica runs on Python {here} "
+                f"({sys.executable}), which cannot load that. Put the class or function into a module that both "
+                "can import, or give the deployment an interpreter of the same version."
+            )
         return pickle.loads(rest[0])  # type: ignore[no-any-return]  # user objects enter here
     module, qualname = rest
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from serve_lite.daemon.home import HOME_VARIABLES, home_from_environment
@@ -16,6 +17,9 @@ ENVIRONMENT = ("SERVE_LITE_ADDRESS", "RAY_AGENT_ADDRESS", "RAY_DASHBOARD_ADDRESS
 
 #: What Ray calls "the one that runs here".
 HERE = ("", "auto", "local")
+
+#: Looked at last. In Ray's world it names a cluster or its REST API.
+CLUSTER_ENVIRONMENT = "RAY_ADDRESS"
 
 
 def control_plane(address: str) -> RestClient:
@@ -35,7 +39,22 @@ def control_plane(address: str) -> RestClient:
 
 def given_address(option: str) -> str:
     """Return the address that was given: as an option, else in the environment; "" if in neither."""
-    return option or next((os.environ[name] for name in ENVIRONMENT if os.environ.get(name)), "")
+    named = next((os.environ[name] for name in ENVIRONMENT if os.environ.get(name)), "")
+    return option or named or cluster_address()
+
+
+def cluster_address() -> str:
+    """Return RAY_ADDRESS where it can mean an instance; "" where it names a cluster of Ray, which is said."""
+    named = os.environ.get(CLUSTER_ENVIRONMENT, "")
+    if named in HERE or named.startswith(("http://", "https://", "/", "~", ".")):
+        return named
+    print(
+        f"Warning: {CLUSTER_ENVIRONMENT} is {named!r}, which names a cluster of Ray; it is passed over. "
+        f"{ENVIRONMENT[0]} names an instance of serve-lite.",
+        file=sys.stderr,
+        flush=True,
+    )
+    return ""
 
 
 def local_home(address: str) -> str:
@@ -49,9 +68,8 @@ def local_home(address: str) -> str:
             f"This command works with an instance of this machine, and {address!r} is a URL. "
             "Give --address a state directory, or use `serve deploy --address URL`."
         )
-    if not address and "://" not in (named := os.environ.get(ENVIRONMENT[0], "")):
-        address = named
-    return state_directory(address)
+    named = address or os.environ.get(ENVIRONMENT[0], "") or cluster_address()
+    return state_directory("" if "://" in named else named)
 
 
 def home_origin(address: str) -> str:

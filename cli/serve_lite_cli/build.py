@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -17,6 +18,7 @@ from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.processes import python_command
 from serve_lite.state.goal import DeploymentSpec
 from serve_lite.wire.spawning import BuildReply
+from serve_lite_cli.flags import JsonOption
 from serve_lite_cli.manifest import Built, multi_app_document, ray_service, single_app_document
 from serve_lite_cli.plan import check_import_path
 from serve_lite_cli.yaml_text import to_yaml
@@ -59,13 +61,18 @@ def command(
     grpc_enable_reflection: Annotated[
         bool, typer.Option("--grpc-enable-reflection/--grpc-disable-reflection", help="gRPC reflection.")
     ] = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Generate a config file with every deployment of the applications and all its options.
 
     The file deploys as it is with `serve deploy`. The applications are imported in a process of their own, which
     ends with this command.
+
+    With --json: the same document as JSON, which `serve deploy` takes too.
     """
     check_flags(len(import_paths), multi_app, single_app, kubernetes_format)
+    if multi_app:
+        say("Warning: --multi-app is the default, and can be left out.")
     servicers = [check_servicer(path, "--grpc-servicer-functions") for path in grpc_servicer_functions or ()]
     folder = os.path.abspath(os.path.expanduser(app_dir))
     if not os.path.isdir(folder):
@@ -87,13 +94,17 @@ def command(
         say(
             f"The user_config of deployment {name!r} is bytes, which a file cannot hold; it stays in the code."
         )
-    parts = [to_yaml({key: part}) for key, part in document.items()]
-    text = f"# This file was generated using the `serve build` command of serve-lite v{__version__}.\n\n"
-    text += "\n".join(parts)
+    text = json.dumps(document, indent=2) + "\n" if as_json else as_yaml(document)
     if output_path:
         write(output_path, text)
     else:
         print(text, end="")
+
+
+def as_yaml(document: dict[str, Any]) -> str:
+    """Return the text of a file, with a blank line between its parts."""
+    head = f"# This file was generated using the `serve build` command of serve-lite v{__version__}.\n\n"
+    return head + "\n".join(to_yaml({key: part}) for key, part in document.items())
 
 
 def check_flags(targets: int, multi_app: bool, single_app: bool, kubernetes_format: bool) -> None:

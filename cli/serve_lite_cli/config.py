@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from serve_lite_cli.address import control_plane
 from serve_lite_cli.effective import show_effective
 from serve_lite_cli.flags import AddressOption, JsonOption
+from serve_lite_cli.output import print_json
 from serve_lite_cli.rest import APPLICATIONS
 from serve_lite_cli.yaml_text import to_yaml
 
@@ -27,7 +27,10 @@ def command(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the current configuration of the applications as YAML, or as JSON by application."""
+    """Print the current configuration of the applications as YAML.
+
+    With --json: {NAME: CONFIG}; the configuration of an application that was not deployed by one is null.
+    """
     if effective:
         if name:
             raise typer.BadParameter("--effective is about the instance, and --name about one application.")
@@ -36,7 +39,7 @@ def command(
     apps = control_plane(address).get(APPLICATIONS)["applications"]
     configs = {app: details.get("deployed_app_config") for app, details in apps.items()}
     if as_json:
-        print(json.dumps({app: config for app, config in configs.items() if name in ("", app)}, indent=2))
+        print_json({app: config for app, config in configs.items() if name in ("", app)})
     elif not name:
         found = [to_yaml(config) for config in configs.values() if config]
         print("\n---\n\n".join(found) or "No configuration was found.\n", end="")

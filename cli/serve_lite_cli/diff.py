@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite_cli.address import control_plane
 from serve_lite_cli.flags import AddressOption, JsonOption
+from serve_lite_cli.output import print_json, print_table
 from serve_lite_cli.rest import APPLICATIONS
 from serve_lite_cli.submission import read_submission
 
@@ -39,6 +40,9 @@ def command(
 
     Applications with other code than the running ones are imported, in a process of their own. Ends with 1 if one
     of them cannot be.
+
+    With --json: {NAME: {"action", "error", "deployments": {NAME: {"action", "changed": [OPTION, ...],
+    "replicas_before", "replicas_after"}}}}.
     """
     given = read_submission(config_file_name)
     given.tell_notice()
@@ -48,24 +52,23 @@ def command(
         )["applications"]
     except InvalidConfigError as error:
         raise given.config.explain(error) from error
-    print(json.dumps(plans, indent=2) if as_json else "\n".join(lines_of(plans)))
+    if as_json:
+        print_json(plans)
+    elif plans:
+        print_table(("NAME", "ACTION", "REPLICAS", "CHANGED", "WHAT HAPPENS"), list(rows_of(plans)))
+    else:
+        print("Nothing runs, and the file has no applications.")
     failed = [name for name, app in plans.items() if app["action"] == "fail"]
     if failed:
         raise RayServeException("\n".join(f"Cannot build {name}: {plans[name]['error']}" for name in failed))
 
 
-def lines_of(plans: dict[str, Any]) -> list[str]:
-    """Return the plans for people."""
-    lines = []
+def rows_of(plans: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Return the lines of a table: each application, followed by its deployments."""
     for name, app in plans.items():
-        lines.append(f"{name}: {app['action']}")
-        lines += [f"  {deployment}: {_words(plan)}" for deployment, plan in app["deployments"].items()]
-    return lines or ["Nothing runs, and the file has no applications."]
-
-
-def _words(plan: dict[str, Any]) -> str:
-    before, after = plan["replicas_before"], plan["replicas_after"]
-    noun = "replica" if after == 1 else "replicas"
-    number = f"{before} -> {after} {noun}" if before != after else f"{after} {noun}"
-    changed = f"; changed: {', '.join(plan['changed'])}" if plan["changed"] else ""
-    return f"{plan['action']} ({MEANINGS[plan['action']]}); {number}{changed}"
+        yield name, app["action"], "", "", ""
+        for deployment, plan in app["deployments"].items():
+            before, after = plan["replicas_before"], plan["replicas_after"]
+            number = f"{before} -> {after}" if before != after else str(after)
+            changed = ", ".join(plan["changed"])
+            yield f"  {deployment}", plan["action"], number, changed, MEANINGS[plan["action"]]

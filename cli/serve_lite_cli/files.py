@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from serve_lite_cli.yaml_nodes import as_read, duplicates, find, holds_itself, r
 #: Paths in `http_options` and in each `logging_config`.
 KEY_FILES = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
 LOG_FOLDERS = ("logs_dir",)
+#: A requirement or an option of pip with a path: `./wheels/a.whl[extra]`, `--find-links=../wheels`.
+LOCAL_PATH = re.compile(r"(--[a-z-]+=|-[a-z] +|)(\.{1,2}(?:/[^\s;\[]*)?)(.*)", re.DOTALL)
+#: `pip_version` stands beside a requirements file and is no path.
+PIP_VERSION = re.compile(r"[=<>~!]")
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
@@ -173,15 +178,57 @@ def _with_absolute(around: Any, part: str, names: tuple[str, ...], folder: str) 
 
 def _with_absolute_env(app: Any, folder: str) -> Any:
     """Return one application's part of a document; anything malformed stays for the schema to refuse."""
-    env = app.get("runtime_env") if isinstance(app, dict) else None
-    if not isinstance(env, dict):
+    if not isinstance(app, dict):
         return app
+    changed = dict(app)
+    if "runtime_env" in app:
+        changed["runtime_env"] = absolute_env(app["runtime_env"], folder)
+    if isinstance(app.get("deployments"), list):
+        changed["deployments"] = [_deployment_with_absolute_env(d, folder) for d in app["deployments"]]
+    return changed
+
+
+def _deployment_with_absolute_env(deployment: Any, folder: str) -> Any:
+    options = deployment.get("ray_actor_options") if isinstance(deployment, dict) else None
+    if not isinstance(options, dict) or "runtime_env" not in options:
+        return deployment
+    return {
+        **deployment,
+        "ray_actor_options": {**options, "runtime_env": absolute_env(options["runtime_env"], folder)},
+    }
+
+
+def absolute_env(env: Any, folder: str) -> Any:
+    """Return a runtime environment with local paths that are relative to `folder` made absolute."""
+    if not isinstance(env, dict):
+        return env
     changed = dict(env)
+    for key in ("python", "py_executable"):
+        if isinstance(env.get(key), str) and os.sep in env[key]:  # else it is looked for on the PATH
+            changed[key] = _absolute(env[key], folder)
     if isinstance(env.get("working_dir"), str):
         changed["working_dir"] = _absolute(env["working_dir"], folder)
     if isinstance(env.get("py_modules"), list):
         changed["py_modules"] = [_absolute(m, folder) if isinstance(m, str) else m for m in env["py_modules"]]
-    return {**app, "runtime_env": changed}
+    for key in ("pip", "uv"):
+        if isinstance(env.get(key), dict):
+            changed[key] = {name: _absolute_packages(value, folder) for name, value in env[key].items()}
+        elif key in env:
+            changed[key] = _absolute_packages(env[key], folder)
+    return changed
+
+
+def _absolute_packages(value: Any, folder: str) -> Any:
+    """Return a requirements file, or packages and options, with local paths made absolute."""
+    if isinstance(value, list):
+        return [_absolute_word(word, folder) if isinstance(word, str) else word for word in value]
+    return _absolute(value, folder) if isinstance(value, str) and not PIP_VERSION.match(value) else value
+
+
+def _absolute_word(word: str, folder: str) -> str:
+    """Return a requirement or an option with the local path in it made absolute, if it says that it is one."""
+    found = LOCAL_PATH.fullmatch(word)
+    return word if found is None else found[1] + _absolute(found[2], folder) + found[3]
 
 
 def _absolute(path: str, folder: str) -> str:

@@ -12,7 +12,8 @@ AddressOption = Annotated[
         "--address",
         "-a",
         help="URL of the control plane (like http://localhost:52365), or state directory of an instance. "
-        "Default: SERVE_LITE_ADDRESS, RAY_AGENT_ADDRESS or RAY_DASHBOARD_ADDRESS, else your own instance.",
+        "Default: SERVE_LITE_ADDRESS, RAY_AGENT_ADDRESS, RAY_DASHBOARD_ADDRESS or RAY_ADDRESS, "
+        "else your own instance.",
     ),
 ]
 

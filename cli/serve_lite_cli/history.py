@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -11,6 +9,7 @@ import typer
 
 from serve_lite_cli.address import control_plane
 from serve_lite_cli.flags import AddressOption, JsonOption
+from serve_lite_cli.output import print_json, print_table, when
 from serve_lite_cli.rest import APPLICATIONS
 
 
@@ -19,22 +18,29 @@ def command(
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """List the revisions of an application that `serve rollback` can go back to, newest first."""
+    """List the revisions of an application that `serve rollback` can go back to, newest first.
+
+    The present one is marked with `*`.
+
+    With --json: a list of {"revision", "is_current", "deployed_at_s", "source", "import_path", "route_prefix",
+    "replicas": {DEPLOYMENT: N}, "config"}.
+    """
     answer = control_plane(address).get(f"{APPLICATIONS}{quote(app, safe='')}/history")
     if as_json:
-        print(json.dumps(answer["revisions"], indent=2))
+        print_json(answer["revisions"])
         return
-    for revision in answer["revisions"]:
-        print(line_of(revision))
+    columns = ("", "REVISION", "DEPLOYED", "SOURCE", "IMPORT PATH", "ROUTE", "REPLICAS")
+    print_table(columns, [row_of(revision) for revision in answer["revisions"]])
 
 
-def line_of(revision: dict[str, Any]) -> str:
+def row_of(revision: dict[str, Any]) -> tuple[str, ...]:
     """Return one revision for people."""
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(revision["deployed_at_s"]))
-    replicas = ", ".join(f"{name} x {number}" for name, number in revision["replicas"].items())
-    mark = "*" if revision["is_current"] else " "
-    source = (
-        f"{revision['source']:<11}"  # declarative: a config file; imperative: `serve.run`, or `serve run`
+    return (
+        "*" if revision["is_current"] else "",
+        str(revision["revision"]),
+        when(revision["deployed_at_s"]),
+        revision["source"],  # declarative: a config file; imperative: `serve.run`, or `serve run`
+        revision["import_path"] or "serve.run",
+        revision["route_prefix"] or "-",
+        ", ".join(f"{name} x {number}" for name, number in revision["replicas"].items()),
     )
-    where = revision["import_path"] or "serve.run"
-    return f"{mark} {revision['revision']:>4}  {at}  {source}  {where}  {replicas}"

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from serve_lite.config import HTTPOptions, LoggingConfig, ProxyLocation, gRPCOptions
-from serve_lite.options import config_to_document
+from serve_lite.options import RECYCLING, config_to_document
 from serve_lite.state.goal import DeploymentSpec
 from serve_lite_cli.yaml_text import to_yaml
 
@@ -16,7 +16,7 @@ from serve_lite_cli.yaml_text import to_yaml
 RAY_VERSION = "2.60.0"
 
 #: Ours alone; Ray would ignore them without a word.
-ONLY_HERE = ("serialize_sync", "sync_threads", "max_constructor_retry_count", "min_ready_s")
+ONLY_HERE = ("serialize_sync", "sync_threads", "max_constructor_retry_count", "min_ready_s", *RECYCLING)
 
 
 class Built(msgspec.Struct, frozen=True):

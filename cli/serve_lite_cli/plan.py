@@ -11,6 +11,7 @@ import msgspec
 
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite.options import route_prefix as check_prefix
+from serve_lite.state.environment import RuntimeEnv
 from serve_lite.state.goal import AppSubmission, BuildRequest, CodeEnvironment
 from serve_lite.wire.messages import DeployRequest
 
@@ -54,10 +55,12 @@ def plan_import_path(
     if not name:
         raise InvalidConfigError("--name is empty; an application needs a name.")
     prefix = check_prefix(route_prefix, "--route-prefix")
+    env, environment = environment_for(app_dir, runtime_env)
     app = AppSubmission(
         name=name,
         route_prefix=prefix,
-        environment=environment_for(app_dir, runtime_env),
+        environment=environment,
+        runtime_env=env,
         build=BuildRequest(app_name=name, import_path=import_path, args=dict(arguments)),
     )
     here = os.path.abspath(os.path.expanduser(app_dir))
@@ -91,8 +94,8 @@ def plan_config_file(name: str) -> Plan:
     )
 
 
-def environment_for(app_dir: str, runtime_env: Mapping[str, Any]) -> CodeEnvironment:
-    """Return where code is found and run: `app_dir`, this process's directory, and what the environment says.
+def environment_for(app_dir: str, runtime_env: Mapping[str, Any]) -> tuple[RuntimeEnv, CodeEnvironment]:
+    """Return what the environment says, and where code is found and run: also in `app_dir` and this directory.
 
     Raises:
         InvalidConfigError: `app_dir` is no directory, or the runtime environment is wrong.
@@ -100,12 +103,14 @@ def environment_for(app_dir: str, runtime_env: Mapping[str, Any]) -> CodeEnviron
     folder = os.path.abspath(os.path.expanduser(app_dir))
     if not os.path.isdir(folder):
         raise InvalidConfigError(f"--app-dir is {app_dir!r}, which is not a directory.")
-    base = CodeEnvironment(cwd=os.getcwd())
+    env, base = RuntimeEnv(), CodeEnvironment(cwd=os.getcwd())
     if runtime_env:
-        from serve_lite.admin.runtime_env import code_environment  # most runs have no use for it
+        from serve_lite.runtime_env.merging import code_environment  # most runs have no use for them
+        from serve_lite.runtime_env.reading import read_runtime_env
 
-        base = code_environment(absolute_env(runtime_env), base_dir=os.getcwd())
-    return msgspec.structs.replace(base, sys_path=tuple(dict.fromkeys((folder, *base.sys_path))))
+        env = read_runtime_env(runtime_env, base_dir=os.getcwd())
+        base = code_environment(env, base_dir=os.getcwd())
+    return env, msgspec.structs.replace(base, sys_path=tuple(dict.fromkeys((folder, *base.sys_path))))
 
 
 def local_folders(runtime_env: Mapping[str, Any]) -> tuple[str, ...]:
@@ -116,9 +121,11 @@ def local_folders(runtime_env: Mapping[str, Any]) -> tuple[str, ...]:
 
 def absolute_env(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     """Return the runtime environment with its local paths absolute, seen from this process's directory."""
-    from serve_lite_cli.files import absolute_paths  # loads a YAML reader
+    if not runtime_env:
+        return {}
+    from serve_lite_cli import files  # loads a YAML reader
 
-    changed: dict[str, Any] = absolute_paths({"runtime_env": dict(runtime_env)}, os.getcwd())["runtime_env"]
+    changed: dict[str, Any] = files.absolute_env(dict(runtime_env), os.getcwd())
     return changed
 
 

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-#: Each is a module of this package that has a `command` function and, optionally, a `CONTEXT`.
+#: Each is a module of this package, with `_` for `-`, that has a `command` function and, optionally, a `CONTEXT`.
 COMMANDS = (
     "start", "run", "deploy", "build", "validate", "schema", "diff", "scale", "history", "rollback", "status", "logs",
-    "events", "config", "delete", "shutdown",
+    "events", "config", "delete", "shutdown", "controller-health",
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def build_program(names: Iterable[str]) -> typer.Typer:
     )
     program.callback()(root)
     for name in names:
-        module = importlib.import_module(f"serve_lite_cli.{name}")
+        module = importlib.import_module(f"serve_lite_cli.{name.replace('-', '_')}")
         program.command(name, context_settings=getattr(module, "CONTEXT", None))(module.command)
     return program
 
@@ -55,4 +55,7 @@ def root(
         typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Serve Python applications on this machine, compatible with Ray Serve."""
+    """Serve Python applications on this machine, compatible with Ray Serve.
+
+    Exit codes: 0 done, 1 failed, 2 used wrongly. Errors go to stderr, and with --json nothing but JSON to stdout.
+    """

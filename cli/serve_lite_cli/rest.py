@@ -14,6 +14,10 @@ from serve_lite.exceptions import InstanceError, InvalidConfigError
 APPLICATIONS = "/api/serve/applications/"
 DEPLOYMENTS = "/api/serve/deployments/"
 INSTANCE = "/api/serve/instance"
+HEALTH = "/api/serve/controller_health"
+
+#: So much of a foreign server's error page is shown.
+MOST_OF_A_STRANGER = 500
 
 #: Longer than a DELETE may take, which waits for replicas to drain.
 TIMEOUT_S = 60.0
@@ -27,6 +31,20 @@ class Refused(InvalidConfigError):
         self.status, self.path = status, path
 
 
+class Answer(dict[str, Any]):
+    """A JSON object from a URL. A field that it lacks is told as what it is: somebody else answers there."""
+
+    def __init__(self, content: dict[str, Any], url: str) -> None:
+        super().__init__(content)
+        self.url = url
+
+    def __missing__(self, field: str) -> Any:
+        raise InstanceError(
+            f"What answers at {self.url} is no control plane of serve-lite: its answer has no {field!r}. "
+            "--address takes the URL that `serve start` shows as REST."
+        )
+
+
 class RestClient(msgspec.Struct, frozen=True):
     """The control plane at one URL."""
 
@@ -34,8 +52,7 @@ class RestClient(msgspec.Struct, frozen=True):
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON object at `path`."""
-        answer: dict[str, Any] = json.loads(self._request("GET", path)[0])
-        return answer
+        return _read_object(self._request("GET", path)[0], self.url)
 
     def put(
         self, path: str, document: dict[str, Any], headers: dict[str, str] | None = None
@@ -56,8 +73,7 @@ class RestClient(msgspec.Struct, frozen=True):
         body = msgspec.json.encode(document)
         headers = {"content-type": "application/json", **(headers or {})}
         said, _ = self._request("POST", path, body, headers, timeout_s=timeout_s)
-        answer: dict[str, Any] = json.loads(said)
-        return answer
+        return _read_object(said, self.url)
 
     def delete(self, path: str) -> None:
         """Delete what `path` stands for."""
@@ -75,8 +91,8 @@ class RestClient(msgspec.Struct, frozen=True):
         """Return body and headers of a 200.
 
         Raises:
-            InstanceError: nobody answers, or the answer is no answer of a control plane.
-            Refused: the control plane refused the request.
+            InstanceError: nobody answers, or something failed there.
+            Refused: the request was refused.
         """
         base = urlsplit(self.url)
         kind = http.client.HTTPSConnection if base.scheme == "https" else http.client.HTTPConnection
@@ -94,16 +110,39 @@ class RestClient(msgspec.Struct, frozen=True):
             connection.close()
         if response.status == http.HTTPStatus.OK:
             return content, response.headers
-        message, where = _reason(content)
+        said = _reason(content)
+        if said is None:  # not in our words: a proxy, or another server
+            text = content.decode(errors="replace").strip()[:MOST_OF_A_STRANGER] or response.reason
+            said = f"Request to {self.url} failed with status code {response.status}: {text}", ""
+        elif response.status >= 500:
+            said = f"Request failed with status code {response.status}: {said[0]}.", ""
         if 400 <= response.status < 500:
-            raise Refused(response.status, message, where)
-        raise InstanceError(f"Request failed with status code {response.status}: {message}.")
+            raise Refused(response.status, *said)
+        raise InstanceError(said[0])
 
 
-def _reason(content: bytes) -> tuple[str, str]:
-    """Return message and document path of an error answer, which may come from something else than us."""
+def _reason(content: bytes) -> tuple[str, str] | None:
+    """Return message and document path of an error answer; None if it is not one of ours."""
     try:
         answer = json.loads(content)
         return str(answer["error"]), str(answer.get("path", ""))
     except (ValueError, TypeError, KeyError):
-        return content.decode(errors="replace").strip()[:500], ""
+        return None
+
+
+def _read_object(content: bytes, url: str) -> Answer:
+    """Return the JSON object that was answered.
+
+    Raises:
+        InstanceError: it is none.
+    """
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InstanceError(
+            f"What answers at {url} is no control plane of serve-lite: it answered {content[:60]!r}. "
+            "--address takes the URL that `serve start` shows as REST."
+        )
+    return Answer(found, url)

@@ -13,13 +13,14 @@ from serve_lite.engines.local import find_instance
 from serve_lite.exceptions import InstanceError
 from serve_lite.wire.messages import InstanceInfo
 from serve_lite_cli.address import home_origin, local_home, url
-from serve_lite_cli.flags import AddressOption, AdminPortOption, SettingsOption
+from serve_lite_cli.flags import AddressOption, AdminPortOption, JsonOption, SettingsOption
 from serve_lite_cli.listeners import (
     explain_port_in_use,
     instance_options,
     layer_of_flags,
     warn_of_differences,
 )
+from serve_lite_cli.output import print_json
 
 
 class Location(enum.StrEnum):
@@ -81,11 +82,14 @@ def command(
             "--grpc-enable-reflection/--grpc-disable-reflection", help="gRPC reflection. [default: on]"
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Start an instance in the background. It stays until `serve shutdown`.
 
     Does nothing but say so if the instance is already running. Other options than those of these flags come from the
     environment or a settings file; `serve config --effective` shows all of them.
+
+    With --json: {"started": BOOL, "home", "http": URL or null, "grpc": ADDRESS or null, "rest": URL}.
     """
     if http_location not in (None, OldLocation.HeadOnly):
         warn("--http-location is deprecated, use --proxy-location.")
@@ -117,12 +121,34 @@ def command(
         running = find_instance(options.home)
         if running is None:
             raise InstanceError(f"The instance in {options.home} is just ending; try again.") from None
-        print("An instance is already running, with the options that it was started with.")
         warn_of_differences(options)
-        print(where(running))
+        tell(running, started=False, as_json=as_json)
         return
     wait_until_up(info)
-    print(f"Started an instance.\n{where(info)}")
+    tell(info, started=True, as_json=as_json)
+
+
+def tell(info: InstanceInfo, *, started: bool, as_json: bool) -> None:
+    """Print where the instance is, and whether it is this command's."""
+    if as_json:
+        print_json({"started": started, **places(info)})
+        return
+    print(
+        "Started an instance."
+        if started
+        else "An instance is already running, with the options that it was started with."
+    )
+    print(where(info))
+
+
+def places(info: InstanceInfo) -> dict[str, str | None]:
+    """Return where an instance is, for programs."""
+    return {
+        "home": info.home,
+        "http": None if info.http_host is None else url(info.http_host, info.http_port),
+        "grpc": None if info.grpc_host is None else f"{info.grpc_host}:{info.grpc_port}",
+        "rest": url(info.admin_host, info.admin_port),
+    }
 
 
 def location_of(old: OldLocation) -> Location:

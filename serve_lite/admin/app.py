@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from serve_lite.admin import instance, openapi, operations, plans, prometheus, v1, v2
+from serve_lite.admin import health, instance, openapi, operations, plans, prometheus, v1, v2
 from serve_lite.admin.auth import Gate, check_listener
 from serve_lite.admin.controls import Controls, answer, refused, refused_because
 from serve_lite.admin.endpoints import Endpoint
@@ -49,6 +49,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *v1.ENDPOINTS,
     *prometheus.ENDPOINTS,
     *instance.ENDPOINTS,
+    *health.ENDPOINTS,
     *openapi.ENDPOINTS,
     Endpoint(
         id="get_ray_version",
@@ -100,6 +101,7 @@ def build_app(
         *prometheus.routes(controller),
         *instance.routes(settings),
         *openapi.routes(ENDPOINTS),
+        *health.routes(controller),
         Route("/api/ray/version", ray_version, methods=["GET"]),
         Route("/-/healthz", healthz, methods=["GET"]),
     ]

@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from serve_lite.admin.bodies import MAX_BODY_BYTES, BodyTooLargeError, parse_object
 from serve_lite.admin.mistakes import RefusedDocumentError, find_mistakes, path_of
 from serve_lite.controller.goals import NotScalableError, StaleRevisionError, UnknownNameError
+from serve_lite.controller.pulse import PulseView
 from serve_lite.controller.store import EventRow
 from serve_lite.exceptions import InstanceError, InvalidConfigError, ServeLiteError
 from serve_lite.instruments import Family
@@ -64,6 +65,7 @@ class Controls(Protocol):
     def status(self) -> ServeStatus: ...
     def details(self) -> dict[str, Any]: ...
     async def metrics(self) -> list[Family]: ...
+    def pulse(self) -> PulseView: ...
 
 
 def routes_for(path: str, handlers: Mapping[str, Handler]) -> list[BaseRoute]:

@@ -11,11 +11,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from serve_lite.admin.runtime_env import code_environment
 from serve_lite.checks import invalid, wrong
 from serve_lite.config import LoggingConfig
+from serve_lite.runtime_env.merging import code_environment
+from serve_lite.runtime_env.reading import read_runtime_env
 from serve_lite.schema import ServeApplicationSchema, parse_application_document, parse_deploy_document
-from serve_lite.state.goal import AppSubmission, BuildRequest
+from serve_lite.state.environment import RuntimeEnv, digest
+from serve_lite.state.goal import AppSubmission, BuildRequest, CodeEnvironment
 from serve_lite.state.status import REDACTED
 from serve_lite.wire.messages import DeployRequest
 
@@ -79,28 +81,33 @@ def _submission(
     """Return one application; `where` is the prefix of paths into its part of the document."""
     _refuse_redacted(app.submitted, where.removesuffix("."))
     logs = app.logging_config or logs
-    for index, override in enumerate(app.overrides):
-        _check_own_environment(override, f"{where}deployments[{index}].ray_actor_options.runtime_env")
+    runtime_env = read_runtime_env(app.runtime_env, f"{where}runtime_env", base_dir=base_dir)
+    environment = code_environment(runtime_env, base_dir=base_dir)
     return AppSubmission(
         name=app.name,
         route_prefix=app.route_prefix,
         source="declarative",
-        environment=code_environment(app.runtime_env, f"{where}runtime_env", base_dir=base_dir),
+        environment=environment,
+        runtime_env=runtime_env,
+        own_runtime_envs=_own_runtime_envs(app, where, base_dir),
         build=BuildRequest(app_name=app.name, import_path=app.import_path, args=app.args),
         overrides=app.overrides,
         document=app.submitted,
-        code_version=_code_version(app, base_dir),
+        code_version=_code_version(app, base_dir, environment),
         logging_config=None if logs is None else logs.to_dict(),
         rollback_on_failure=app.rollback_on_failure,
     )
 
 
-def _code_version(app: ServeApplicationSchema, base_dir: str | None) -> str:
+def _code_version(app: ServeApplicationSchema, base_dir: str | None, environment: CodeEnvironment) -> str:
     """Return what changes exactly when the application has to be imported again.
 
-    The folder counts where the document leaves it open: the same import path means other code there.
+    The folder counts where the document leaves it open: the same import path means other code there. So does
+    what the document only names: the lines of a requirements file, the state of a zip file.
     """
     version = app.code_version()
+    if environment.parts:
+        version = hashlib.sha256(f"{version} {digest(environment.parts)}".encode()).hexdigest()
     if base_dir is None or app.runtime_env.get("working_dir"):
         return version
     return hashlib.sha256(f"{version} {base_dir}".encode()).hexdigest()
@@ -126,14 +133,12 @@ def _refuse_redacted(value: Any, where: str) -> None:
                     )
 
 
-def _check_own_environment(override: Mapping[str, Any], where: str) -> None:
-    """Refuse what a deployment cannot have for itself yet: anything but variables."""
-    runtime_env = (override.get("ray_actor_options") or {}).get("runtime_env") or {}
-    code_environment(runtime_env, where)
-    for key in ("working_dir", "py_modules"):
-        if runtime_env.get(key):
-            raise invalid(
-                f"{where}.{key}",
-                f"{where}.{key} is not supported yet for a single deployment; "
-                "set it in the application's runtime_env.",
-            )
+def _own_runtime_envs(app: ServeApplicationSchema, where: str, base_dir: str | None) -> dict[str, RuntimeEnv]:
+    """Return what deployments get for themselves, by name; `where` as in `_submission`."""
+    own: dict[str, RuntimeEnv] = {}
+    for i, override in enumerate(app.overrides):
+        runtime_env: Mapping[str, Any] | None = (override.get("ray_actor_options") or {}).get("runtime_env")
+        if runtime_env:
+            place = f"{where}deployments[{i}].ray_actor_options.runtime_env"
+            own[str(override["name"])] = read_runtime_env(runtime_env, place, base_dir=base_dir)
+    return own

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import anyio
 import anyio.abc
 
+from serve_lite.controller.environments import Environments
 from serve_lite.controller.routers import is_shipped
 from serve_lite.controller.spawner import Spawner
 from serve_lite.exceptions import InstanceError, RayServeException
@@ -56,8 +57,10 @@ class Advisers:
         group: anyio.abc.TaskGroup,
         spawner: Spawner,
         code_of: Callable[[DeploymentId], tuple[CodeEnvironment, str] | None],
+        environments: Environments,
     ) -> None:
         self._group, self._spawner, self._code_of = group, spawner, code_of
+        self._environments = environments
         self._running: dict[str, _Process] = {}  #: by application
 
     def make(self, membership: Membership) -> Adviser | None:
@@ -105,8 +108,9 @@ class Advisers:
                 await anyio.sleep(_RESTART_S)
 
     async def _run_once(self, process: _Process) -> None:
+        environment = await self._environments.resolve(process.code[0])
         path = self._spawner.socket_path(f"{process.app}#adviser#{os.urandom(4).hex()}")
-        child = await self._spawner.spawn_adviser(process.app, process.code[0], path)
+        child = await self._spawner.spawn_adviser(process.app, environment, path)
         try:
             process.connection = await connect(path)
             exited = await child.wait()  # ends with the process

@@ -24,25 +24,31 @@ import msgspec
 
 from serve_lite import instruments
 from serve_lite.controller import goals
+from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe
 from serve_lite.controller.fleet import Fleet, StopOrder
 from serve_lite.controller.inbox import Inbox
+from serve_lite.controller.machine import Inventory, with_devices
+from serve_lite.controller.memory import MemoryWatch
 from serve_lite.controller.metrics import lifecycle
 from serve_lite.controller.publisher import Publisher
+from serve_lite.controller.pulse import Pulse, PulseView
 from serve_lite.controller.scaling import Policy, Scaler, Scaling
 from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import EventRow, ReplicaRow, Store, Stored
 from serve_lite.exceptions import InstanceError, RayServeException, ServeLiteError
 from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
+from serve_lite.policy.claims import with_claims
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
-from serve_lite.schema import DeploymentStatus, ProxyStatus, ReplicaState, ServeStatus
+from serve_lite.schema import DeploymentStatus, Phase, ProxyStatus, ReplicaState, ServeStatus
 from serve_lite.state import events as ev
-from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
+from serve_lite.state.goal import AppGoal, BuildRequest, BuildResult, CodeEnvironment, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, replica_id
 from serve_lite.state.lifecycle import DeploymentMove, IllegalMoveError
 from serve_lite.state.observed import Observed, ReplicaView, fold
+from serve_lite.state.resources import MachineOptions
 from serve_lite.state.status import (
     InstanceFacts,
     RevisionSummary,
@@ -86,9 +92,11 @@ class Controller:
     Args:
         builder: builds applications that come as an import path.
         publisher: tells routers; the controller tells it.
+        environments: prepares what user code needs around it.
         control_socket: path that replicas connect to for the handles they hold.
         http_options: as REST shows them.
         logging_config: of applications that bring none.
+        machine: what the instance was told of it.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class Controller:
         spawner: Spawner,
         builder: Builder,
         publisher: Publisher,
+        environments: Environments,
         *,
         control_socket: str = "",
         orphan_grace_s: float = 60.0,
@@ -105,11 +114,14 @@ class Controller:
         proxy_location: str | None = "EveryNode",
         logging_config: dict[str, Any] | None = None,
         log_file: str | None = None,
+        machine: MachineOptions = MachineOptions(),  # noqa: B008  (frozen)
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.proxy_status = ProxyStatus.HEALTHY  #: the daemon keeps it true
         self.epoch = store.stored.epoch  #: of this daemon; replicas obey the newest
         self._store, self._spawner, self._builder, self._publisher = store, spawner, builder, publisher
+        self._environments = environments
+        environments.wanted = self._wanted_environments
         self._control_socket, self._orphan_grace_s = control_socket, orphan_grace_s
         self._facts = InstanceFacts(
             node_id=store.stored.node_id,
@@ -125,6 +137,7 @@ class Controller:
         self._goal = Goal()
         self._observed = Observed()
         self._inbox = Inbox(clock)
+        self._pulse = Pulse(clock)
         self._changing = anyio.Lock()  #: one change of the goal at a time, stored before it counts
         self._changed = anyio.Event()  #: replaced after every pass
         self._builds: dict[str, tuple[int, anyio.CancelScope]] = {}
@@ -139,6 +152,16 @@ class Controller:
             clock=clock,
             wake=self._inbox.wake,
             spawn=lambda work: self._group.start_soon(lambda: work),
+        )
+        self._inventory = Inventory(
+            machine,
+            wake=self._inbox.wake,
+            spawn=lambda look: self._group.start_soon(look, name="look for GPUs"),
+        )
+        self._memory = MemoryWatch(
+            tell=self._inbox.post,
+            clock=clock,
+            spawn=lambda watch: self._group.start_soon(watch, name="watch memory"),
         )
         publisher.on_load = self.take_load
         self._fleet: Fleet
@@ -164,6 +187,7 @@ class Controller:
             )
         request = goals.with_logging(request, self._logging_config)
         alive = {r.deployment for r in self._observed.replicas.values()}
+        self._environments.forget_failures()
         goal = await self._change_goal(
             lambda goal: goals.accept_deploy(goal, request, now=time.time(), alive=alive)
         )
@@ -190,9 +214,8 @@ class Controller:
     async def _built(self, goal: Goal, name: str) -> Goal:
         """Return the goal with an application built, or with why it was not."""
         app = goal.apps[name]
-        assert app.submission.build is not None
         try:
-            result = await self._builder.build(app.submission.build, app.submission.environment)
+            result = goals.known_build(app) or await self._imported(app)
             return goals.accept_build(goal, name, app.revision, result, ())
         except InstanceError:
             raise
@@ -257,6 +280,7 @@ class Controller:
             kept = ", ".join(str(p.revision) for p in known)
             raise goals.UnknownNameError(f"{what.capitalize()} of {name!r} is kept; there are: {kept}.")
         alive = {r.deployment for r in self._observed.replicas.values()}
+        self._environments.forget_failures()
         goal = await self._change_goal(
             lambda goal: goals.accept_rollback(
                 goals.at_revision(goal, if_revisions), wanted[0], now=time.time(), alive=alive
@@ -331,6 +355,10 @@ class Controller:
             *self._fleet.pictures.families(),
         ]
 
+    def pulse(self) -> PulseView:
+        """Return how the loop fares."""
+        return self._pulse.view()
+
     def ingress_of(self, name: str) -> str:
         """Return the name of an application's ingress deployment; "" if there is no such application."""
         app = self._goal.apps.get(name)
@@ -389,12 +417,15 @@ class Controller:
             wake_at: float | None = self._clock()
             is_started = False
             while True:
+                self._pulse.falls_asleep(wake_at)
                 events = await self._inbox.collect(until=wake_at)
+                self._pulse.begins_pass()
                 try:
                     wake_at = self._pass(events)
                 except Exception:  # boundary: the loop outlives our own faults
                     logger.exception("a pass of the controller failed")
                     wake_at = self._clock() + AFTER_FAULT_S
+                self._pulse.ends_pass()
                 if not is_started and self._publisher.published.is_set():
                     is_started = True
                     task_status.started()
@@ -411,6 +442,7 @@ class Controller:
             clock=self._clock,
             epoch=stored.epoch,
             on_stats=self._scaler.take_stats,
+            environments=self._environments,
         )
         self._observed = Observed(deployments=stored.deployments)
         self._set_goal(stored.goal)
@@ -433,6 +465,7 @@ class Controller:
             wall_time=row.wall_time,
             log_file=row.log_file,
             phases=row.phases,
+            allotment=row.allotment,
             at=now,
         )
 
@@ -446,7 +479,7 @@ class Controller:
             goal = msgspec.structs.replace(goal, is_shutting_down=True)
         # What callers tell, where they do, is newer than what a replica answered last.
         load = {**self._fleet.loads(), **self._scaler.load_by_replica()}
-        plan = reconcile(goal, self._observed, now, load)
+        plan = reconcile(goal, self._observed, now, load, self._inventory.machine_for(goal))
         self._fold(plan.findings)
         begun = [self._begin(action, now) for action in plan.actions]
         self._fold(event for event, _ in begun if event is not None)
@@ -455,6 +488,7 @@ class Controller:
             if perform is not None:
                 perform()
         self._remember(before)
+        self._memory.follow(self._observed)
         self._finish_shutdown()
         self._changed.set()
         self._changed = anyio.Event()
@@ -536,6 +570,7 @@ class Controller:
             rank=action.rank,
             wall_time=time.time(),
             log_file=self._spawner.log_path("replica", name),
+            allotment=action.allotment,
         )
         event = ev.ReplicaPlanned(
             replica=name,
@@ -546,6 +581,7 @@ class Controller:
             world_size=goal.target,
             wall_time=row.wall_time,
             log_file=row.log_file,
+            allotment=action.allotment,
             at=now,
         )
         request = InitRequest(
@@ -562,9 +598,12 @@ class Controller:
             epoch=self.epoch,
             control_socket=self._control_socket,
             orphan_grace_s=self._orphan_grace_s,
+            allotment=action.allotment,
         )
-        self._record(name, f"start: {action.reason}")
-        return event, lambda: self._fleet.start(row, request, goal.environment, planned_at=now)
+        environment = with_devices(goal.environment, action.allotment, self._inventory.machine)
+        where = f" (GPU {', '.join(action.allotment.gpu_ids)})" if action.allotment.gpu_ids else ""
+        self._record(name, f"start: {action.reason}{where}")
+        return event, lambda: self._fleet.start(row, request, environment, planned_at=now)
 
     def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
         view = self._observed.replicas[action.replica]
@@ -621,14 +660,19 @@ class Controller:
             scope.cancel()
 
     async def _build(self, app: str, revision: int, scope: anyio.CancelScope) -> None:
-        """Have an application built and make the result the goal. Cancelling the scope ends the importer."""
-        submission = self._goal.apps[app].submission
-        assert submission.build is not None
+        """Have an application built and make the result the goal. Cancelling the scope ends the importer.
+
+        Its deployments' environments are prepared before: what cannot start must not replace what runs.
+        """
         with scope:
             try:
                 try:
-                    result = await self._builder.build(submission.build, submission.environment)
+                    building = self._goal.apps[app]
+                    result = goals.known_build(building) or await self._imported(building)
                     alive = {r.deployment for r in self._observed.replicas.values()}
+                    await self._prepare(
+                        goals.accept_build(self._goal, app, revision, result, alive), app, revision
+                    )
                     await self._change_goal(
                         lambda goal: goals.accept_build(goal, app, revision, result, alive)
                     )
@@ -643,6 +687,33 @@ class Controller:
         if self._builds.get(app) == (revision, scope):
             del self._builds[app]
         self._inbox.post(ev.BuildEnded(app=app, revision=revision, at=self._clock()))
+
+    async def _imported(self, app: AppGoal) -> BuildResult:
+        """Return what an importer finds, in the environment that it needs."""
+        assert app.submission.build is not None
+        if app.submission.environment.parts:
+            self._enter(app.name, app.revision, Phase.PREPARING_ENVIRONMENT)
+            await self._environments.resolve(app.submission.environment)
+            self._enter(app.name, app.revision, Phase.IMPORTING)
+        return await self._builder.build(app.submission.build, app.submission.environment)
+
+    def _enter(self, app: str, revision: int, phase: Phase) -> None:
+        self._note_phase(ev.BuildPhased(app=app, revision=revision, phase=phase, at=self._clock()))
+
+    async def _prepare(self, goal: Goal, app: str, revision: int) -> None:
+        """Have everything prepared that the deployments of an application need."""
+        found = goal.apps.get(app)
+        deployments = found.deployments if found is not None else ()
+        parts = dict.fromkeys(part for d in deployments for part in d.environment.parts)
+        if parts:
+            self._enter(app, revision, Phase.PREPARING_ENVIRONMENT)
+            await self._environments.resolve(CodeEnvironment(parts=tuple(parts)))
+
+    def _wanted_environments(self) -> list[CodeEnvironment]:
+        """Return the environments that the goal uses, or is about to."""
+        apps = self._goal.apps.values()
+        deployments = [d for app in apps for d in (*app.deployments, *app.retired)]
+        return [*(app.submission.environment for app in apps), *(d.environment for d in deployments)]
 
     # --- scaling ---
 
@@ -699,7 +770,7 @@ class Controller:
             events: returns what the step from one goal to the next means; None: what a deploy means.
         """
         async with self._changing:
-            goal = change(self._goal)
+            goal = with_claims(self._goal, change(self._goal))
             if goal is not self._goal:
                 # A caller who goes away in the middle must not leave file and memory different.
                 with anyio.CancelScope(shield=True):

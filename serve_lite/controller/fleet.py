@@ -18,6 +18,7 @@ import anyio.to_thread
 import msgspec
 
 from serve_lite.controller.child import Child, ExitInfo
+from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe, last_words
 from serve_lite.controller.metrics import Pictures
 from serve_lite.controller.oom import count_oom_kills, explain_kill
@@ -86,10 +87,12 @@ class Fleet:
         clock: Callable[[], float],
         epoch: int,
         on_stats: Callable[[ReplicaId, dict[str, float]], None],
+        environments: Environments,
     ) -> None:
         self._group, self._spawner, self._store = group, spawner, store
         self._post, self._clock, self._epoch = post, clock, epoch
         self._note = note  #: hears of phases, at once: they are shown and decide nothing
+        self._environments = environments
         self._on_stats = on_stats  #: hears what a replica's `record_autoscaling_stats` returned
         self._live: dict[ReplicaId, _Supervised] = {}
         self.pictures = Pictures()  #: what replicas told of their metrics
@@ -181,10 +184,13 @@ class Fleet:
 
     async def _run_new(self, replica: _Supervised, request: InitRequest, environment: CodeEnvironment) -> str:
         try:
+            resolved = await self._resolve(replica, environment)
+            if resolved is None:
+                return "was stopped before it was started"
             # A daemon that leaves in between would leave a process that nobody has written down.
             with anyio.CancelScope(shield=True):
                 await self._store.plan_replica(replica.row)
-                child = await self._spawner.spawn_replica(replica.id, environment, replica.row.log_file)
+                child = await self._spawner.spawn_replica(replica.id, resolved, replica.row.log_file)
                 replica.child = child
                 replica.row = msgspec.structs.replace(replica.row, pid=child.pid, start_time=child.start_time)
                 self._store.put_replica(replica.row)
@@ -193,6 +199,33 @@ class Fleet:
             return f"was not started: {error}"
         self._post(ev.ReplicaSpawned(replica=replica.id, at=self._clock(), pid=child.pid))
         return await self._accompany(replica, child, lambda: self._initialise(replica, request))
+
+    async def _resolve(self, replica: _Supervised, environment: CodeEnvironment) -> CodeEnvironment | None:
+        """Return the environment with everything prepared; None if the replica is not wanted any more."""
+        if not environment.parts:
+            return environment
+        self._enter(replica, PhaseNews(Phase.PREPARING_ENVIRONMENT, self._clock()))
+        resolved: CodeEnvironment | None = None
+        failure: ServeLiteError | None = None
+
+        async def resolve() -> None:
+            nonlocal resolved, failure
+            try:
+                resolved = await self._environments.resolve(environment)
+            except ServeLiteError as error:
+                failure = error
+            group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(resolve)
+            await replica.ordered.wait()  # or the above
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if replica.ordered.is_set():
+            return None
+        self._enter(replica, PhaseNews(Phase.STARTING_PROCESS, self._clock()))
+        return resolved
 
     async def _run_adopted(self, replica: _Supervised) -> str:
         assert replica.child is not None
@@ -271,11 +304,14 @@ class Fleet:
         """Hear what the replica tells of itself."""
 
         def hear() -> None:
-            stats = (
-                _decode_facts(connection.table.facts).autoscaling_stats if connection.table.facts else None
-            )
-            if stats:
-                self._on_stats(replica.id, stats)
+            if not connection.table.facts:
+                return
+            facts = _decode_facts(connection.table.facts)
+            if facts.autoscaling_stats:
+                self._on_stats(replica.id, facts.autoscaling_stats)
+            if facts.worn != replica.worn:
+                replica.worn = facts.worn
+                self._post(ev.ReplicaWorn(replica=replica.id, reason=facts.worn, at=self._clock()))
 
         connection.table.on_facts = hear
         hear()
@@ -461,6 +497,7 @@ class _Supervised:
         self.ordered = anyio.Event()
         self.progress: Progress | None = None  #: of its start, if it began under this daemon
         self.is_initialised = False  #: it may have requests to finish
+        self.worn = ""  #: what it said last of having served long enough
         self.stop_asked: anyio.Event | None = None  #: set when it has answered the order to stop, or cannot
         self.metrics_asked: anyio.Event | None = None  #: set when it has told its metrics, or cannot
 

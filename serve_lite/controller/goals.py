@@ -14,12 +14,14 @@ from typing import Any
 import msgspec
 
 from serve_lite.checks import invalid
-from serve_lite.config import DeploymentConfig, LoggingConfig
+from serve_lite.config import LoggingConfig
 from serve_lite.exceptions import InvalidConfigError, RayServeException
 from serve_lite.options import apply_overrides, route_prefix
 from serve_lite.policy.capacity import initial_target, scaling_bounds
 from serve_lite.policy.update import settings_of, status_move, version_of
+from serve_lite.runtime_env.merging import own_environment
 from serve_lite.state import events as ev
+from serve_lite.state.environment import RuntimeEnv
 from serve_lite.state.goal import (
     AppGoal,
     AppSubmission,
@@ -130,7 +132,7 @@ def accept_build(
     if old is None or not old.is_building or old.revision != revision:
         return goal
     new = _with_deployments(old, result.deployments, old.submission, revision, goal, alive)
-    return _with_app(goal, new)
+    return _with_app(goal, _without_payload(new))
 
 
 def reject_build(goal: Goal, app: str, revision: int, message: str) -> Goal:
@@ -138,7 +140,20 @@ def reject_build(goal: Goal, app: str, revision: int, message: str) -> Goal:
     old = goal.apps.get(app)
     if old is None or not old.is_building or old.revision != revision:
         return goal
-    return _with_app(goal, msgspec.structs.replace(old, is_building=False, build_error=message))
+    rejected = msgspec.structs.replace(old, is_building=False, build_error=message)
+    return _with_app(goal, _without_payload(rejected))
+
+
+def known_build(app: AppGoal) -> BuildResult | None:
+    """Return the deployments of the newest submission if they are known without an importer.
+
+    Such an application still counts as being built: parts of its environment are to be prepared.
+    """
+    if app.submission.build is None:
+        return BuildResult(deployments=app.submission.deployments)
+    version = app.submission.code_version
+    is_same = version and version == app.code_version and app.deployments
+    return BuildResult(deployments=tuple(d.spec for d in app.deployments)) if is_same else None
 
 
 def accept_delete(goal: Goal, names: Iterable[str]) -> Goal:
@@ -373,12 +388,30 @@ def _accept_app(
     if submission.build is None:
         if not submission.deployments:
             raise InvalidConfigError(f"Application {submission.name!r} has no deployments.")
-        return _with_deployments(app, submission.deployments, submission, revision, goal, alive)
+        new = _with_deployments(app, submission.deployments, submission, revision, goal, alive)
+        if _has_new_parts(new, app):  # prepared in a build, for which the payloads are kept
+            return msgspec.structs.replace(app, submission=submission, is_building=True)
+        return new
     is_known = before is not None and before.deployments and submission.code_version
     if is_known and before is not None and before.code_version == submission.code_version:
         specs = tuple(d.spec for d in before.deployments)
-        return _with_deployments(app, specs, submission, revision, goal, alive)
+        new = _with_deployments(app, specs, submission, revision, goal, alive)
+        if not _has_new_parts(new, app):
+            return new
     return msgspec.structs.replace(app, is_building=True)
+
+
+def _has_new_parts(new: AppGoal, old: AppGoal) -> bool:
+    """Whether there is something to prepare before the new deployments can start."""
+    known = {part for d in old.deployments for part in d.environment.parts}
+    return any(part not in known for d in new.deployments for part in d.environment.parts)
+
+
+def _without_payload(app: AppGoal) -> AppGoal:
+    """Return the application without what only its build needed."""
+    if not app.submission.deployments:
+        return app
+    return msgspec.structs.replace(app, submission=msgspec.structs.replace(app.submission, deployments=()))
 
 
 def _with_deployments(
@@ -401,7 +434,7 @@ def _with_deployments(
             DeploymentId(spec.name, app.name),
             spec,
             overrides.get(spec.name, {}),
-            environment=submission.environment,
+            environment=_environment_of(submission, spec, overrides.get(spec.name, {})),
             logging_config=submission.logging_config,
             code_version=code_version,
             prefix=prefix if spec.name == ingress else None,
@@ -442,7 +475,6 @@ def _deployment_goal(
         config = msgspec.structs.replace(config, logging_config=logging_config)
     if config.logging_config == _DEFAULT_LOGS:  # as `serve build` writes it: says as much as none
         config = msgspec.structs.replace(config, logging_config=None)
-    environment = _environment_of(environment, spec, config)
     return DeploymentGoal(
         id=deployment,
         spec=spec,
@@ -473,12 +505,19 @@ def _overrides_by_name(
     return {str(override["name"]): override for override in overrides}
 
 
-def _environment_of(app: CodeEnvironment, spec: DeploymentSpec, config: DeploymentConfig) -> CodeEnvironment:
-    """Return the environment of one deployment: its own variables win over the application's."""
-    own = (config.ray_actor_options.get("runtime_env") or {}).get("env_vars") or {}
-    return msgspec.structs.replace(
-        app, env_vars={**app.env_vars, **own}, sys_path=(*spec.added_path, *app.sys_path)
-    )
+def _environment_of(
+    submission: AppSubmission, spec: DeploymentSpec, override: Mapping[str, Any]
+) -> CodeEnvironment:
+    """Return the environment of one deployment: its own wins over the application's."""
+    app = submission.environment
+    app = msgspec.structs.replace(app, sys_path=(*spec.added_path, *app.sys_path))
+    own = spec.runtime_env
+    if override.get("ray_actor_options") is not None:  # replaces what the code says, as a whole
+        own = submission.own_runtime_envs.get(spec.name, RuntimeEnv())
+    elif own is None:  # built by a release that had only this much
+        given = spec.config.ray_actor_options.get("runtime_env") or {}
+        own = RuntimeEnv(env_vars=given.get("env_vars") or {})
+    return own_environment(app, submission.runtime_env, own)
 
 
 def _deleting(app: AppGoal) -> AppGoal:

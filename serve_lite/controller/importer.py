@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-import anyio
-import msgspec
-
-from serve_lite.controller.child import Child, ExitInfo
+from serve_lite.controller.asking import ChildDiedError, ask_child
+from serve_lite.controller.environments import Environments
 from serve_lite.controller.spawner import Spawner
 from serve_lite.exceptions import InstanceError, RayServeException
 from serve_lite.state.goal import BuildRequest, BuildResult, CodeEnvironment
 from serve_lite.wire.spawning import (
-    LENGTH_BYTES,
     BuildFailure,
     BuildReply,
     GrpcServices,
     ServicersReply,
     ServicersRequest,
 )
-
-R = TypeVar("R")
-
-_LAST_WORDS = 10  #: lines of output that are told with an importer's death
 
 
 class BuildError(RayServeException):
@@ -51,25 +39,31 @@ class BuildError(RayServeException):
 class Importer:
     """Builds applications and reads gRPC services, each time in a child of its own."""
 
-    def __init__(self, spawner: Spawner) -> None:
-        self._spawner = spawner
+    def __init__(self, spawner: Spawner, environments: Environments) -> None:
+        self._spawner, self._environments = spawner, environments
 
     async def build(self, request: BuildRequest, environment: CodeEnvironment) -> BuildResult:
         """Return the deployments of an application.
 
-        Has no deadline: an import may take as long as it takes. On cancel the child is killed.
+        Prepares the environment first. Has no deadline: an import may take as long as it takes. On cancel the child
+        is killed.
 
         Raises:
+            RuntimeEnvError: its environment cannot be prepared.
             BuildError: there is no such application, its code raised, or the importer died.
             InstanceError: no process could be started.
         """
+        resolved = await self._environments.resolve(environment)
         log_path = self._spawner.log_path("importer", request.app_name)
-        reply = await _ask_child(
-            lambda work: self._spawner.spawn_importer(request.app_name, environment, work, log_path),
-            request,
-            BuildReply,
-            "the process that imported the application",
-        )
+        try:
+            reply = await ask_child(
+                lambda work: self._spawner.spawn_importer(request.app_name, resolved, work, log_path),
+                request,
+                BuildReply,
+                "the process that imported the application",
+            )
+        except ChildDiedError as error:
+            raise BuildError("ImporterDied", str(error)) from error
         if reply.failure is not None:
             raise _build_error(reply.failure)
         if reply.result is None:
@@ -84,60 +78,19 @@ class Importer:
         """
         log_path = self._spawner.log_path("importer", "grpc")
         try:
-            reply = await _ask_child(
+            reply = await ask_child(
                 lambda work: self._spawner.spawn_servicers(environment, work, log_path),
                 ServicersRequest(paths=paths),
                 ServicersReply,
                 "the process that imported the gRPC servicer functions",
             )
-        except BuildError as error:
-            raise InstanceError(str(error)) from error
+        except ChildDiedError as error:
+            raise InstanceError(f"ImporterDied: {error}") from error
         if reply.failure is not None or reply.services is None:
             why = _build_error(reply.failure) if reply.failure is not None else "nothing was answered"
             raise InstanceError(f"gRPC cannot be served: {why}")
         return reply.services
 
 
-async def _ask_child(
-    spawn: Callable[[socket.socket], Awaitable[Child]], request: msgspec.Struct, reply_type: type[R], who: str
-) -> R:
-    """Start a child, ask it one thing, and end it."""
-    ours, theirs = socket.socketpair()
-    try:
-        with theirs:
-            child = await spawn(theirs)
-    except BaseException:
-        ours.close()
-        raise
-    try:
-        reply = await _ask(ours, request, reply_type)
-        if reply is None:
-            raise _death(who, await child.wait(), child.tail(_LAST_WORDS))
-        return reply
-    finally:
-        child.kill()  # it has answered, or nobody waits for its answer
-        with anyio.move_on_after(2.0, shield=True):
-            await child.wait()
-
-
-async def _ask(sock: socket.socket, request: msgspec.Struct, reply_type: type[R]) -> R | None:
-    """Send the request and return the reply, None if the importer ended without one. Closes `sock`."""
-    reader, writer = await asyncio.open_connection(sock=sock)
-    try:
-        body = msgspec.msgpack.encode(request)
-        writer.write(len(body).to_bytes(LENGTH_BYTES, "big") + body)
-        size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
-        return msgspec.msgpack.decode(await reader.readexactly(size), type=reply_type)
-    except (ConnectionError, asyncio.IncompleteReadError):
-        return None
-    finally:
-        writer.close()
-
-
 def _build_error(failure: BuildFailure) -> BuildError:
     return BuildError(failure.type_name, failure.text, failure.traceback, failure.where)
-
-
-def _death(who: str, exited: ExitInfo, last_lines: list[str]) -> BuildError:
-    said = "; the last lines it printed:\n" + "\n".join(last_lines) if last_lines else ""
-    return BuildError("ImporterDied", f"{who} {exited}{said}")

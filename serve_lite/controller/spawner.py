@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence, Set
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,6 +28,7 @@ from serve_lite.state.ids import ReplicaId, suffix_of
 from serve_lite.wire.ledger import ledger_path
 from serve_lite.wire.spawning import (
     LONGEST_PACKET,
+    ChildKind,
     Exited,
     NotSpawned,
     Spawned,
@@ -151,6 +152,15 @@ class Spawner:
         title = "serve-lite: importer of gRPC services"
         return await self._spawn("servicers", "grpc", title, environment, work, log_path)
 
+    async def spawn_preparer(self, name: str, work: socket.socket, log_path: str) -> Child:
+        """Start a child that prepares one part of an environment; `work` as for an importer.
+
+        Raises:
+            InstanceError: no process could be started.
+        """
+        title = f"serve-lite: preparer {name}"
+        return await self._spawn("preparer", name, title, CodeEnvironment(), work, log_path)
+
     async def spawn_adviser(self, app: str, environment: CodeEnvironment, path: str) -> Child:
         """Start an adviser that listens at `path` and runs user code which the daemon asks for advice.
 
@@ -212,7 +222,7 @@ class Spawner:
 
     async def _spawn(
         self,
-        kind: Literal["replica", "importer", "adviser", "servicers"],
+        kind: ChildKind,
         name: str,
         title: str,
         environment: CodeEnvironment,
@@ -241,7 +251,7 @@ class Spawner:
                     if kind == "replica":  # it may have been forked before the template ended
                         _kill_by_suffix({suffix_of(name)})
                     logger.warning("%s is started by exec: %s", title, error)
-            return self._exec(request, environment.python, [work.fileno(), log], files)
+            return self._exec(request, environment, [work.fileno(), log], files)
         finally:
             os.close(log)
 
@@ -275,12 +285,17 @@ class Spawner:
             except OSError as error:
                 raise TemplateLostError(f"the template is gone ({error.strerror})") from error
 
-    def _exec(self, request: SpawnRequest, python: str, fds: list[int], files: ChildFiles) -> Child:
+    def _exec(
+        self, request: SpawnRequest, environment: CodeEnvironment, fds: list[int], files: ChildFiles
+    ) -> Child:
+        python = environment.python
         env_vars, request = request.env_vars, msgspec.structs.replace(request, env_vars={})
         arguments = ["--child", msgspec.json.encode(request).decode(), *map(str, fds)]
         try:
             process = subprocess.Popen(  # on the loop: 2 ms, and a worker thread must not become the parent
-                python_command("serve_lite.replica.template", *arguments, python=python),
+                python_command(
+                    "serve_lite.replica.template", *arguments, python=python, library=environment.library
+                ),
                 env={**os.environ, **env_vars},
                 stdin=subprocess.DEVNULL,
                 stdout=fds[1],
@@ -371,7 +386,9 @@ class Spawner:
 
 def needs_exec(environment: CodeEnvironment) -> bool:
     """Whether a fork of the template could not give this environment."""
-    if environment.python and os.path.realpath(environment.python) != os.path.realpath(sys.executable):
+    # Not by where a link leads to: a virtual environment's interpreter is a link, and where it lies decides
+    # which packages there are.
+    if environment.python and os.path.abspath(environment.python) != os.path.abspath(sys.executable):
         return True
     return any(_READ_EARLY.match(name) for name in environment.env_vars)
 

@@ -27,6 +27,7 @@ from serve_lite.exceptions import InstanceError
 from serve_lite.state.goal import AppGoal, CapacityDirection, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.observed import DeploymentView
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     wall_time: float = 0.0
     log_file: str = ""
     phases: dict[str, float] = {}  #: seconds that each phase of its start took; once it was ready
+    allotment: Allotment = NO_ALLOTMENT  #: what it has of the machine
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):

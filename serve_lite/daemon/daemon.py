@@ -25,6 +25,8 @@ from serve_lite import __version__
 from serve_lite.admin.auth import check_listener
 from serve_lite.controller.advisers import Advisers
 from serve_lite.controller.controller import Controller
+from serve_lite.controller.environment_cache import EnvironmentCache
+from serve_lite.controller.environments import Environments, settings_from
 from serve_lite.controller.importer import Importer
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.spawner import Spawner
@@ -122,12 +124,17 @@ class Daemon:
         if self._keeper is not None:
             self._watch_keeper(self._keeper, spawner)
         publisher = Publisher(spawner.socket_path)
-        importer = Importer(spawner)
+        limits, kept = settings_from(os.environ)
+        cache = EnvironmentCache(self._paths.environments, kept)
+        environments = Environments(group, spawner, cache, limits)
+        environments.remove_half_made()
+        importer = Importer(spawner, environments)
         controller = Controller(
             store,
             spawner,
             importer,
             publisher,
+            environments,
             control_socket=self._paths.control,
             orphan_grace_s=self._options.orphan_grace_s,
             http_options=self._http_options(),
@@ -135,8 +142,9 @@ class Daemon:
             proxy_location="EveryNode" if "http" in self._sockets else "Disabled",
             logging_config=self._options.logging_config,
             log_file=os.path.join(self._paths.logs, "daemon.log"),
+            machine=self._options.machine,
         )
-        advisers = Advisers(group, spawner, controller.code_of)
+        advisers = Advisers(group, spawner, controller.code_of, environments)
         controller.ask_policies(advisers.policy)
         await group.start(controller.run)  # returns with the replicas of an earlier daemon adopted
         routers = Routers(publisher, advisers.make)

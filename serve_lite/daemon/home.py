@@ -28,6 +28,7 @@ class Paths:
         self.lock = os.path.join(home, "lock")
         self.db = os.path.join(home, "state.db")
         self.logs = os.path.join(home, "logs")
+        self.environments = os.path.join(home, "environments")  #: archives and packages of applications
 
     def prepare(self) -> None:
         """Create the directories, or check that they are ours alone.

@@ -9,6 +9,7 @@ import msgspec
 
 from serve_lite.state.events import Event
 from serve_lite.state.ids import DeploymentId, ReplicaId
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 
 class _Action(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -20,6 +21,7 @@ class StartReplica(_Action, frozen=True, kw_only=True):
 
     deployment: DeploymentId
     rank: int = 0
+    allotment: Allotment = NO_ALLOTMENT  #: what it is given of the machine
 
 
 class StopReplica(_Action, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
 """What to do next, all in all: compares the goal with what is observed.
 
-Composes the other rooms of `policy/`: `restart` says whether replicas may be started, `rollout` which to start
-and stop, `health` whom to ask. After the plan's actions have been begun and its findings folded, a second pass
-at the same time plans nothing: that is what keeps the loop still.
+Composes the other rooms of `policy/`: `restart` says whether replicas may be started, `rollout` which to start and
+stop, `admission` whether there is room for them, `health` whom to ask. After the plan's actions have been begun and
+its findings folded, a second pass at the same time plans nothing: that is what keeps the loop still.
 """
 
 from __future__ import annotations
@@ -20,44 +20,62 @@ from serve_lite.policy.actions import (
     StartBuild,
     StopReplica,
 )
+from serve_lite.policy.admission import Room
 from serve_lite.policy.available import is_available, next_available_at
 from serve_lite.policy.callers import updated_before, waits_for
 from serve_lite.policy.health import is_unhealthy, next_check_at
+from serve_lite.policy.holds import failing_message, find_hold
 from serve_lite.policy.ranks import plan_ranks
 from serve_lite.policy.restart import StartGate, budget, plan_start
 from serve_lite.policy.rollout import NO_LOAD, is_current, places_at_once, plan_rollout
 from serve_lite.policy.slow import describe_slow_starts
 from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 from serve_lite.state import rollback
-from serve_lite.state.events import DeploymentForgotten, DeploymentMoved, DeploymentNoted, Event
+from serve_lite.state.events import (
+    DeploymentForgotten,
+    DeploymentMoved,
+    DeploymentNoted,
+    Event,
+)
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import DeploymentMove
 from serve_lite.state.observed import HEALTH_MESSAGE, DeploymentView, Observed, ReplicaView
+from serve_lite.state.resources import UNLIMITED, Machine
 
 
-def reconcile(goal: Goal, observed: Observed, now: float, load: Mapping[ReplicaId, int] = NO_LOAD) -> Plan:
+def reconcile(
+    goal: Goal,
+    observed: Observed,
+    now: float,
+    load: Mapping[ReplicaId, int] = NO_LOAD,
+    machine: Machine = UNLIMITED,
+) -> Plan:
     """Return what brings `observed` towards `goal`, what was found out, and when to look again.
 
     Args:
         load: requests that each replica has, as far as known.
+        machine: what replicas may be given of it.
     """
     by_deployment = _group(observed)
     plans = [_plan_builds(goal, observed)]
     known: set[DeploymentId] = set()
-    for app in goal.apps.values():
-        if app.is_deleting or goal.is_shutting_down:
-            continue
-        before = updated_before(app)
-        for deployment in app.deployments:
-            known.add(deployment.id)
-            view = observed.deployments.get(deployment.id)
-            if view is not None:  # else its first event is still to be folded
-                replicas = by_deployment.get(deployment.id, ())
-                first = waits_for(deployment, view, before[deployment.id], by_deployment, now)
-                held_by = _describe_hold(app, first, observed) if first is not None else ""
-                plans.append(_plan_deployment(deployment, view, replicas, now, load, held_by))
-        if not is_in_place(app, observed):
+    room = Room(machine, observed, now)
+    live = [app for app in goal.apps.values() if not app.is_deleting and not goal.is_shutting_down]
+    held = {d: text for app in live for d, text in _held(app, observed, by_deployment, now).items()}
+    by_claim = sorted(
+        ((d.claim, app, d) for app in live for d in app.deployments), key=lambda entry: entry[0]
+    )
+    for _, app, deployment in by_claim:
+        known.add(deployment.id)
+        view = observed.deployments.get(deployment.id)
+        if view is not None:  # else its first event is still to be folded
+            replicas = by_deployment.get(deployment.id, ())
+            retired = [r for d in app.retired for r in by_deployment.get(d.id, ())]
+            held_by = held.get(deployment.id, "")
+            plans.append(_plan_deployment(deployment, view, replicas, now, load, room, retired, held_by))
+    for app in live:
+        if not is_in_place(app, observed) and app.name not in room.crowded:
             # Callers of the version before may still need them.
             known.update(d.id for d in app.retired)
     plans += [_plan_removal(d, by_deployment.get(d, ()), observed, now) for d in _unknown(observed, known)]
@@ -84,36 +102,62 @@ def _plan_deployment(
     replicas: Sequence[ReplicaView],
     now: float,
     load: Mapping[ReplicaId, int],
+    room: Room,
+    retired: Sequence[ReplicaView],
     held_by: str,
 ) -> Plan:
     alive = [r for r in replicas if r.is_alive]
-    sick = [r for r in alive if r.is_running and is_unhealthy(r)]
+    sick = [r for r in alive if r.overuse or (r.is_running and is_unhealthy(r))]
     well = [r for r in alive if r not in sick]
     gate = StartGate(is_open=False, held_by=held_by) if held_by else _start_gate(goal, view, well, now)
     removals = tuple(
         StopReplica(
             replica=r.id,
             is_failure=True,
-            reason=f"it failed {r.health.strikes} health checks: {r.health.error}",
+            reason=r.overuse or f"it failed {r.health.strikes} health checks: {r.health.error}",
         )
         for r in sick
     )
-    moves = plan_rollout(goal, well, gate, load, now)
+    wanted = (*removals, *plan_rollout(goal, well, gate, load, now))
+    moves, hold = room.admit(goal, wanted, replicas, retired)
     leaving = {a.replica for a in moves if isinstance(a, StopReplica)}
-    places = plan_ranks(goal, alive) if not removals and not moves else []
+    places = plan_ranks(goal, alive) if not moves else []
     checks, check_at = _plan_checks(goal, [r for r in well if r.is_running and r.id not in leaving], now)
-    finding, note_at = _find(goal, view, replicas, gate, now)
+    # Else the hold is what there is to tell.
+    is_told = hold is None or view.status is DeploymentStatus.HEALTHY
+    finding, note_at = _find(goal, view, replicas, gate, now) if is_told else (None, None)
+    held, tell_hold_at = find_hold(goal, view, gate, hold, now)
     wants_start = sum(r.version == goal.version for r in well) < goal.target or bool(_stale(goal, well))
     return Plan(
-        actions=(*removals, *moves, *places, *checks),
-        findings=(finding,) if finding is not None else (),
+        actions=(*moves, *places, *checks),
+        findings=tuple(f for f in (held, finding) if f is not None),
         wake_at=_earliest(
             check_at,
             note_at,
+            tell_hold_at,
             next_available_at(goal, well, now),
             gate.opens_at if wants_start else None,
         ),
     )
+
+
+def _held(
+    app: AppGoal,
+    observed: Observed,
+    replicas: Mapping[DeploymentId, Sequence[ReplicaView]],
+    now: float,
+) -> dict[DeploymentId, str]:
+    """Return the deployments that are not updated yet, and why."""
+    before = updated_before(app)
+    held = {}
+    for deployment in app.deployments:
+        view = observed.deployments.get(deployment.id)
+        first = (
+            waits_for(deployment, view, before[deployment.id], replicas, now) if view is not None else None
+        )
+        if first is not None:
+            held[deployment.id] = _describe_hold(app, first, observed)
+    return held
 
 
 def _describe_hold(app: AppGoal, first: DeploymentGoal, observed: Observed) -> str:
@@ -127,7 +171,7 @@ def _describe_hold(app: AppGoal, first: DeploymentGoal, observed: Observed) -> s
 
 
 def _stale(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
-    return [r for r in replicas if not is_current(goal, r)]
+    return [r for r in replicas if not is_current(goal, r) or r.worn]
 
 
 def _plan_checks(
@@ -153,11 +197,11 @@ def _find(
 ) -> tuple[Event | None, float | None]:
     """Return what is new about the deployment's status, and when there may be more."""
     if is_reached(goal, replicas, now):
-        if view.status is not DeploymentStatus.HEALTHY:
+        if view.status is not DeploymentStatus.HEALTHY or view.is_recycling:
             return DeploymentMoved(deployment=goal.id, move=DeploymentMove.REACHED, at=now), None
         return None, None
     present = sum(r.is_alive and r.version == goal.version for r in replicas)
-    if view.status is DeploymentStatus.HEALTHY and present < goal.target:
+    if view.status is DeploymentStatus.HEALTHY and present < goal.target and not view.is_recycling:
         # Nobody saw them end: they died with the last daemon, or while it was away.
         message = f"{HEALTH_MESSAGE} Of {goal.target} replicas {present} were left when the daemon started."
         return DeploymentMoved(
@@ -180,7 +224,7 @@ def _find(
 def is_reached(goal: DeploymentGoal, replicas: Sequence[ReplicaView], now: float) -> bool:
     """Whether exactly the wanted replicas are available, and no others exist."""
     return len(replicas) == goal.target and all(
-        is_current(goal, r) and is_available(goal, r, now) for r in replicas
+        is_current(goal, r) and is_available(goal, r, now) and not r.worn for r in replicas
     )
 
 
@@ -199,8 +243,7 @@ def _progress_message(
     if gate.held_by:
         return gate.held_by, None
     if view.starts.failures:
-        retrying = f"Retrying {gate.tries_left} more time(s)" if gate.tries_left else "It will be retried"
-        return f"A replica failed to start with exception. {retrying}. Error:\n{view.starts.error}", None
+        return failing_message(view, gate), None
     is_waiting = next_available_at(goal, replicas, now) is not None
     if is_waiting and view.status is not DeploymentStatus.HEALTHY:
         wait_s = goal.config.min_ready_s

@@ -6,6 +6,8 @@ New before old: `surge` replicas more than wanted may run while a version change
 says otherwise), and an old one stops only when a new one is available for it (`available.py`). With
 `max_surge_percent=0` Ray Serve's order: a fraction of the old ones stops first, and new ones take their place.
 
+A replica that has served long enough (`worn`) is replaced in the same way.
+
 A version that keeps failing is not pushed on (`StartGate`): nothing more is started, and what runs goes on running.
 """
 
@@ -24,6 +26,7 @@ from serve_lite.state.ids import ReplicaId
 from serve_lite.state.observed import ReplicaView
 
 NO_LOAD: Mapping[ReplicaId, int] = MappingProxyType({})
+_REPLACED = "a replica of the wanted version took its place"
 _STARTING = ReplicaState.STARTING
 _RECOVERING = ReplicaState.RECOVERING
 
@@ -56,16 +59,17 @@ def plan_rollout(
 
 
 def is_usable(goal: DeploymentGoal, replica: ReplicaView) -> bool:
-    """Whether the replica's process can become what the goal wants, or already is.
+    """Whether the replica's process can become what the goal wants, or already is, and may go on.
 
     One whose `reconfigure` raised may have taken half of what it was told: it is replaced, whatever is wanted by then.
     """
-    return replica.version == goal.version and not replica.refused
+    return replica.version == goal.version and not replica.refused and not replica.worn
 
 
 def is_current(goal: DeploymentGoal, replica: ReplicaView) -> bool:
-    """Whether the replica is what the goal wants."""
-    return is_usable(goal, replica) and replica.settings == goal.settings
+    """Whether the replica is what the goal wants, however long it has served."""
+    is_right = replica.version == goal.version and replica.settings == goal.settings
+    return is_right and not replica.refused
 
 
 def stops_first(goal: DeploymentGoal) -> bool:
@@ -108,7 +112,9 @@ def _stops_last(
         candidates = [(r, failing) for r in _newest_first(r for r in new if r.is_running)]
         candidates += [(r, enough) for r in _newest_first(ready_old)]
     elif new:
-        candidates = [(r, "a replica of the wanted version took its place") for r in ready_old]
+        candidates = [
+            (r, f"another one took its place: {r.worn}" if r.worn else _REPLACED) for r in ready_old
+        ]
         candidates += [(r, enough) for r in surplus]
     else:
         candidates = [(r, enough) for r in _newest_first(ready_old)]
@@ -144,7 +150,7 @@ def _stops_first(
     next_batch = 0 if gate.has_given_up or gate.held_by else max(0, batch_size(goal) - max(0, pending))
     spare = max(0, ready_new + len(ready_old) - max(0, goal.target - batch_size(goal)))
     reason = "it makes room for the wanted version"
-    return stops + [_stop(r, reason) for r in ready_old[: min(too_many + next_batch, spare)]]
+    return stops + [_stop(r, r.worn or reason) for r in ready_old[: min(too_many + next_batch, spare)]]
 
 
 def _surplus(
@@ -164,9 +170,10 @@ def _starts(goal: DeploymentGoal, staying: Sequence[ReplicaView], gate: StartGat
     missing = goal.target - sum(is_usable(goal, r) for r in staying)
     room = goal.target + (0 if stops_first(goal) else surge(goal)) - len(staying)
     count = max(0, min(missing, room))
-    reason = (
-        "more replicas are wanted" if len(staying) < goal.target else "it will replace one of another version"
-    )
+    reason = "more replicas are wanted"
+    if len(staying) >= goal.target:
+        is_worn = any(r.worn for r in staying)
+        reason = f"it will replace one {'that has served long enough' if is_worn else 'of another version'}"
     return [
         StartReplica(deployment=goal.id, rank=rank, reason=reason)
         for rank in free_ranks({r.rank for r in staying}, count)

@@ -22,7 +22,16 @@ RESTART_OPTIONS = frozenset({"ray_actor_options"})
 
 #: Changed: replicas are told.
 RECONFIGURE_OPTIONS = frozenset(
-    {"user_config", "max_ongoing_requests", "logging_config", "serialize_sync", "sync_threads"}
+    {
+        "user_config",
+        "max_ongoing_requests",
+        "logging_config",
+        "serialize_sync",
+        "sync_threads",
+        "max_replica_age_s",
+        "max_replica_requests",
+        "max_replica_memory_bytes",
+    }
 )
 
 #: Changed: more or fewer replicas.

@@ -18,6 +18,7 @@ log = logging.getLogger("serve_lite.replica")
 
 _AUTOSCALING_PERIOD_S = 10.0  #: Ray Serve's
 _AUTOSCALING_TIMEOUT_S = 10.0
+_WEAR_PERIOD_S = 1.0
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -64,6 +65,10 @@ class Facts:
         """Begin to tell what the user's `record_autoscaling_stats` returns, for autoscaling policies."""
         self._polling.append(self._loop.create_task(self._poll_autoscaling(stats)))
 
+    def follow_wear(self, judge: Callable[[], str]) -> None:
+        """Begin to tell whether this replica has served long enough: what `judge` returns, "" for no."""
+        self._polling.append(self._loop.create_task(self._poll_wear(judge)))
+
     async def aclose(self) -> None:
         """Tell nothing more."""
         for polling in self._polling:
@@ -95,6 +100,14 @@ class Facts:
             except Exception:  # boundary: the user's hook; what it said last stays true as far as we know
                 log.exception("record_routing_stats failed")
             await asyncio.sleep(period_s)
+
+    async def _poll_wear(self, judge: Callable[[], str]) -> None:
+        while True:
+            worn = judge()
+            if worn != self._facts.worn:
+                self._facts.worn = worn
+                self._tell()
+            await asyncio.sleep(_WEAR_PERIOD_S)
 
     async def _poll_autoscaling(self, ask: Callable[[], Awaitable[dict[str, float] | None]]) -> None:
         """Ask until it returns something that is no stats: it will not be asked again then."""

@@ -22,7 +22,7 @@ import msgspec
 
 from serve_lite.deployment import Application, Deployment
 from serve_lite.exceptions import ServeLiteError
-from serve_lite.graph import build_deployments, call_builder
+from serve_lite.graph import build_deployments, call_builder, with_runtime_envs
 from serve_lite.state.goal import BuildRequest, BuildResult
 from serve_lite.wire.spawning import LENGTH_BYTES, BuildFailure, BuildReply
 
@@ -66,7 +66,7 @@ def build(request: BuildRequest) -> BuildResult:
     target = import_target(request.import_path)
     application = as_application(target, request)
     added_path = tuple(entry for entry in sys.path if entry not in given_path)
-    specs = build_deployments(application, request.app_name)
+    specs = with_runtime_envs(build_deployments(application, request.app_name))
     if request.by_content:
         from serve_lite.replica.versions import with_content_versions  # of no use to other importers
 

@@ -26,6 +26,7 @@ from serve_lite.context import (
     ReplicaContext,
     ReplicaRank,
     make_replica_context,
+    note_allotment,
     note_ongoing_limit,
     set_replica_context,
 )
@@ -37,6 +38,7 @@ from serve_lite.replica.facts import Facts
 from serve_lite.replica.requests import RequestRunner
 from serve_lite.replica.telling import PhaseTeller
 from serve_lite.replica.user_code import UserCode, called_exit
+from serve_lite.replica.wear import Wear, has_limits
 from serve_lite.routing import runtime as caller_runtime
 from serve_lite.schema import Phase
 from serve_lite.wire.callbacks import start_soon
@@ -123,8 +125,10 @@ class Replica:
         self._stop_teller = PhaseTeller()
         self._docs_path: str | None = None
         self._facts: Facts | None = None
+        self._wear: Wear | None = None  #: from when it is to be replaced some time
         self._idle = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
         self._owner: CalleeTable | None = None  #: the daemon's connection
         self._orphan_grace_s = _FIRST_CONTACT_S
         self._orphan_timer = self._loop.call_later(_FIRST_CONTACT_S, self._orphaned)
@@ -186,6 +190,7 @@ class Replica:
             code_version=request.version,
         )
         note_ongoing_limit(self._context, request.config.max_ongoing_requests)
+        note_allotment(self._context, request.allotment)
         self.become(self._context)
         self.write_logs(request.config, self._context)
         if request.control_socket:
@@ -211,6 +216,7 @@ class Replica:
         self.admission.ready = True
         self.admission.set_limit(request.config.max_ongoing_requests)
         self._tell_facts(user, request.config)
+        self._watch_wear()
         self.settle()
         return await self.report(Empty())
 
@@ -236,6 +242,7 @@ class Replica:
         if self._context is not None:
             note_ongoing_limit(self._context, request.config.max_ongoing_requests)
         self.admission.set_limit(request.config.max_ongoing_requests)
+        self._watch_wear()
         return await self.report(Empty())
 
     async def place(self, request: PlaceRequest) -> ReplicaReport:
@@ -363,6 +370,16 @@ class Replica:
             )
             if user.has_autoscaling_stats:
                 self._facts.follow_autoscaling(user.autoscaling_stats)
+
+    def _watch_wear(self) -> None:
+        """Begin to look whether this process has served long enough, if its options say when that is."""
+        if self._wear is None and self._facts is not None and self.has_process and has_limits(self._config):
+            self._wear = Wear(self._began_at)
+            self._facts.follow_wear(self._judge_wear)
+
+    def _judge_wear(self) -> str:
+        assert self._wear is not None and self._runner is not None
+        return self._wear.judge(self._config, now=self._loop.time(), requests=self._runner.counts.total())
 
     async def _start_app(self, user: UserCode, teller: PhaseTeller) -> AsgiApp | None:
         instance: Any = user.instance

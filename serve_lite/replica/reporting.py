@@ -24,6 +24,10 @@ class RequestCounts:
         self.ended: defaultdict[str, int] = defaultdict(int)  #: by route; the failed among them
         self.failed: defaultdict[tuple[str, str], int] = defaultdict(int)  #: by route and type of exception
 
+    def total(self) -> int:
+        """Return how many have ended, on all routes."""
+        return sum(self.ended.values())
+
 
 def picture(replica: ReplicaContext | None, ongoing: int, counts: RequestCounts) -> list[Family]:
     """Return all metrics of this replica; nothing before it knows which it is.

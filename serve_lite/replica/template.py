@@ -23,7 +23,7 @@ import sys
 
 import msgspec
 
-from serve_lite.processes import die_with_parent, open_pidfd, set_title, start_time_of
+from serve_lite.processes import be_killed_first, die_with_parent, open_pidfd, set_title, start_time_of
 from serve_lite.replica import advising, importing, process, servicers
 from serve_lite.wire.spawning import (
     LONGEST_PACKET,
@@ -110,6 +110,7 @@ def run_child(task: ChildTask) -> int:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     set_title(request.title)
+    be_killed_first()
     random.seed()
     gc.enable()
     faulthandler.enable()  # a crash inside a C library leaves its last words in the log
@@ -126,6 +127,10 @@ def run_child(task: ChildTask) -> int:
     elif request.kind == "servicers":
         die_with_parent(signal.SIGKILL)
         servicers.main(work)
+    elif request.kind == "preparer":
+        from serve_lite.replica import preparing  # rare, and replicas need nothing that it loads
+
+        preparing.main(work)
     elif request.kind == "adviser":
         die_with_parent(signal.SIGKILL)  # what it knows is of use to this daemon alone
         advising.main(work)

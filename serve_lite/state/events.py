@@ -11,6 +11,7 @@ import msgspec
 from serve_lite.schema import Phase
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import DeploymentMove
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
@@ -36,6 +37,7 @@ class ReplicaPlanned(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True)
     world_size: int = 0
     wall_time: float = 0.0  #: to show
     log_file: str = ""
+    allotment: Allotment = NO_ALLOTMENT
 
 
 class ReplicaFound(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,6 +51,7 @@ class ReplicaFound(ReplicaNews, frozen=True, kw_only=True, omit_defaults=True):
     wall_time: float = 0.0
     log_file: str = ""
     phases: dict[str, float] = {}  #: how long its start took, as far as the last daemon wrote it down
+    allotment: Allotment = NO_ALLOTMENT
 
 
 class ReplicaSpawned(ReplicaNews, frozen=True, kw_only=True):
@@ -113,6 +116,18 @@ class ReplicaHealthAnswered(ReplicaNews, frozen=True, kw_only=True):
     spread: float = 0.0
 
 
+class ReplicaWorn(ReplicaNews, frozen=True, kw_only=True):
+    """It has served long enough, by what its deployment's options say; "" if these say so no more."""
+
+    reason: str
+
+
+class ReplicaOverused(ReplicaNews, frozen=True, kw_only=True):
+    """It was seen with more memory than it was given."""
+
+    reason: str
+
+
 class ReplicaStopping(ReplicaNews, frozen=True, kw_only=True):
     """It was told to stop."""
 
@@ -154,6 +169,14 @@ class DeploymentNoted(_Event, frozen=True, kw_only=True):
     """There is something new to tell about it, though its status is the same."""
 
     deployment: DeploymentId
+    message: str
+
+
+class DeploymentHeld(_Event, frozen=True, kw_only=True):
+    """Some of its replicas wait for resources, or none do any more."""
+
+    deployment: DeploymentId
+    since: float | None  #: None: all that are wanted could be started
     message: str
 
 
@@ -207,11 +230,14 @@ Event = (
     | ReplicaRefused
     | ReplicaHealthAsked
     | ReplicaHealthAnswered
+    | ReplicaOverused
+    | ReplicaWorn
     | ReplicaStopping
     | ReplicaExited
     | DeploymentConfigured
     | DeploymentMoved
     | DeploymentNoted
+    | DeploymentHeld
     | DeploymentForgotten
     | BuildStarted
     | BuildPhased

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from serve_lite.config import DeploymentConfig
+from serve_lite.state.environment import Part, RuntimeEnv
 from serve_lite.state.ids import DeploymentId
 
 Source = Literal["imperative", "declarative"]
@@ -25,6 +26,8 @@ class CodeEnvironment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     sys_path: tuple[str, ...] = ()  #: put in front of the interpreter's own `sys.path`, in this order
     env_vars: dict[str, str] = {}  #: set before user code is imported
     python: str = ""  #: interpreter executable; "" is the daemon's own
+    library: tuple[str, ...] = ()  #: folders of packages, put behind that interpreter's own
+    parts: tuple[Part, ...] = ()  #: to be prepared first (controller/environments.py), which gives the above
 
 
 class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -40,6 +43,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     docs_path: str | None = None
     calls: tuple[str, ...] = ()  #: deployments of the same application it holds handles to
     added_path: tuple[str, ...] = ()  #: what the application's module put on `sys.path` itself
+    runtime_env: RuntimeEnv | None = None  #: its own, as its code says; None: older, see `config`
     version: str = ""  #: of its content, if its app is built so; equal to the running one: no restart
 
 
@@ -69,6 +73,8 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     route_prefix: str | None = "/"
     source: Source = "imperative"
     environment: CodeEnvironment = CodeEnvironment()
+    runtime_env: RuntimeEnv = RuntimeEnv()  #: what `environment` was made of, for deployments to add to
+    own_runtime_envs: dict[str, RuntimeEnv] = {}  #: by deployment, of `overrides` that have one
     build: BuildRequest | None = None
     deployments: tuple[DeploymentSpec, ...] = ()
     overrides: tuple[dict[str, Any], ...] = ()  #: the `deployments:` list of a config file, validated
@@ -89,6 +95,7 @@ class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     target: int  #: replicas wanted
     environment: CodeEnvironment = CodeEnvironment()
     route_prefix: str | None = None  #: of its application; None for deployments that are no ingress
+    claim: int = 0  #: lower ones get resources first (policy/claims.py)
 
     def without_payload(self) -> DeploymentGoal:
         """Return the deployment with neither code nor constructor arguments."""

@@ -21,6 +21,7 @@ from serve_lite.state.lifecycle import (
     next_replica_state,
 )
 from serve_lite.state.phases import BuildView, Progress, is_told
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 #: A replica that served longer than this was a good one: its end is no reason to wait before the next start.
 STABLE_S = 10.0
@@ -63,12 +64,15 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         ""  #: settings that it was told and did not take, or only half; it is not to be used for long
     )
     health: Health = Health()
+    overuse: str = ""  #: what it took of the machine that it was not given
+    worn: str = ""  #: why another one of the same kind should take its place
     docs_path: str | None = None
     reason: str = ""  #: why it stops or stopped
     error: str = ""  #: why it failed
     wall_time: float = 0.0  #: of its start, to show
     log_file: str = ""
     progress: Progress = Progress()
+    allotment: Allotment = NO_ALLOTMENT  #: its own until its process is gone
 
     @property
     def is_alive(self) -> bool:
@@ -104,6 +108,10 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
     message: str = ""
     since: float = 0.0  #: in this status
+    held_since: float | None = None  #: replicas of it wait for resources
+    is_recycling: bool = (
+        False  #: one that had served long enough was stopped, and since then not all were there
+    )
     dead: tuple[ReplicaView, ...] = ()  #: the last replicas that ended by themselves or failed, newest first
     min_ready_s: float = 0.0  #: a run that ends sooner was a failure
 
@@ -183,6 +191,11 @@ class _Draft:
                 self._change(event.replica, health=health)
             case ev.ReplicaHealthAnswered():
                 self._health(event)
+            case ev.ReplicaWorn():
+                self._change(event.replica, worn=event.reason)
+            case ev.ReplicaOverused():
+                if event.replica in self.replicas:  # it may have ended while it was looked at
+                    self._change(event.replica, overuse=event.reason)
             case ev.ReplicaStopping():
                 self._stopping(event)
             case ev.ReplicaExited():
@@ -193,6 +206,8 @@ class _Draft:
                 self._deployment_moved(event.deployment, event.move, event.message, event.at)
             case ev.DeploymentNoted():
                 self._change_deployment(event.deployment, message=event.message)
+            case ev.DeploymentHeld():
+                self._change_deployment(event.deployment, held_since=event.since, message=event.message)
             case ev.DeploymentForgotten():
                 self.deployments.pop(event.deployment, None)
             case ev.BuildStarted():
@@ -230,6 +245,7 @@ class _Draft:
             progress=Progress(phase=Phase.RECOVERING, since=event.at, finished=event.phases)
             if isinstance(event, ev.ReplicaFound)
             else Progress(phase=Phase.STARTING_PROCESS, since=event.at),
+            allotment=event.allotment,
         )
 
     def _build_enters(self, event: ev.BuildPhased | ev.BuildEnded, phase: Phase) -> None:
@@ -261,6 +277,8 @@ class _Draft:
     def _stopping(self, event: ev.ReplicaStopping) -> None:
         view = self._move(event, ReplicaMove.STOP, reason=event.reason)
         if not event.is_failure:
+            if view.worn and self._is_wanted(view):
+                self._change_deployment(view.deployment, is_recycling=True)
             return
         self._change(event.replica, error=event.reason)
         self._count_failure(view, event.at, event.reason, event.spread)
@@ -383,6 +401,8 @@ class _Draft:
         view = self.deployments.get(deployment)
         if view is None:
             return
+        if move is DeploymentMove.REACHED and view.is_recycling:
+            self._change_deployment(deployment, is_recycling=False)
         after = next_deployment_phase((view.status, view.trigger), move)
         if after is None:
             return

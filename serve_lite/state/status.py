@@ -37,9 +37,11 @@ from serve_lite.schema import (
     TopologyNode,
 )
 from serve_lite.state import rollback
+from serve_lite.state.environment import without_credentials
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
 from serve_lite.state.observed import DeploymentView, Observed, ReplicaView
+from serve_lite.state.resources import needs_of
 
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 REDACTED = "<redacted>"  #: stands for the values of environment variables, which are often secrets
@@ -229,8 +231,10 @@ def _deployment_details(
 ) -> DeploymentDetails:
     overview = deployment_overview(goal.id, observed)
     view = observed.deployments.get(goal.id)
-    actor_options = goal.config.ray_actor_options
-    needs = {"CPU": actor_options.get("num_cpus", 1), "GPU": actor_options.get("num_gpus")}
+    # As Ray shows it, with its default of one CPU, which is not set aside here.
+    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options).shown()
+    if not goal.config.ray_actor_options.get("num_cpus", 1):
+        del needs["CPU"]
     return DeploymentDetails(
         name=goal.id.name,
         status=overview.status,
@@ -238,7 +242,7 @@ def _deployment_details(
         message=overview.message,
         deployment_config=redacted(config_to_dict(goal.config, goal.id.name)),
         target_num_replicas=goal.target,
-        required_resources={name: n for name, n in needs.items() if n},
+        required_resources=needs,
         replicas=[_replica_details(r, facts) for r in observed.replicas_of(goal.id)],
         recent_dead_replicas=[_replica_details(r, facts) for r in (view.dead if view else ())],
         autoscaling_detail=msgspec.UNSET if scaling is None else _with_direction(scaling, overview.status),
@@ -267,6 +271,8 @@ def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetai
         phases=dict(replica.progress.finished),
         failed_in=replica.progress.failed_in,
         last_error=replica.error or replica.health.error,
+        allotted_resources=replica.allotment.shown(),
+        gpu_ids=list(replica.allotment.gpu_ids),
     )
 
 
@@ -355,12 +361,26 @@ def _reasons(views: Mapping[str, DeploymentView | None], names: Sequence[str]) -
 
 
 def redacted(value: Any) -> Any:
-    """Return a copy of a document without the values of environment variables."""
+    """Return a copy of a document without the values of environment variables, and passwords in URLs."""
     if isinstance(value, dict):
-        return {k: _hidden(v) if k == "env_vars" else redacted(v) for k, v in value.items()}
+        return {k: _redacted_entry(k, v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(v) for v in value]
     return value
+
+
+def _redacted_entry(key: str, value: Any) -> Any:
+    if key == "env_vars":
+        return _hidden(value)
+    return _environment_shown(value) if key == "runtime_env" else redacted(value)
+
+
+def _environment_shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _hidden(v) if k == "env_vars" else _environment_shown(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_environment_shown(v) for v in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def _hidden(variables: Any) -> Any:

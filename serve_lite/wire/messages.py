@@ -23,6 +23,7 @@ from serve_lite.config import DeploymentConfig
 from serve_lite.instruments import Family
 from serve_lite.schema import Phase
 from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult
+from serve_lite.state.resources import NO_ALLOTMENT, Allotment
 
 __all__ = ["BuildRequest", "BuildResult"]
 
@@ -165,6 +166,7 @@ class ReplicaFacts(msgspec.Struct, array_like=True, omit_defaults=True):
     routing_stats: dict[str, Any] = {}  #: what the user's `record_routing_stats` returned last
     metadata: dict[str, Any] = {}  #: what the user's `record_replica_metadata` returned
     autoscaling_stats: dict[str, float] = {}  #: what the user's `record_autoscaling_stats` returned last
+    worn: str = ""  #: why it should be replaced by a new one; for the controller
 
 
 class ControlHead(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -195,6 +197,7 @@ class InitRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     epoch: int = 0
     control_socket: str = ""
     orphan_grace_s: float = 60.0
+    allotment: Allotment = NO_ALLOTMENT
 
 
 class AdoptRequest(msgspec.Struct, kw_only=True, omit_defaults=True):

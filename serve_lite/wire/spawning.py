@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from serve_lite.state.environment import Archive, Interpreter
 from serve_lite.state.goal import BuildResult
 
 #: A packet has to fit into a socket's buffer whole; whatever is longer starts by exec.
@@ -20,16 +21,18 @@ LONGEST_PACKET = 100_000
 #: Length in front of an importer's request and answer.
 LENGTH_BYTES = 4
 
+ChildKind = Literal["replica", "importer", "adviser", "servicers", "preparer"]
+
 
 class SpawnRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Start one child. Two descriptors come along: the one it works with and the one it prints to.
 
-    A "replica" and an "adviser" work with their listening socket, an "importer" and one that reads "servicers" with
-    the socket for request and answer.
+    A "replica" and an "adviser" work with their listening socket, an "importer", a "preparer" and one that reads
+    "servicers" with the socket for request and answer.
     """
 
     serial: int
-    kind: Literal["replica", "importer", "adviser", "servicers"]
+    kind: ChildKind
     name: str  #: replica id, or application
     title: str
     cwd: str = ""
@@ -113,3 +116,44 @@ class ServicersReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     services: GrpcServices | None = None
     failure: BuildFailure | None = None
+
+
+class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How much an archive may be, so that a wrong one cannot fill the disk."""
+
+    download_bytes: int = 4 * 1024**3
+    unpacked_bytes: int = 16 * 1024**3
+    files: int = 100_000
+    timeout_s: float = 600.0  #: for the whole download
+
+
+class PrepareRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Prepare one part of an environment: make it in `folder` under one name, and give it the other when it is done."""
+
+    part: Archive | Interpreter
+    folder: str
+    making: str  #: the first name, with `MAKING` in it
+    name: str
+    limits: ArchiveLimits = ArchiveLimits()
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a part has become. Relative paths are relative to its folder. Kept there too, in `PREPARED_FILE`."""
+
+    path: str = ""  #: folder of an archive's content
+    python: str = ""  #: interpreter
+    scripts: str = ""  #: folder of the programs of its packages
+    library: tuple[str, ...] = ()  #: absolute folders of packages to put behind its own
+
+
+#: In the name of a folder that is not complete.
+MAKING = ".making-"
+#: Written last: a folder that has it is complete.
+PREPARED_FILE = "prepared.json"
+
+
+class PrepareReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of the two."""
+
+    prepared: Prepared | None = None
+    failure: str = ""  #: for the author of the `runtime_env`, without passwords

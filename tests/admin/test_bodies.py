@@ -197,7 +197,7 @@ async def test_what_is_wrong_beside_the_body_is_told_too(shop: Instance) -> None
 @pytest.mark.parametrize(
     ("document", "path"),
     [
-        ({}, ""),
+        ({}, "target_num_replicas"),
         ({"target_num_replicas": -1}, "target_num_replicas"),
         ({"target_num_replicas": 1.5}, "target_num_replicas"),
         ({"target_num_replicas": "1"}, "target_num_replicas"),

@@ -218,9 +218,9 @@ WRONG_DOCUMENTS: dict[str, tuple[object, str, str]] = {
         "'1'",
     ),
     "packages to install": (
-        shop(runtime_env={"pip": ["torch"]}),
-        "applications[0].runtime_env.pip",
-        "not supported yet",
+        shop(runtime_env={"pip": ["torch"], "uv": ["torch"]}),
+        "applications[0].runtime_env.uv",
+        "both pip and uv",
     ),
     "a misspelt key of the environment": (
         shop(runtime_env={"env_var": {}}),

@@ -133,6 +133,7 @@ async def test_several_targets_become_applications_of_one_file(graph: Cli) -> No
         "build", "graph:app", "shop:app", "--multi-app", "--grpc-servicer-functions", "a_pb2_grpc:add",
         "--grpc-disable-reflection",
     )  # fmt: skip
+    assert "--multi-app is the default" in done.err
     document = read(done.out)
     assert [(a["name"], a["route_prefix"]) for a in document["applications"]] == [
         ("app1", "/app1"),

@@ -134,6 +134,50 @@ def test_keys_and_logs_are_meant_relative_to_the_file_too() -> None:
     assert absolute_paths({"import_path": "a:b", "logging_config": logs}, "/srv")["logging_config"] == there
 
 
+def test_local_paths_of_packages_and_of_deployments_are_too() -> None:
+    pip = {
+        "packages": ["./w/a.whl[x]; python_version > '3'", "numpy", "-r ../r.txt", "-e ."],
+        "pip_version": "==24.0",
+        "pip_check": True,
+        "pip_install_options": ["--find-links=./w", "--find-links", "../w", "--index-url=https://x/y"],
+    }
+    env = {"pip": pip, "python": "../venv/bin/python"}
+    options = {"num_cpus": 1, "runtime_env": {"uv": "requirements.txt", "py_executable": "python3.12"}}
+    app = {"runtime_env": env, "deployments": [{"name": "A", "ray_actor_options": options}, {"name": "B"}, 3]}
+
+    changed = absolute_paths({"applications": [app]}, "/srv/app")["applications"][0]
+    assert changed["runtime_env"] == {
+        "pip": {
+            "packages": [
+                "/srv/app/w/a.whl[x]; python_version > '3'",
+                "numpy",
+                "-r /srv/r.txt",
+                "-e /srv/app",
+            ],
+            "pip_version": "==24.0",
+            "pip_check": True,
+            "pip_install_options": [
+                "--find-links=/srv/app/w",
+                "--find-links",
+                "/srv/w",
+                "--index-url=https://x/y",
+            ],
+        },
+        "python": "/srv/venv/bin/python",
+    }
+    assert changed["deployments"] == [
+        {
+            "name": "A",
+            "ray_actor_options": {
+                "num_cpus": 1,
+                "runtime_env": {"uv": "/srv/app/requirements.txt", "py_executable": "python3.12"},
+            },
+        },
+        {"name": "B"},
+        3,
+    ]
+
+
 @pytest.mark.parametrize("document", [{"applications": 3}, {"applications": [3]}, {"runtime_env": []}, {}])
 def test_malformed_documents_are_left_to_the_schema(document: dict[str, object]) -> None:
     assert absolute_paths(document, "/srv") == document

@@ -104,18 +104,17 @@ async def test_an_application_is_rolled_back_to_what_it_was(cli: Cli) -> None:
     assert newest["revision"] > oldest["revision"]
     assert oldest["replicas"] == {"Hello": 2}
     shown = (await cli("history", "two")).out.splitlines()
-    assert all(
-        re.match(r"[* ] +\d+  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  declarative  shop:build  ", line)
-        for line in shown
-    )
-    assert re.match(rf"\* +{newest['revision']}  .*  shop:build  Hello x 2$", shown[0])
+    assert shown[0].split() == ["REVISION", "DEPLOYED", "SOURCE", "IMPORT", "PATH", "ROUTE", "REPLICAS"]
+    assert re.match(rf"\*  {newest['revision']} .*  declarative  shop:build   /two   Hello x 2$", shown[1])
 
     done = await cli("rollback", "two", "--wait")
     assert done.code == 0, done
     assert await text_of(f"{url}/two") == "hello you"
     assert json.loads((await cli("config", "--json")).out)["two"]["args"] == {"who": "you"}
     # The same file once more changes nothing: what runs is what it says.
-    assert "two: nothing" in (await cli("diff", cli.write("old.yaml", TWO_APPS))).out
+    assert re.search(
+        r"^two +nothing$", (await cli("diff", cli.write("old.yaml", TWO_APPS))).out, re.MULTILINE
+    )
 
     assert (await cli("rollback", "two", str(newest["revision"]), "--wait")).code == 0
     assert await text_of(f"{url}/two") == "hello me"
@@ -147,12 +146,16 @@ async def test_events_tell_what_happened_and_why(cli: Cli) -> None:
     await cli.start()
     await deployed(cli)
     out = (await cli("events")).out
-    assert "one: deployed as revision 1" in out
-    assert re.search(r"two#Hello#\w+: start: ", out)
+    assert re.search(r"  one +deployed as revision 1$", out, re.MULTILINE)
+    assert re.search(r"  two/Hello \w+  start: ", out)
     only = json.loads((await cli("events", "--app", "two", "--json")).out)
-    assert {re.split(r"[#(]", row["subject"])[0] for row in only} == {"two", "Deployment"}
+    assert {(row["app"], row["deployment"], bool(row["replica"])) for row in only} == {
+        ("two", "", False),
+        ("two", "Hello", False),
+        ("two", "Hello", True),
+    }
     assert [row["at"] for row in only] == sorted(row["at"] for row in only)
-    assert (await cli("events", "-n", "1")).out.splitlines()[0] == out.splitlines()[-1]
+    assert (await cli("events", "-n", "1")).out.splitlines()[1].split() == out.splitlines()[-1].split()
 
 
 async def test_logs_of_all_replicas_or_of_those_asked_for(cli: Cli) -> None:
@@ -221,3 +224,47 @@ async def test_the_history_outlives_the_daemon_and_ends_with_the_application(cli
     await deployed(cli)
     (only,) = json.loads((await cli("history", "two", "--json")).out)
     assert only["is_current"]
+
+
+async def test_applications_that_come_later_are_followed_too(cli: Cli) -> None:
+    await cli.start()
+    await deployed(cli)
+    async with await cli.begin("logs", "--follow", "--json", "--lines", "1") as running:
+        await running.until(r'"app": "two"')
+        words = ("shop:build", "who=late", "--name", "late_one", "--route-prefix", "/late")
+        assert (await cli("deploy", *words, "--merge", "--wait")).code == 0
+        line = (await running.until(r".*constructing for late.*"))[0]
+        row = json.loads(line)
+        assert (row["app"], row["deployment"], row["time"]) == ("late_one", "Hello", None)
+        (late,) = (await details(cli, "late_one"))["deployments"]["Hello"]["replicas"]
+        assert row["replica"] == late["replica_id"]
+        running.send(signal.SIGINT)
+        assert await running.ended() == 0
+
+
+async def test_a_filter_holds_for_what_comes_later(cli: Cli) -> None:
+    await cli.start()
+    await deployed(cli)
+    async with await cli.begin("logs", "-f", "--deployment", "Hello", "--app", "one") as running:
+        await running.until("constructing for world")
+        words = ("shop:build", "who=late", "--name", "one_more", "--route-prefix", "/late")
+        assert (await cli("deploy", *words, "--merge", "--wait")).code == 0
+        assert (await cli("scale", "one", "Hello", "2")).code == 0
+        await running.until(r"constructing for world[\s\S]*constructing for world")
+        running.send(signal.SIGINT)
+        assert await running.ended() == 0
+        assert "late" not in running.said
+
+
+async def test_following_goes_on_with_the_next_daemon(cli: Cli) -> None:
+    await cli.start()
+    await deployed(cli)
+    async with await cli.begin("logs", "-f") as running:
+        await running.until(r"\(two/Hello \w+\) constructing")
+        controller = json.loads((await cli("status", "--json")).out)["controller_info"]
+        os.kill(int(controller["actor_id"].split("-")[0]), signal.SIGKILL)
+        words = ("shop:build", "who=late", "--name", "late", "--route-prefix", "/late", "--merge", "--wait")
+        assert (await cli("deploy", *words)).code == 0
+        await running.until(r"\(late/Hello \w+\) constructing for late")
+        running.send(signal.SIGINT)
+        assert await running.ended() == 0

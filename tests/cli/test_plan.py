@@ -74,9 +74,9 @@ def test_a_malformed_import_path_is_refused_by_its_name(path: str) -> None:
         ({"route_prefix": "/shop/"}, "'/shop'"),
         ({"name": ""}, "--name is empty"),
         ({"app_dir": "/nowhere/at/all"}, "--app-dir is '/nowhere/at/all'"),
-        ({"runtime_env": {"pip": []}}, "runtime_env.pip is not supported yet"),
+        ({"runtime_env": {"conda": "env"}}, "runtime_env.conda does not exist here"),
         ({"runtime_env": {"working_dir": "/nowhere"}}, "does not exist"),
-        ({"runtime_env": {"working_dir": "s3://x"}}, "not supported yet"),
+        ({"runtime_env": {"working_dir": "s3://x"}}, "s3:// cannot be read here"),
         ({"runtime_env": {"wroking_dir": "."}}, "working_dir"),
     ],
 )

@@ -18,9 +18,9 @@ _HEAD = """\
 
 # Compatibility with Ray Serve
 
-What Ray Serve's Python API has, what serve-lite has, and what it does otherwise. Two generations are meant: 2.7 and
-2.60, the present one; "both" is in both, "ours" in neither. A test checks every name, signature and default on
-this page against the package, and that the tests and programs exist that it links to.
+What Ray Serve's Python API and command line have, what serve-lite has, and what it does otherwise. Two generations
+are meant: 2.7 and 2.60, the present one; "both" is in both, "ours" in neither. A test checks every name, signature
+and default on this page against the package, and that the tests and programs exist that it links to.
 [decisions.md](decisions.md) tells the larger choices between the generations.
 """
 
@@ -71,13 +71,17 @@ def shown_name(line: Line) -> str:
     """Return the name as the page has it: of a part, with its owner's last name in front."""
     if line.parent is None:
         return line.name
+    if line.kind == "flag":
+        return f"{line.parent.entry.name} {line.entry.name}"
     return f"{line.parent.entry.name.rpartition('.')[2]}.{line.entry.name}"
 
 
 def _name(line: Line) -> str:
     entry = line.entry
     if line.kind not in IN_PACKAGE and line.parent is None:
-        return f"`{line.name}`" if line.kind in ("environment", "header", "hook") else cell(line.name)
+        return (
+            f"`{line.name}`" if line.kind in ("command", "environment", "header", "hook") else cell(line.name)
+        )
     shown = f"`{shown_name(line)}`"
     if entry.signature is not None:
         is_short = len(entry.signature) <= _LONG

@@ -26,7 +26,7 @@ IN_PACKAGE = frozenset(
     "attribute class decorator enum exception field function method module option parameter property".split()
 )
 #: Kinds that only a test can show: names that users, requests or the environment bring along.
-BY_TEST = frozenset("environment header hook rule".split())
+BY_TEST = frozenset("command environment flag header hook rule".split())
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ import pytest
 from serve_lite.admin.documents import deploy_request
 from serve_lite.config import DeploymentConfig
 from serve_lite.controller.goals import accept_build, accept_deploy
-from serve_lite.options import ALIASES, OPTIONS
+from serve_lite.options import ALIASES, OPTIONS, RECYCLING
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.schema import APPLICATION_FIELDS, DEPLOY_FIELDS
 from serve_lite.state.goal import BuildResult, DeploymentSpec, Goal
@@ -77,6 +77,9 @@ EFFECTS = [
     Effect("serialize_sync", True, RECONFIGURE),
     Effect("sync_threads", 2, RECONFIGURE),
     Effect("logging_config", {"log_level": "DEBUG"}, RECONFIGURE),
+    Effect("max_replica_age_s", 60, RECONFIGURE),
+    Effect("max_replica_requests", 1000, RECONFIGURE),
+    Effect("max_replica_memory_bytes", 10**9, RECONFIGURE),
     Effect("graceful_shutdown_wait_loop_s", 5, UPDATE, why=NOT_IN_REPLICAS),
     Effect("backpressure_config", {"status_code": 429}, UPDATE, why=NOT_IN_REPLICAS),
     Effect("request_router_config", {"initial_backoff_s": 1}, RESTART, changed="code request_router_config",
@@ -177,7 +180,7 @@ def test_an_option_that_is_taken_out_again_has_the_effect_once_more(effect: Effe
 def test_every_option_has_an_effect_here_and_a_word_of_ray_serve() -> None:
     assert {effect.option for effect in EFFECTS} | NOT_CHANGEABLE == {*OPTIONS, *ALIASES}
     words = {option: word for word, options in SPEC.items() for option in options.split()}
-    assert set(words) | {"serialize_sync", "sync_threads", "min_ready_s"} == {*OPTIONS, *ALIASES}
+    assert set(words) | {"serialize_sync", "sync_threads", "min_ready_s", *RECYCLING} == {*OPTIONS, *ALIASES}
     for effect in EFFECTS:
         is_spec = words.get(effect.option, effect.action) == effect.action
         assert is_spec != bool(effect.why), (

@@ -16,6 +16,7 @@ import msgspec
 
 from serve_lite.controller.goals import accept_fallback, configured_events, mark_proven
 from serve_lite.policy import actions as act
+from serve_lite.policy.claims import with_claims
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.policy.update import status_move
 from serve_lite.schema import ReplicaState
@@ -23,6 +24,7 @@ from serve_lite.state import events as ev
 from serve_lite.state.goal import AppGoal, AppSubmission, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import Observed, ReplicaView, fold
+from serve_lite.state.resources import UNLIMITED, Machine
 from tests.policy.cases import application, goal_of
 
 
@@ -61,8 +63,9 @@ class World:
     starts: int = 0
     revisions: dict[int, AppGoal] = field(
         default_factory=dict
-    )  #: every goal that was deployed, as the store has it
+    )  #: all that were deployed, as the store has them
     rollbacks: list[str] = field(default_factory=list)  #: why, each time
+    machine: Machine = UNLIMITED
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count()
@@ -84,8 +87,8 @@ class World:
             submission=AppSubmission(name="shop", rollback_on_failure=rollback_on_failure),
             proven=old.proven if old else 0,
         )
-        self.revisions[revision] = app
-        self.goal = msgspec.structs.replace(goal_of(app), revision=revision)
+        self.goal = with_claims(self.goal, msgspec.structs.replace(goal_of(app), revision=revision))
+        self.revisions[revision] = self.goal.apps["shop"]
         self.fold(
             ev.DeploymentConfigured(
                 deployment=d.id,
@@ -168,7 +171,7 @@ class World:
     def look(self) -> None:
         """One pass of the loop, and another as long as it finds something to do."""
         for _ in range(10):
-            plan = reconcile(self.goal, self.observed, self.now)
+            plan = reconcile(self.goal, self.observed, self.now, machine=self.machine)
             before = self.observed
             self.fold(plan.findings)
             self.fold(event for action in plan.actions for event in self.perform(action))
@@ -245,6 +248,7 @@ class World:
             settings=goal.settings,
             rank=action.rank,
             world_size=goal.target,
+            allotment=action.allotment,
             at=self.now,
         )
         behaviour = self.behaviours.get(goal.version, Behaviour())

@@ -56,6 +56,7 @@ HTTP: dict[str, list[tuple[Any, Any]]] = {
     "host": [("0.0.0.0", SAME), ("::", SAME), (None, None)],
     "port": [(8000, SAME), (0, SAME), (65535, SAME)],
     "root_path": [("", SAME), ("/outer", SAME)],
+    "server": [("native", SAME), ("hypercorn", SAME)],
     "root_url": [("https://example.org", SAME)],
     "request_timeout_s": [(None, None), (30, 30.0)],
     "keep_alive_timeout_s": [(5, 5.0), (90, 90.0)],
@@ -164,6 +165,9 @@ DEPLOYMENT: dict[str, list[tuple[Any, dict[str, Any]]]] = {
         ),
     ],
     "serialize_sync": [(True, {"serialize_sync": True})],
+    "max_replica_age_s": [(None, {"max_replica_age_s": None}), (60, {"max_replica_age_s": 60.0})],
+    "max_replica_requests": [(None, {"max_replica_requests": None}), (9, {"max_replica_requests": 9})],
+    "max_replica_memory_bytes": [(2**30, {"max_replica_memory_bytes": 2**30})],
     "min_ready_s": [(0, {"min_ready_s": 0.0}), (2.5, {"min_ready_s": 2.5})],
     "sync_threads": [(None, {"sync_threads": None}), (3, {"sync_threads": 3})],
     "placement_group_bundles": [
