@@ -71,6 +71,7 @@ class RunTarget:
     route_prefix: str | Default | None = DEFAULT
     logging_config: Any = None
     external_scaler_enabled: bool = False
+    rollback_on_failure: bool = False
 
 
 def start(
@@ -134,6 +135,7 @@ def run(
     controller_options: Any = None,
     host: str | None = None,
     port: int | None = None,
+    rollback_on_failure: bool = False,
 ) -> DeploymentHandle[T]:
     """Deploy an application, wait until it runs, and return a handle to its ingress.
 
@@ -149,6 +151,7 @@ def run(
             `RAY_SERVE_FORCE_LOCAL_TESTING_MODE=1` does so for every call. See docs/testing.md.
         route_prefix: path under which HTTP reaches it; None for none. Not given: the one that the ingress
             deployment names (code for 2.7), else "/".
+        rollback_on_failure: if this version is given up, the last one that worked is wanted again; docs/updates.md.
         host, port: accepted from older code; used if this call starts the instance.
 
     Raises:
@@ -163,7 +166,9 @@ def run(
             DeprecationWarning,
             stacklevel=2,
         )
-    entry = RunTarget(target, name, route_prefix, logging_config, external_scaler_enabled)
+    entry = RunTarget(
+        target, name, route_prefix, logging_config, external_scaler_enabled, rollback_on_failure
+    )
     handle = _run_many([entry], wait=_blocking, local=_local_testing_mode, http_options=given or None)[0]
     if blocking:
         _sleep_until_interrupted()
@@ -317,6 +322,7 @@ def _run_many(
             environment=environment,
             deployments=d,
             logging_config=_logging(e.logging_config),
+            rollback_on_failure=e.rollback_on_failure,
         )
         for e, d in zip(targets, built, strict=True)
     ]

@@ -163,6 +163,7 @@ PLACES: dict[str, str] = {
     "import_path": "the application",
     "args": "the application",
     "external_scaler_enabled": "the application",
+    "rollback_on_failure": "the application",
     "runtime_env": "ray_actor_options, or the application",
     "proxy_location": "the top of the document",
     "http_options": "the top of the document",
@@ -806,6 +807,7 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     max_constructor_retry_count: int = 20
     rolling_update_percentage: float = 0.2
     max_surge_percent: int | None = None  #: None: one extra replica while updating
+    min_ready_s: float = 0.0  #: a new replica counts as one only after so long without a failure
     backpressure_status: int = 503
     retry_after_s: float | None = None
     serialize_sync: bool = False

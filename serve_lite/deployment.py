@@ -254,6 +254,7 @@ class Deployment(Generic[T_co]):
         max_replica_age_s: float | None | Default = DEFAULT,
         max_replica_requests: int | None | Default = DEFAULT,
         max_replica_memory_bytes: int | None | Default = DEFAULT,
+        min_ready_s: float | Default = DEFAULT,
     ) -> Self:
         """Return a new deployment with the given options changed; this one stays as it is.
 
@@ -444,6 +445,7 @@ if TYPE_CHECKING:
         max_replica_age_s: float | None | Default
         max_replica_requests: int | None | Default
         max_replica_memory_bytes: int | None | Default
+        min_ready_s: float | Default
 
 else:
     FunctionDeployment = Deployment  #: the name is for annotations
@@ -506,6 +508,7 @@ def deployment(
     max_replica_age_s: float | None | Default = DEFAULT,
     max_replica_requests: int | None | Default = DEFAULT,
     max_replica_memory_bytes: int | None | Default = DEFAULT,
+    min_ready_s: float | Default = DEFAULT,
 ) -> Any:
     """Make a class or function a `Deployment`; as `@deployment` or `@deployment(option=...)`.
 
@@ -522,6 +525,7 @@ def deployment(
         health_check_timeout_s: seconds after which such a call counts as failed.
         ray_actor_options: resources and runtime_env, as in Ray; only resources that are given are set aside.
         max_surge_percent: replicas beyond `num_replicas` during an update; None allows one.
+        min_ready_s: seconds that a new replica must stay well before an old one makes way for it.
         serialize_sync: run sync handlers one at a time (2.7's way) instead of in parallel threads.
         sync_threads: threads for sync handlers; min(max_ongoing_requests, 5) unless given.
         alive_timeout_s: seconds after which a replica whose process does not answer is replaced; None: never.

@@ -8,6 +8,7 @@
         DeploymentNotFoundError                  the application or deployment does not exist (any more)
         ReplicaUnavailableError                  a chosen replica is gone
         ReplicaDiedError                         the replica's process ended while it ran this request
+        UnknownMethodError                       a handle calls a method that the deployment does not have
         RemoteUserError                          a user exception that could not travel; carries type name and text
         gRPCStatusError                          a user exception with a gRPC status code
       TaskCancelledError                         base of RequestCancelledError; Ray's name for it
@@ -39,6 +40,7 @@ __all__ = [
     "ServeException",
     "ServeLiteError",
     "TaskCancelledError",
+    "UnknownMethodError",
     "gRPCStatusError",
 ]
 
@@ -180,6 +182,46 @@ class ReplicaUnavailableError(RayServeException):
 
     def __str__(self) -> str:
         return f"{self.message} The call was not sent; choose a replica again."
+
+
+class UnknownMethodError(RayServeException):
+    """A handle calls a method that the deployment does not have, or not in the version that runs.
+
+    Args:
+        method: that was called.
+        known: methods that can be called.
+        replica_id, version: who was called, and which version it runs.
+        caller_id, caller_version: the same of the replica that called; empty for other callers.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        known: list[str],
+        replica_id: str = "",
+        version: str = "",
+        caller_id: str = "",
+        caller_version: str = "",
+    ) -> None:
+        super().__init__(method, known, replica_id, version, caller_id, caller_version)
+        self.method, self.known = method, known
+        self.replica_id, self.version = replica_id, version
+        self.caller_id, self.caller_version = caller_id, caller_version
+
+    def called_by(self, caller_id: str, caller_version: str) -> UnknownMethodError:
+        """Return the same with who called."""
+        return UnknownMethodError(
+            self.method, self.known, self.replica_id, self.version, caller_id, caller_version
+        )
+
+    def __str__(self) -> str:
+        text = f"Tried to call a method '{self.method}' that does not exist. Available methods: {self.known}."
+        if self.version:
+            text += f" Replica {self.replica_id} runs version {self.version}"
+            text += (
+                f"; its caller, {self.caller_id}, version {self.caller_version}." if self.caller_id else "."
+            )
+        return text
 
 
 class ReplicaDiedError(RayServeException):

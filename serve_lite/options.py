@@ -214,6 +214,7 @@ OPTIONS: Mapping[str, Check] = MappingProxyType(
         "max_constructor_retry_count": checks.integer(at_least=1),
         "rolling_update_percentage": checks.real(above=0, at_most=1),
         "max_surge_percent": checks.integer(at_least=0, at_most=100, none=True),
+        "min_ready_s": checks.real(at_least=0),
         "backpressure_config": _record(BackpressureConfig, none=False),
         "logging_config": _as_dict(LoggingConfig, none=True),
         "request_router_config": _as_dict(RequestRouterConfig, none=True),
@@ -454,6 +455,7 @@ def config_to_dict(config: DeploymentConfig, name: str | None = None) -> dict[st
         "max_constructor_retry_count": config.max_constructor_retry_count,
         "rolling_update_percentage": config.rolling_update_percentage,
         "max_surge_percent": config.max_surge_percent,
+        "min_ready_s": config.min_ready_s,
         "serialize_sync": config.serialize_sync,
         "sync_threads": config.sync_threads,
         "max_replica_age_s": config.max_replica_age_s,
@@ -478,6 +480,8 @@ def config_to_document(config: DeploymentConfig, name: str) -> dict[str, Any]:
     for unset in ("max_surge_percent", "sync_threads", "progress_timeout_s", "outlier_ejection", *RECYCLING):
         if entry[unset] is None:
             del entry[unset]
+    if not config.min_ready_s:  # Ray does not know it
+        del entry["min_ready_s"]
     if config.request_router_config is None:
         del entry["request_router_config"]
     if isinstance(config.user_config, bytes):  # no document can hold it

@@ -18,8 +18,13 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
-from serve_lite.context import RequestContext, current_request
-from serve_lite.exceptions import RayServeException, RemoteUserError, RequestCancelledError
+from serve_lite.context import RequestContext, current_request, get_replica_context, in_replica
+from serve_lite.exceptions import (
+    RayServeException,
+    RemoteUserError,
+    RequestCancelledError,
+    UnknownMethodError,
+)
 from serve_lite.instruments import Cell, Counter
 from serve_lite.routing.router import PendingCall, Router
 from serve_lite.routing.runtime import Runtime
@@ -578,6 +583,9 @@ def _as_exception(envelope: bytes, buffers: list[memoryview]) -> BaseException:
             error = None
     if not isinstance(error, BaseException) or isinstance(error, (StopIteration, StopAsyncIteration)):
         error = RemoteUserError(head.type_name, head.text, head.traceback)
+    if isinstance(error, UnknownMethodError) and not error.caller_id and in_replica():
+        here = get_replica_context()
+        error = error.called_by(here.replica_id.full_tag, here.code_version)
     if head.traceback:
         notes = getattr(error, "__notes__", None)
         if isinstance(notes, list):

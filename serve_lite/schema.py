@@ -439,6 +439,7 @@ class ServeApplicationSchema(msgspec.Struct, frozen=True, kw_only=True):
     logging_config: LoggingConfig | None = None
     autoscaling_policy: dict[str, Any] | None = None
     external_scaler_enabled: bool = False
+    rollback_on_failure: bool = False  #: given up, it makes way for the last revision that worked
     submitted: dict[str, Any] = {}  #: the application's part of the document exactly as it was
 
     def is_set(self, field: str) -> bool:
@@ -661,6 +662,7 @@ APPLICATION_FIELDS: Mapping[str, Check] = {
     "logging_config": _struct(LoggingConfig, none=True),
     "autoscaling_policy": _app_policy,
     "external_scaler_enabled": checks.flag,
+    "rollback_on_failure": checks.flag,
 }
 
 

@@ -24,6 +24,7 @@ ONLY_HERE = (
     "deadlock_timeout_s",
     "progress_timeout_s",
     "outlier_ejection",
+    "min_ready_s",
     *RECYCLING,
 )
 

@@ -239,10 +239,16 @@ class Controller:
             StaleRevisionError: the goal has none of `if_revisions`.
             InstanceError: it could not be stored.
         """
+
+        def change(goal: Goal) -> Goal:
+            goal = goals.at_revision(goal, if_revisions)
+            return goals.accept_scale(goal, deployment, target, is_manual=is_manual)
+
+        change(self._goal)  # refuse before anything is asked
+        if target < len(self._observed.replicas_of(deployment)):
+            await self._fleet.ask_metrics()  # so that it is known which of them are idle
         goal = await self._change_goal(
-            lambda goal: goals.accept_scale(
-                goals.at_revision(goal, if_revisions), deployment, target, is_manual=is_manual
-            ),
+            change,
             # A scaler's numbers change all day, and are no deploy: the application goes on being told as RUNNING.
             None if is_manual else lambda old, _: self._outer_scaling_events(deployment, old, target),
         )
@@ -489,9 +495,9 @@ class Controller:
         goal = self._goal
         if self._keeps_goal:
             goal = msgspec.structs.replace(goal, is_shutting_down=True)
-        plan = reconcile(
-            goal, self._observed, now, self._scaler.load_by_replica(), self._inventory.machine_for(goal)
-        )
+        # What callers tell, where they do, is newer than what a replica answered last.
+        load = {**self._fleet.loads(), **self._scaler.load_by_replica()}
+        plan = reconcile(goal, self._observed, now, load, self._inventory.machine_for(goal))
         self._fold(plan.findings)
         begun = [self._begin(action, now) for action in plan.actions]
         self._fold(event for event, _ in begun if event is not None)
@@ -566,6 +572,8 @@ class Controller:
                 return event, lambda: self._cancel_build(action)
             case act.ForgetApp():
                 return None, lambda: self._start_forgetting(action)
+            case act.MarkProven() | act.RollBack():
+                return None, lambda: self._start_looking_back(action)
             case _:
                 assert_never(action)
 
@@ -806,6 +814,34 @@ class Controller:
 
         await self._tidy(name, change)
 
+    def _start_looking_back(self, action: act.MarkProven | act.RollBack) -> None:
+        key = f"{action.app} revision {action.revision}"
+        if key in self._tidying or self._keeps_goal:
+            return
+        self._tidying.add(key)
+        if isinstance(action, act.RollBack):
+            self._group.start_soon(self._fall_back, key, action)
+            return
+        self._group.start_soon(
+            self._tidy, key, lambda goal: goals.mark_proven(goal, action.app, action.revision), _no_events
+        )
+
+    async def _fall_back(self, key: str, action: act.RollBack) -> None:
+        """Make the last revision that worked the goal again, and write down why."""
+        app = self._goal.apps.get(action.app)
+        known = await self._store.revisions(action.app) if app is not None else []
+        past = next((p for p in known if app is not None and p.revision == app.proven), None)
+        alive = {r.deployment for r in self._observed.replicas.values()}
+        await self._tidy(
+            key,
+            lambda goal: goals.accept_fallback(
+                goal, action.app, action.revision, past, action.reason, now=time.time(), alive=alive
+            ),
+        )
+        after = self._goal.apps.get(action.app)
+        if after is not None and after.fallback:
+            self._record(action.app, after.fallback)
+
     def _finish_shutdown(self) -> None:
         """When all is gone, the instance is as new: the next daemon need not go on shutting down."""
         is_done = self._goal.is_shutting_down and not self._goal.apps and not self._observed.replicas
@@ -815,9 +851,14 @@ class Controller:
                 self._tidy, "", lambda goal: msgspec.structs.replace(goal, is_shutting_down=False)
             )
 
-    async def _tidy(self, what: str, change: Callable[[Goal], Goal]) -> None:
+    async def _tidy(
+        self,
+        what: str,
+        change: Callable[[Goal], Goal],
+        events: Callable[[Goal, Goal], Sequence[ev.Event]] | None = None,
+    ) -> None:
         try:
-            await self._change_goal(change)
+            await self._change_goal(change, events)
         except ServeLiteError as error:
             logger.error("%s", error)
             await anyio.sleep(AFTER_FAULT_S)
@@ -850,3 +891,8 @@ class Controller:
             proxy_status=self.proxy_status,
             wall_minus_monotonic=time.time() - self._clock(),
         )
+
+
+def _no_events(_old: Goal, _new: Goal) -> Sequence[ev.Event]:
+    """The step from one goal to the next means nothing for any deployment."""
+    return ()

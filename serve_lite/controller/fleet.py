@@ -162,6 +162,14 @@ class Fleet:
                 if answered is not None:
                     await answered.wait()
 
+    def loads(self) -> dict[ReplicaId, int]:
+        """Return the requests that each ready replica had when it last answered anything (`ask_metrics`, for one)."""
+        return {
+            name: replica.connection.load
+            for name, replica in self._live.items()
+            if replica.connection is not None and replica.is_initialised
+        }
+
     # --- one replica's life ---
 
     async def _supervise(self, replica: _Supervised, life: Callable[[], Awaitable[str]]) -> None:

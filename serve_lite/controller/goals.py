@@ -222,10 +222,15 @@ def accept_scale(goal: Goal, deployment: DeploymentId, target: int, *, is_manual
     return msgspec.structs.replace(_with_app(goal, scaled), revision=revision)
 
 
-def accept_rollback(goal: Goal, past: AppGoal, *, now: float, alive: Collection[DeploymentId]) -> Goal:
+def accept_rollback(
+    goal: Goal, past: AppGoal, *, now: float, alive: Collection[DeploymentId], why: str = ""
+) -> Goal:
     """Return the goal with an application as it was at an earlier revision, built parts included.
 
     What it imports is imported as it is today: revisions keep configuration and arguments, not files.
+
+    Args:
+        why: what the status is to say of a rollback that nobody asked for; "" for one that the user wants.
 
     Raises:
         RayServeException: its route prefix is taken meanwhile, or the instance is shutting down.
@@ -247,6 +252,9 @@ def accept_rollback(goal: Goal, past: AppGoal, *, now: float, alive: Collection[
         is_building=False,
         build_error="",
         is_deleting=False,
+        proven=present.proven if present is not None else 0,
+        is_going_back=True,
+        fallback=why,
     )
     document = goal.document
     if document is not None and past.submission.document is not None:
@@ -254,6 +262,46 @@ def accept_rollback(goal: Goal, past: AppGoal, *, now: float, alive: Collection[
         part = past.submission.document
         document = merged(document, {"applications": [part]}) if is_list else part
     return msgspec.structs.replace(_with_app(goal, app), revision=revision, document=document)
+
+
+def accept_fallback(
+    goal: Goal,
+    name: str,
+    revision: int,
+    past: AppGoal | None,
+    why: str,
+    *,
+    now: float,
+    alive: Collection[DeploymentId],
+) -> Goal:
+    """Return the goal after a revision was given up: the one that proved itself again, if it can be had.
+
+    The same one if the application has changed meanwhile. If there is no way back, the status says why.
+
+    Args:
+        past: the revision that proved itself, as the store has it; None if it has not.
+        why: the revision was given up.
+    """
+    app = goal.apps.get(name)
+    if app is None or app.is_deleting or app.revision != revision or app.fallback:
+        return goal
+    refusal = f"it is not kept any more (revision {app.proven})"
+    if past is not None:
+        text = f"Revision {revision} was given up, and revision {past.revision} is wanted again. Why:\n{why}"
+        try:
+            return accept_rollback(goal, past, now=now, alive=alive, why=text)
+        except RayServeException as error:
+            refusal = str(error)
+    text = f"Revision {revision} was given up, but the one before could not be taken back: {refusal}"
+    return _with_app(goal, msgspec.structs.replace(app, fallback=text))
+
+
+def mark_proven(goal: Goal, name: str, revision: int) -> Goal:
+    """Return the goal with this revision as the one to go back to; the same one if the application has changed."""
+    app = goal.apps.get(name)
+    if app is None or app.is_deleting or app.revision != revision:
+        return goal
+    return _with_app(goal, msgspec.structs.replace(app, proven=revision))
 
 
 def accept_shutdown(goal: Goal) -> Goal:
@@ -320,6 +368,7 @@ def configured_events(old: Goal, new: Goal, observed: Observed, at: float) -> li
                     deployment=deployment.id,
                     version=deployment.version,
                     settings=deployment.settings,
+                    min_ready_s=deployment.config.min_ready_s,
                     move=status_move(previous, deployment),
                     at=at,
                 )
@@ -375,6 +424,7 @@ def _accept_app(
         route_prefix=before.route_prefix if before else None,
         code_version=before.code_version if before else "",
         autoscaling_policy=before.autoscaling_policy if before else None,
+        proven=before.proven if before else 0,
     )
     if submission.build is None:
         if not submission.deployments:

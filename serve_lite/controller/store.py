@@ -249,10 +249,11 @@ class Store:
             return
         self._run("INSERT OR REPLACE INTO revisions VALUES (?, ?, ?)", app.name, app.revision, blob)
         self._run(
-            "DELETE FROM revisions WHERE app = ?1 AND revision NOT IN "
+            "DELETE FROM revisions WHERE app = ?1 AND revision <> ?3 AND revision NOT IN "
             "(SELECT revision FROM revisions WHERE app = ?1 ORDER BY revision DESC LIMIT ?2)",
             app.name,
             KEPT_REVISIONS,
+            app.proven,  # what a rollback would go back to, however many have failed since
         )
 
     def _put_replica(self, row: ReplicaRow) -> None:

@@ -74,6 +74,20 @@ class ForgetApp(_Action, frozen=True, kw_only=True):
     app: str
 
 
+class MarkProven(_Action, frozen=True, kw_only=True):
+    """Write down that this revision of the application works: a later one that fails may make way for it."""
+
+    app: str
+    revision: int
+
+
+class RollBack(_Action, frozen=True, kw_only=True):
+    """Make the revision that proved itself the application's goal again; `reason` is why this one was given up."""
+
+    app: str
+    revision: int  #: that was given up
+
+
 Action = (
     StartReplica
     | StopReplica
@@ -83,6 +97,8 @@ Action = (
     | StartBuild
     | CancelBuild
     | ForgetApp
+    | MarkProven
+    | RollBack
 )
 
 

@@ -9,11 +9,13 @@ other of them stops first: with an update that never ends nobody is served.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
 
 from serve_lite.policy.actions import Action, StartReplica, StopReplica
+from serve_lite.policy.available import is_available
 from serve_lite.policy.devices import Pool
 from serve_lite.policy.rollout import is_usable
 from serve_lite.schema import ReplicaState
@@ -41,9 +43,11 @@ class Room:
     Args:
         machine: what there is.
         observed: whose replicas have some of it.
+        now: seconds on the monotonic clock; infinity counts every ready replica as available.
     """
 
-    def __init__(self, machine: Machine, observed: Observed) -> None:
+    def __init__(self, machine: Machine, observed: Observed, now: float = math.inf) -> None:
+        self._now = now
         self._pool = Pool(machine, (r.allotment for r in observed.replicas.values()))
         self._leaving = tuple(r.allotment for r in observed.replicas.values() if not r.is_alive)
         #: applications in which what the newest version has left out has to make room for it
@@ -75,7 +79,11 @@ class Room:
         alive = [r for r in replicas if r.is_alive]
         old = [r for r in alive if r.id not in stops and not is_usable(goal, r)]
         freed = (*self._leaving, *(r.allotment for r in alive if r.id in stops))
-        victims = [] if _is_under_way(goal, alive, allowed) else _in_the_way(needs, old, freed, self._pool)
+        victims = (
+            []
+            if _is_under_way(goal, alive, allowed, self._now)
+            else _in_the_way(needs, old, freed, self._pool)
+        )
         of_old = (*freed, *(r.allotment for r in old))
         is_enough = self._pool.would_fit(needs, of_old)
         remedy = _MAKES_ROOM if is_enough and any(not is_usable(goal, r) for r in replicas) else ""
@@ -101,9 +109,15 @@ class Room:
         return tuple(allowed), held
 
 
-def _is_under_way(goal: DeploymentGoal, replicas: Sequence[ReplicaView], allowed: Sequence[Action]) -> bool:
-    """Whether a new replica is being started: it has to be ready before the next old one goes."""
-    is_starting = any(r.state is ReplicaState.STARTING and is_usable(goal, r) for r in replicas)
+def _is_under_way(
+    goal: DeploymentGoal, replicas: Sequence[ReplicaView], allowed: Sequence[Action], now: float
+) -> bool:
+    """Whether a new replica is being started: it has to be available before the next old one goes."""
+    is_starting = any(
+        (r.state is ReplicaState.STARTING or (r.is_running and not is_available(goal, r, now)))
+        and is_usable(goal, r)
+        for r in replicas
+    )
     return is_starting or any(isinstance(move, StartReplica) for move in allowed)
 
 

@@ -14,11 +14,15 @@ from serve_lite.policy.actions import (
     CancelBuild,
     CheckHealth,
     ForgetApp,
+    MarkProven,
     Plan,
+    RollBack,
     StartBuild,
     StopReplica,
 )
 from serve_lite.policy.admission import Room
+from serve_lite.policy.available import is_available, next_available_at
+from serve_lite.policy.callers import updated_before, waits_for
 from serve_lite.policy.health import Illness, diagnose, next_check_at
 from serve_lite.policy.holds import failing_message, find_hold
 from serve_lite.policy.outliers import plan_ejections
@@ -27,6 +31,7 @@ from serve_lite.policy.restart import StartGate, budget, plan_start
 from serve_lite.policy.rollout import NO_LOAD, is_current, places_at_once, plan_rollout
 from serve_lite.policy.slow import describe_slow_starts
 from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
+from serve_lite.state import rollback
 from serve_lite.state.events import (
     DeploymentForgotten,
     DeploymentMoved,
@@ -56,8 +61,9 @@ def reconcile(
     by_deployment = _group(observed)
     plans = [_plan_builds(goal, observed)]
     known: set[DeploymentId] = set()
-    room = Room(machine, observed)
+    room = Room(machine, observed, now)
     live = [app for app in goal.apps.values() if not app.is_deleting and not goal.is_shutting_down]
+    held = {d: text for app in live for d, text in _held(app, observed, by_deployment, now).items()}
     by_claim = sorted(
         ((d.claim, app, d) for app in live for d in app.deployments), key=lambda entry: entry[0]
     )
@@ -67,13 +73,16 @@ def reconcile(
         if view is not None:  # else its first event is still to be folded
             replicas = by_deployment.get(deployment.id, ())
             retired = [r for d in app.retired for r in by_deployment.get(d.id, ())]
-            plans.append(_plan_deployment(deployment, view, replicas, now, load, room, retired))
+            held_by = held.get(deployment.id, "")
+            plans.append(_plan_deployment(deployment, view, replicas, now, load, room, retired, held_by))
     for app in live:
         if not is_in_place(app, observed) and app.name not in room.crowded:
             # Callers of the version before may still need them.
             known.update(d.id for d in app.retired)
     plans += [_plan_removal(d, by_deployment.get(d, ()), observed, now) for d in _unknown(observed, known)]
     plans.append(_plan_forgetting(goal, observed))
+    if not goal.is_shutting_down:
+        plans += [_plan_rollback(app, observed) for app in goal.apps.values()]
     return _together(plans)
 
 
@@ -96,6 +105,7 @@ def _plan_deployment(
     load: Mapping[ReplicaId, int],
     room: Room,
     retired: Sequence[ReplicaView],
+    held_by: str,
 ) -> Plan:
     alive = [r for r in replicas if r.is_alive]
     sick = {r.id: Illness(reason=r.overuse) for r in alive if r.overuse}
@@ -107,12 +117,12 @@ def _plan_deployment(
         for r in ejections.incurable
     }
     well = [r for r in well if r.id not in sick]
-    gate = _start_gate(goal, view, well, now)
+    gate = StartGate(is_open=False, held_by=held_by) if held_by else _start_gate(goal, view, well, now)
     removals = tuple(
         StopReplica(replica=replica, is_failure=True, reason=illness.reason, can_obey=illness.can_obey)
         for replica, illness in sick.items()
     )
-    wanted = (*removals, *plan_rollout(goal, well, gate, load))
+    wanted = (*removals, *plan_rollout(goal, well, gate, load, now))
     moves, hold = room.admit(goal, wanted, replicas, retired)
     leaving = {a.replica for a in moves if isinstance(a, StopReplica)}
     places = plan_ranks(goal, alive) if not moves else []
@@ -126,9 +136,43 @@ def _plan_deployment(
         actions=(*moves, *places, *checks),
         findings=(*ejections.findings, *(f for f in (held, finding) if f is not None)),
         wake_at=_earliest(
-            check_at, note_at, tell_hold_at, ejections.wake_at, gate.opens_at if wants_start else None
+            check_at,
+            note_at,
+            tell_hold_at,
+            ejections.wake_at,
+            next_available_at(goal, well, now),
+            gate.opens_at if wants_start else None,
         ),
     )
+
+
+def _held(
+    app: AppGoal,
+    observed: Observed,
+    replicas: Mapping[DeploymentId, Sequence[ReplicaView]],
+    now: float,
+) -> dict[DeploymentId, str]:
+    """Return the deployments that are not updated yet, and why."""
+    before = updated_before(app)
+    held = {}
+    for deployment in app.deployments:
+        view = observed.deployments.get(deployment.id)
+        first = (
+            waits_for(deployment, view, before[deployment.id], replicas, now) if view is not None else None
+        )
+        if first is not None:
+            held[deployment.id] = _describe_hold(app, first, observed)
+    return held
+
+
+def _describe_hold(app: AppGoal, first: DeploymentGoal, observed: Observed) -> str:
+    """Return why a deployment is not updated yet; or not at all, if what comes first is not."""
+    view = observed.deployments.get(first.id)
+    name = repr(first.id.name)
+    if view is not None and view.trigger is DeploymentStatusTrigger.REPLICA_STARTUP_FAILED:
+        return f"It stays as it was: what is wanted of {name}, which is updated before it, was given up."
+    order = "an earlier revision reaches callers" if app.is_going_back else "a new version reaches callees"
+    return f"It is updated after {name}: {order} first."
 
 
 def _stale(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
@@ -157,7 +201,7 @@ def _find(
     goal: DeploymentGoal, view: DeploymentView, replicas: Sequence[ReplicaView], gate: StartGate, now: float
 ) -> tuple[Event | None, float | None]:
     """Return what is new about the deployment's status, and when there may be more."""
-    if is_reached(goal, replicas):
+    if is_reached(goal, replicas, now):
         if view.status is not DeploymentStatus.HEALTHY or view.is_recycling:
             return DeploymentMoved(deployment=goal.id, move=DeploymentMove.REACHED, at=now), None
         return None, None
@@ -182,10 +226,11 @@ def _find(
     return None, note_at
 
 
-def is_reached(goal: DeploymentGoal, replicas: Sequence[ReplicaView]) -> bool:
-    """Whether exactly the wanted replicas run, and no others exist."""
+def is_reached(goal: DeploymentGoal, replicas: Sequence[ReplicaView], now: float) -> bool:
+    """Whether exactly the wanted replicas are available, and no others exist."""
     return len(replicas) == goal.target and all(
-        r.is_running and not r.pulse.is_suspended and is_current(goal, r) and not r.worn for r in replicas
+        is_current(goal, r) and is_available(goal, r, now) and not r.pulse.is_suspended and not r.worn
+        for r in replicas
     )
 
 
@@ -201,8 +246,17 @@ def _progress_message(
     goal: DeploymentGoal, view: DeploymentView, replicas: Sequence[ReplicaView], gate: StartGate, now: float
 ) -> tuple[str, float | None]:
     """Return what there is to tell while the goal is not reached, and when there may be more."""
+    if gate.held_by:
+        return gate.held_by, None
     if view.starts.failures:
         return failing_message(view, gate), None
+    is_waiting = next_available_at(goal, replicas, now) is not None
+    if is_waiting and view.status is not DeploymentStatus.HEALTHY:
+        wait_s = goal.config.min_ready_s
+        return (
+            f"New replicas are ready; each counts when it has stayed so for {wait_s:g} s (min_ready_s).",
+            None,
+        )
     starting = [r for r in replicas if r.state is ReplicaState.STARTING]
     return describe_slow_starts(goal.id, starting, now)
 
@@ -268,6 +322,17 @@ def _plan_forgetting(goal: Goal, observed: Observed) -> Plan:
             if (app.is_deleting or goal.is_shutting_down) and app.name not in remaining
         )
     )
+
+
+def _plan_rollback(app: AppGoal, observed: Observed) -> Plan:
+    """Write down a revision that works, and take back one that was given up if it is to be."""
+    if app.proven != app.revision and rollback.has_proved(app, observed):
+        reason = "all its deployments run as they should"
+        return Plan(actions=(MarkProven(app=app.name, revision=app.revision, reason=reason),))
+    if rollback.is_due(app, observed):
+        reason = rollback.why_given_up(app, observed)
+        return Plan(actions=(RollBack(app=app.name, revision=app.revision, reason=reason),))
+    return Plan()
 
 
 def _group(observed: Observed) -> dict[DeploymentId, list[ReplicaView]]:

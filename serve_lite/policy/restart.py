@@ -28,6 +28,7 @@ class StartGate(msgspec.Struct, frozen=True, kw_only=True):
     opens_at: float | None = None  #: if it is closed for a time
     has_given_up: bool = False  #: closed until the next deploy
     tries_left: int = 0  #: before it is given up; 0 if it never is
+    held_by: str = ""  #: closed while another deployment is updated first; why, for the user
 
 
 def budget(target: int, max_retries: int, places: int | None = None) -> int:

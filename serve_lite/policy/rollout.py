@@ -3,8 +3,8 @@
 Pure. Called by `reconcile` once for each deployment on each pass; `controller/fleet.py` carries the moves out.
 
 New before old: `surge` replicas more than wanted may run while a version changes (1 unless `max_surge_percent`
-says otherwise), and an old one stops only when a new one is ready for it. With `max_surge_percent=0` Ray Serve's
-order: a fraction of the old ones stops first, and new ones take their place.
+says otherwise), and an old one stops only when a new one is available for it (`available.py`). With
+`max_surge_percent=0` Ray Serve's order: a fraction of the old ones stops first, and new ones take their place.
 
 A replica that has served long enough (`worn`) is replaced in the same way.
 
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from serve_lite.policy.actions import Action, ReconfigureReplica, StartReplica, StopReplica
+from serve_lite.policy.available import is_available
 from serve_lite.policy.restart import StartGate
 from serve_lite.schema import ReplicaState
 from serve_lite.state.goal import DeploymentGoal
@@ -35,6 +36,7 @@ def plan_rollout(
     replicas: Sequence[ReplicaView],
     gate: StartGate,
     load: Mapping[ReplicaId, int] = NO_LOAD,
+    now: float = math.inf,
 ) -> tuple[Action, ...]:
     """Return the next moves that bring `replicas` towards `goal`; empty once there, or while waiting.
 
@@ -42,13 +44,14 @@ def plan_rollout(
         replicas: those of the deployment that are alive, oldest first.
         gate: whether new ones may be started.
         load: requests that each has, as far as known: of those that are too many the least loaded stop.
+        now: seconds on the monotonic clock; infinity counts every ready replica as available.
     """
     if goal.target == 0:
         return tuple(_stop(r, "no replica is wanted") for r in replicas)
     new = [r for r in replicas if is_usable(goal, r)]
     old = [r for r in replicas if not is_usable(goal, r)]
     plan_stops = _stops_first if stops_first(goal) else _stops_last
-    stops = plan_stops(goal, new, old, gate, load)
+    stops = plan_stops(goal, new, old, gate, load, now)
     leaving = {stop.replica for stop in stops}
     staying = [r for r in replicas if r.id not in leaving]
     starts = _starts(goal, staying, gate)
@@ -95,6 +98,7 @@ def _stops_last(
     old: Sequence[ReplicaView],
     gate: StartGate,
     load: Mapping[ReplicaId, int],
+    now: float,
 ) -> list[StopReplica]:
     """Stop what is not needed to keep `target` replicas ready."""
     stops = [_stop(r, "its version was replaced before it was ready") for r in old if r.state is _STARTING]
@@ -102,19 +106,27 @@ def _stops_last(
     stops += [_stop(r, f"only {goal.target} replicas are wanted") for r in unready_surplus]
 
     ready_old = [r for r in old if r.is_running]
-    too_many = [_stop(r, f"only {goal.target} replicas are wanted") for r in surplus]
+    enough = f"only {goal.target} replicas are wanted"
     if gate.has_given_up:
-        ready_new = _newest_first(r for r in new if r.is_running)
-        candidates = [_stop(r, "its version keeps failing, and enough others serve") for r in ready_new]
-        candidates += [_stop(r, f"only {goal.target} replicas are wanted") for r in _newest_first(ready_old)]
+        failing = "its version keeps failing, and enough others serve"
+        candidates = [(r, failing) for r in _newest_first(r for r in new if r.is_running)]
+        candidates += [(r, enough) for r in _newest_first(ready_old)]
     elif new:
         candidates = [
-            _stop(r, f"another one took its place: {r.worn}" if r.worn else _REPLACED) for r in ready_old
-        ] + too_many
+            (r, f"another one took its place: {r.worn}" if r.worn else _REPLACED) for r in ready_old
+        ]
+        candidates += [(r, enough) for r in surplus]
     else:
-        candidates = [_stop(r, f"only {goal.target} replicas are wanted") for r in _newest_first(ready_old)]
-    spare = max(0, sum(r.is_serving for r in [*new, *old]) - goal.target)
-    return stops + candidates[:spare]
+        candidates = [(r, enough) for r in _newest_first(ready_old)]
+    serving = sum(r.is_serving for r in [*new, *old]) - goal.target
+    available = sum(r.is_serving and is_available(goal, r, now) for r in [*new, *old]) - goal.target
+    for replica, reason in candidates:
+        counts = replica.is_serving and is_available(goal, replica, now)
+        if serving > 0 and (available > 0 or not counts):
+            stops.append(_stop(replica, reason))
+            serving -= 1
+            available -= counts
+    return stops
 
 
 def _stops_first(
@@ -123,6 +135,7 @@ def _stops_first(
     old: Sequence[ReplicaView],
     gate: StartGate,
     load: Mapping[ReplicaId, int],
+    now: float,
 ) -> list[StopReplica]:
     """Stop the next fraction of old replicas as soon as the last fraction is replaced."""
     stops = [_stop(r, "its version was replaced before it was ready") for r in old if r.state is _STARTING]
@@ -132,9 +145,9 @@ def _stops_first(
     too_many = max(0, staying - goal.target)
 
     ready_old = _newest_first(r for r in old if r.is_running)
-    ready_new = sum(r.is_running for r in new) - len(surplus)
+    ready_new = sum(is_available(goal, r, now) for r in new if r not in surplus)
     pending = goal.target - ready_new - max(0, len(ready_old) - too_many)
-    next_batch = 0 if gate.has_given_up else max(0, batch_size(goal) - max(0, pending))
+    next_batch = 0 if gate.has_given_up or gate.held_by else max(0, batch_size(goal) - max(0, pending))
     spare = max(0, ready_new + len(ready_old) - max(0, goal.target - batch_size(goal)))
     reason = "it makes room for the wanted version"
     return stops + [_stop(r, r.worn or reason) for r in ready_old[: min(too_many + next_batch, spare)]]

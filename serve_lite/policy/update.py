@@ -53,6 +53,7 @@ OUTER_OPTIONS = frozenset(
         "max_constructor_retry_count",
         "rolling_update_percentage",
         "max_surge_percent",
+        "min_ready_s",
         "backpressure_status",
         "retry_after_s",
         "request_router_config",

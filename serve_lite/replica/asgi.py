@@ -213,21 +213,39 @@ class HttpAnswer:
         call.end()
 
 
+SERVICE_RESTART = 1012  #: the close code that asks a client to connect again (RFC 6455's registry)
+
+
 class WebSocketSession:
-    """One WebSocket: ASGI messages <-> `WsMessage` items."""
+    """One WebSocket: ASGI messages <-> `WsMessage` items.
+
+    When its replica stops it is closed with 1012 as soon as the application waits for the client, so that the
+    client connects again, elsewhere; `close` does so whatever the application is at.
+    """
 
     def __init__(self, call: IncomingCall) -> None:
         self._call = call
         self._inbox: deque[Message] = deque([{"type": "websocket.connect"}])
         self._changed = asyncio.Event()
         self._disconnected = False
+        self._is_open = False  #: accepted by the application, and closed by neither side
+        self._was_closed = False  #: by us
+        self._is_leaving = False
+        self._is_waiting = False  #: the application waits for the client
         call.listen(self._on_item, self.disconnect)
 
     async def receive(self) -> Message:
         """ASGI's `receive`."""
         while not self._inbox:
+            if self._is_leaving and not self._disconnected:
+                self.close()
+                break
             self._changed.clear()
-            await self._changed.wait()  # ends with a message or a disconnect
+            self._is_waiting = True
+            try:
+                await self._changed.wait()  # ends with a message or a disconnect
+            finally:
+                self._is_waiting = False
         return self._inbox.popleft()
 
     async def send(self, message: Message) -> None:
@@ -237,11 +255,28 @@ class WebSocketSession:
             OSError: the client is gone, as the ASGI specification (2.4) asks; an application that only sends
                 would otherwise never end.
         """
-        if not self._call.alive:
+        if not self._call.alive or self._was_closed:
             raise OSError("the WebSocket client has disconnected")
+        kind = message["type"]
+        self._is_open = kind == "websocket.accept" or (self._is_open and kind != "websocket.close")
         self._call.item(_encode(_as_ws_message(message)))
         if not self._call.has_credit:
             await writable(self._call)
+
+    def leave(self) -> None:
+        """The replica stops: close it as soon as the application waits for the client, which may be now."""
+        self._is_leaving = True
+        if self._is_waiting and not self._inbox:
+            self.close()
+
+    def close(self) -> None:
+        """Close it for a restart. The application hears of it as if the client had closed."""
+        if self._is_open and self._call.alive:
+            self._is_open = False
+            self._was_closed = True
+            reason = "the replica stops; connect again"
+            self._call.item(_encode(WsMessage("websocket.close", code=SERVICE_RESTART, reason=reason)))
+        self.disconnect(SERVICE_RESTART)
 
     def disconnect(self, code: int = 1006) -> None:
         """The client is gone without a close message."""

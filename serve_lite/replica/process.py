@@ -314,6 +314,8 @@ class Replica:
     async def _stop(self, timeout_s: float | None) -> None:
         self.admission.draining = True
         self.admission.on_idle = self._idle.set
+        if self._runner is not None:
+            self._runner.leave()
         with anyio.move_on_after(timeout_s):
             await self._drain()
             if self._runner is not None:

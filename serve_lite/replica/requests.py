@@ -118,6 +118,7 @@ class RequestRunner:
         self.lifespan_state: dict[str, Any] = {}
         self.counts = RequestCounts()
         self._reserved: dict[str, _Reservation] = {}
+        self._sockets: set[WebSocketSession] = set()
 
     def start(self, call: IncomingCall) -> None:
         """Admit and run one call, or reject it."""
@@ -147,13 +148,20 @@ class RequestRunner:
         self._tasks.add(task)
         task.add_done_callback(work.done)
 
+    def leave(self) -> None:
+        """The replica stops: close WebSockets as soon as nothing is done for them; all else goes on to its end."""
+        for session in tuple(self._sockets):
+            session.leave()
+
     async def finish(self) -> None:
         """Wait for what still runs: background tasks of requests that are answered. Whoever asks has a deadline."""
         while self._tasks:
             await asyncio.wait(tuple(self._tasks))
 
     async def aclose(self) -> None:
-        """Cancel what still runs and wait for it."""
+        """Cancel what still runs and wait for it; clients of WebSockets are told to connect again."""
+        for session in tuple(self._sockets):
+            session.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -262,6 +270,7 @@ class RequestRunner:
         _serve_request_context.set(context)
         work.context = context
         session = WebSocketSession(call)
+        self._sockets.add(session)
         cancel = call.on_cancel
 
         def abandoned() -> None:  # the application hears of it and may tidy up; its task ends by itself
@@ -282,6 +291,8 @@ class RequestRunner:
             self._cancelled(work, context)
         except Exception as error:  # boundary: user code
             self._failed(work, context, error)
+        finally:
+            self._sockets.discard(session)
 
     async def _run_plain(self, work: _Work, head: HttpHead) -> None:
         call = work.call

@@ -25,8 +25,8 @@ from typing import Any
 
 import serve_lite
 from serve_lite.config import DeploymentConfig
-from serve_lite.context import get_replica_context
-from serve_lite.exceptions import RayServeException
+from serve_lite.context import get_replica_context, in_replica
+from serve_lite.exceptions import RayServeException, UnknownMethodError
 
 log = logging.getLogger("serve_lite.replica")
 
@@ -113,7 +113,7 @@ class UserCode:
         """Return a method by name.
 
         Raises:
-            RayServeException: there is none; the message lists those there are.
+            UnknownMethodError: there is none; the message lists those there are.
         """
         found = self._methods.get(name)
         if found is None:
@@ -308,8 +308,12 @@ class UserCode:
                 if self.is_function
                 else [n for n in dir(source) if not n.startswith("_") and callable(getattr(source, n, None))]
             )
-            raise RayServeException(
-                f"Tried to call a method '{name}' that does not exist. Available methods: {sorted(known)}."
+            here = get_replica_context() if in_replica() else None
+            raise UnknownMethodError(
+                name,
+                sorted(known),
+                here.replica_id.full_tag if here is not None else "",
+                here.code_version if here is not None else "",
             )
         if name == "__call__":
             function = type(self.instance).__call__.__get__(

@@ -189,6 +189,7 @@ class DeploymentConfigured(_Event, frozen=True, kw_only=True):
     version: str
     settings: str
     move: DeploymentMove | None  #: None: nothing about the deployment changed
+    min_ready_s: float = 0.0  #: of the deployment's options
     message: str = ""
 
 

@@ -85,6 +85,7 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     autoscaling_policy: AutoscalingPolicy | None = (
         None  #: decides for all deployments that scale by themselves
     )
+    rollback_on_failure: bool = False  #: given up, it makes way for the last revision that worked
 
 
 class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -126,6 +127,9 @@ class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_building: bool = False
     build_error: str = ""  #: why the newest submission was not built
     is_deleting: bool = False
+    proven: int = 0  #: the newest revision that ran as it should; 0: none did
+    is_going_back: bool = False  #: an earlier revision was taken back; callers are updated before callees
+    fallback: str = ""  #: it came back by itself: instead of which revision, and why (state/rollback.py)
 
     def without_payloads(self) -> AppGoal:
         """Return the application with neither code nor constructor arguments."""

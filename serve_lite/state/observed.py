@@ -43,6 +43,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     strikes: int = 0  #: failures in a row
     spread: float = 0.5  #: jitter of the next check
     error: str = ""  #: of the last failure
+    failed_at: float | None = None  #: end of the last check that failed
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -97,7 +98,9 @@ class StartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     failures: int = 0  #: starts that failed, and runs that ended soon, with no stable run since
     rounds: int = 0  #: the same, those of replicas that were started together counted once
-    has_started: bool = False  #: a replica of this version was ready at some time
+    has_started: bool = (
+        False  #: a replica of this version was ready at some time, and stayed so for `min_ready_s`
+    )
     ready_at: float | None = None  #: last time one became ready
     failed_at: float | None = None
     spread: float = 0.0  #: jitter of the next start
@@ -120,6 +123,7 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         False  #: one that had served long enough was stopped, and since then not all were there
     )
     dead: tuple[ReplicaView, ...] = ()  #: the last replicas that ended by themselves or failed, newest first
+    min_ready_s: float = 0.0  #: a run that ends sooner was a failure
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,7 +304,12 @@ class _Draft:
         self._change(
             event.replica,
             health=msgspec.structs.replace(
-                health, is_asked=False, strikes=strikes, spread=event.spread, error=event.error
+                health,
+                is_asked=False,
+                strikes=strikes,
+                spread=event.spread,
+                error=event.error,
+                failed_at=event.at if event.error else health.failed_at,
             ),
         )
 
@@ -372,25 +381,27 @@ class _Draft:
 
     def _count_success(self, view: ReplicaView, at: float) -> None:
         if self._is_wanted(view):
-            starts = self.deployments[view.deployment].starts
-            self._change_deployment(
-                view.deployment, starts=msgspec.structs.replace(starts, has_started=True, ready_at=at)
-            )
+            deployment = self.deployments[view.deployment]
+            has_started = deployment.starts.has_started or not deployment.min_ready_s
+            starts = msgspec.structs.replace(deployment.starts, has_started=has_started, ready_at=at)
+            self._change_deployment(view.deployment, starts=starts)
 
     def _count_failure(self, view: ReplicaView, at: float, error: str, spread: float) -> None:
         """Count a failed start or a short run of the wanted version; forget the count after a stable run."""
         if not self._is_wanted(view):
             return
-        starts = self.deployments[view.deployment].starts
+        deployment = self.deployments[view.deployment]
+        starts, stable_s = deployment.starts, max(STABLE_S, deployment.min_ready_s)
         ran_s = at - view.ready_at if view.ready_at is not None else 0.0
         was_calm = (
             starts.ready_at is not None
             and (starts.failed_at is None or starts.failed_at < starts.ready_at)
-            and at - starts.ready_at > STABLE_S
+            and at - starts.ready_at > stable_s
         )
-        if ran_s > STABLE_S or was_calm:
-            starts = StartRecord(has_started=starts.has_started, ready_at=starts.ready_at)
-        if ran_s <= STABLE_S:
+        if ran_s > stable_s or was_calm:
+            has_started = starts.has_started or ran_s > stable_s
+            starts = StartRecord(has_started=has_started, ready_at=starts.ready_at)
+        if ran_s <= stable_s:
             is_new_round = starts.failed_at is None or view.begun_at >= starts.failed_at
             starts = msgspec.structs.replace(
                 starts,
@@ -406,7 +417,11 @@ class _Draft:
         is_same = old is not None and (old.version, old.settings) == (event.version, event.settings)
         if old is None:
             self.deployments[event.deployment] = DeploymentView(
-                version=event.version, settings=event.settings, since=event.at, message=event.message
+                version=event.version,
+                settings=event.settings,
+                since=event.at,
+                message=event.message,
+                min_ready_s=event.min_ready_s,
             )
             return
         has_started = old.starts.has_started if is_same else self._runs(event)
@@ -415,6 +430,7 @@ class _Draft:
             version=event.version,
             settings=event.settings,
             starts=StartRecord(has_started=has_started),
+            min_ready_s=event.min_ready_s,
         )
         move = event.move
         if move is None and old.status is DeploymentStatus.DEPLOY_FAILED:
@@ -442,6 +458,10 @@ class _Draft:
         if after is None:
             return
         since = view.since if after[0] is view.status else at
+        if move is DeploymentMove.REACHED and any(
+            r.deployment == deployment and r.is_running for r in self.replicas.values()
+        ):
+            self._change_deployment(deployment, starts=msgspec.structs.replace(view.starts, has_started=True))
         self._change_deployment(deployment, status=after[0], trigger=after[1], message=message, since=since)
 
     def _change_deployment(self, deployment: DeploymentId, **changes: object) -> None:

@@ -36,6 +36,7 @@ from serve_lite.schema import (
     TargetGroup,
     TopologyNode,
 )
+from serve_lite.state import rollback
 from serve_lite.state.environment import without_credentials
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
@@ -71,6 +72,7 @@ class RevisionSummary(msgspec.Struct, frozen=True, kw_only=True):
     route_prefix: str | None
     replicas: dict[str, int]  #: wanted, by deployment
     config: dict[str, Any] | None  #: its part of the document; None for applications from scripts
+    reason: str = ""  #: why it came back, if nobody asked for that
 
 
 def instance_status(goal: Goal, observed: Observed, facts: InstanceFacts) -> ServeStatus:
@@ -95,6 +97,10 @@ def app_overview(app: AppGoal, observed: Observed) -> ApplicationStatusOverview:
 
 def app_status(app: AppGoal, observed: Observed) -> tuple[ApplicationStatus, str]:
     """Return an application's status and message: those of its worst deployment, unless it is built or deleted."""
+    return rollback.told(app, observed, *_status(app, observed))
+
+
+def _status(app: AppGoal, observed: Observed) -> tuple[ApplicationStatus, str]:
     if app.is_deleting:
         return ApplicationStatus.DELETING, ""
     if app.is_building:
@@ -176,6 +182,7 @@ def revision_summary(past: AppGoal, present: AppGoal | None) -> RevisionSummary:
         route_prefix=past.route_prefix,
         replicas={d.id.name: d.target for d in past.deployments},
         config=redacted(past.submission.document),
+        reason=past.fallback,
     )
 
 

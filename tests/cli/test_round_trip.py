@@ -49,6 +49,7 @@ OPTIONS = dict(
     deadlock_timeout_s=None,
     progress_timeout_s=8,
     outlier_ejection={"consecutive_errors": 3, "base_ejection_s": 2},
+    min_ready_s=0.25,
     placement_group_bundles=[{"CPU": 1}, {"CPU": 1}],
     placement_group_strategy="SPREAD",
     placement_group_bundle_label_selector=[{"zone": "a"}],

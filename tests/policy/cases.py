@@ -21,11 +21,12 @@ def wanted(
     target: int = 1,
     settings: str = "s1",
     deployment: DeploymentId = MODEL,
+    calls: tuple[str, ...] = (),
     **options: Any,
 ) -> DeploymentGoal:
     """Return the goal of one deployment."""
     config = DeploymentConfig(num_replicas=target, **options)
-    spec = DeploymentSpec(name=deployment.name, config=config, code=b"", init=b"")
+    spec = DeploymentSpec(name=deployment.name, config=config, code=b"", init=b"", calls=calls)
     return DeploymentGoal(
         id=deployment, spec=spec, config=config, version=version, settings=settings, target=target
     )
@@ -33,14 +34,8 @@ def wanted(
 
 def application(*deployments: DeploymentGoal, name: str = "shop", **fields: Any) -> AppGoal:
     """Return an application of these deployments."""
-    return AppGoal(
-        name=name,
-        revision=1,
-        submission=AppSubmission(name=name),
-        deployed_at=0.0,
-        deployments=deployments,
-        **fields,
-    )
+    fields = {"revision": 1, "submission": AppSubmission(name=name), **fields}
+    return AppGoal(name=name, deployed_at=0.0, deployments=deployments, **fields)
 
 
 def goal_of(*apps: AppGoal) -> Goal:

@@ -38,7 +38,8 @@ SPEC = {
 
 #: Options that Ray Serve has no word for.
 OURS = {
-    "serialize_sync", "sync_threads", "alive_timeout_s", "deadlock_timeout_s", "progress_timeout_s", "outlier_ejection",
+    "serialize_sync", "sync_threads", "alive_timeout_s", "deadlock_timeout_s", "progress_timeout_s",
+    "outlier_ejection", "min_ready_s",
     *RECYCLING,
 }  # fmt: skip
 
@@ -71,6 +72,7 @@ EFFECTS = [
     Effect("autoscaling_config", {"max_replicas": 4, "policy": "m:policy"}, UPDATE, {"max_replicas": 4}),
     Effect("rolling_update_percentage", 0.5, UPDATE),
     Effect("max_surge_percent", 50, UPDATE),
+    Effect("min_ready_s", 5, UPDATE),
     Effect("graceful_shutdown_timeout_s", 5, UPDATE),
     Effect("health_check_period_s", 5, UPDATE),
     Effect("health_check_timeout_s", 5, UPDATE),
@@ -119,6 +121,7 @@ OF_APPLICATIONS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"route_prefix": "/b"}, RECONFIGURE, NOTHING, "route_prefix"),
     ({"route_prefix": None}, RECONFIGURE, NOTHING, "route_prefix"),
     ({"external_scaler_enabled": True}, NOTHING, NOTHING, ""),
+    ({"rollback_on_failure": True}, NOTHING, NOTHING, ""),
     ({"deployments": []}, NOTHING, NOTHING, ""),
 ]
 

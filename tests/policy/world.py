@@ -14,13 +14,14 @@ from typing import assert_never
 
 import msgspec
 
+from serve_lite.controller.goals import accept_fallback, configured_events, mark_proven
 from serve_lite.policy import actions as act
 from serve_lite.policy.claims import with_claims
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.policy.update import status_move
 from serve_lite.schema import ReplicaState
 from serve_lite.state import events as ev
-from serve_lite.state.goal import DeploymentGoal, Goal
+from serve_lite.state.goal import AppGoal, AppSubmission, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import Observed, ReplicaView, fold
 from serve_lite.state.resources import UNLIMITED, Machine
@@ -60,6 +61,10 @@ class World:
     now: float = 1000.0
     stops: int = 0
     starts: int = 0
+    revisions: dict[int, AppGoal] = field(
+        default_factory=dict
+    )  #: all that were deployed, as the store has them
+    rollbacks: list[str] = field(default_factory=list)  #: why, each time
     machine: Machine = UNLIMITED
 
     def __post_init__(self) -> None:
@@ -68,18 +73,28 @@ class World:
 
     # --- what a test does to it ---
 
-    def deploy(self, *deployments: DeploymentGoal) -> None:
+    def deploy(self, *deployments: DeploymentGoal, rollback_on_failure: bool = False) -> None:
         """Make these the goal, as a deploy does."""
         old = self.goal.apps.get("shop")
         had = {d.id: d for d in old.deployments} if old else {}
         names = {d.id for d in deployments}
         retired = tuple(d for d in (*(old.retired if old else ()), *had.values()) if d.id not in names)
-        self.goal = with_claims(self.goal, goal_of(application(*deployments, retired=retired)))
+        revision = self.goal.revision + 1
+        app = application(
+            *deployments,
+            retired=retired,
+            revision=revision,
+            submission=AppSubmission(name="shop", rollback_on_failure=rollback_on_failure),
+            proven=old.proven if old else 0,
+        )
+        self.goal = with_claims(self.goal, msgspec.structs.replace(goal_of(app), revision=revision))
+        self.revisions[revision] = self.goal.apps["shop"]
         self.fold(
             ev.DeploymentConfigured(
                 deployment=d.id,
                 version=d.version,
                 settings=d.settings,
+                min_ready_s=d.config.min_ready_s,
                 move=status_move(had.get(d.id), d),
                 at=self.now,
             )
@@ -96,6 +111,37 @@ class World:
         """Have a replica's process die now."""
         self.forget(replica)
         self.fold([ev.ReplicaExited(replica=replica, at=self.now, detail="it was killed by SIGKILL")])
+        self.look()
+
+    def suspend(self, for_s: float) -> None:
+        """Have the machine sleep: time goes on, and what was due comes late."""
+        self.now += for_s
+        self.look()
+
+    def reboot(self, now: float) -> None:
+        """Have the machine start again: nothing is left but what was stored, and the clock begins anew."""
+        self._due = []
+        self.now = now
+        self._load([])
+
+    def restart_daemon(self) -> None:
+        """Have a new daemon find the replicas that serve; those that were starting or stopping are lost."""
+        found = [r for r in self.observed.replicas.values() if r.state is ReplicaState.RUNNING]
+        ends = {r.id for r in found}
+        self._due = [entry for entry in self._due if entry[2] in ends]
+        heapq.heapify(self._due)
+        self._load(found)
+
+    def _load(self, found: list[ReplicaView]) -> None:
+        self.observed = Observed(deployments=self.observed.deployments)
+        self.fold(configured_events(Goal(), self.goal, self.observed, self.now))
+        for r in found:
+            news = ev.ReplicaFound(
+                replica=r.id, deployment=r.deployment, version=r.version, settings=r.settings, pid=1, rank=r.rank,
+                at=self.now,
+            )  # fmt: skip
+            self.fold([news])
+            self.later(0.05, r.id, lambda name=r.id: ev.ReplicaReady(replica=name, at=self.now))  # type: ignore[misc]
         self.look()
 
     def run(self, for_s: float) -> None:
@@ -171,10 +217,25 @@ class World:
             case act.ForgetApp():
                 self.goal = Goal()
                 return []
+            case act.MarkProven():
+                self.goal = mark_proven(self.goal, action.app, action.revision)
+                return []
+            case act.RollBack():
+                return self.roll_back(action)
             case act.StartBuild() | act.CancelBuild():
                 return []
             case _:
                 assert_never(action)
+
+    def roll_back(self, action: act.RollBack) -> list[ev.Event]:
+        self.rollbacks.append(action.reason)
+        old = self.goal
+        past = self.revisions.get(old.apps["shop"].proven)
+        alive = {r.deployment for r in self.observed.replicas.values()}
+        why = action.reason
+        self.goal = accept_fallback(old, "shop", action.revision, past, why, now=self.now, alive=alive)
+        self.revisions[self.goal.revision] = self.goal.apps["shop"]
+        return list(configured_events(old, self.goal, self.observed, self.now))
 
     def start(self, action: act.StartReplica) -> ev.Event:
         self.starts += 1

@@ -131,6 +131,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_replica_age_s": 0.5}, ValueError, "at least 1"),
     ({"max_replica_requests": 0}, ValueError, "at least 1"),
     ({"max_replica_memory_bytes": "much"}, ValueError, "an integer"),
+    ({"min_ready_s": -1}, ValueError, "at least 0"),
     ({"version": ["v1"]}, TypeError, "version"),
     ({"name": ""}, ValueError, "not empty"),
     ({"user_config": {1, 2}}, ValueError, "user_config is not JSON-serializable"),
@@ -252,6 +253,7 @@ RIGHT: list[tuple[dict[str, Any], Any]] = [
     ({"max_replica_requests": 1000}, 1000),
     ({"max_replica_memory_bytes": 2**30}, 2**30),
     ({"max_replica_memory_bytes": None}, None),
+    ({"min_ready_s": 2}, 2.0),
 ]
 
 

@@ -25,6 +25,7 @@ from serve_lite.exceptions import (
     RequestCancelledError,
     ServeLiteError,
     TaskCancelledError,
+    UnknownMethodError,
     gRPCStatusError,
 )
 from serve_lite.state.ids import DeploymentId
@@ -56,6 +57,16 @@ CASES: list[tuple[Exception, tuple[type, ...], tuple[str, ...]]] = [
         ("a#D#1", "died", "signal 9", "call again", "log"),
     ),
     (ReplicaDiedError("a#D#1"), (RayServeException,), ("running this request.",)),
+    (
+        UnknownMethodError("go", ["run"], "a#B#1", "v1"),
+        (RayServeException,),
+        ("method 'go' that does not exist", "['run']", "a#B#1 runs version v1."),
+    ),
+    (
+        UnknownMethodError("go", ["run"], "a#B#1", "v1").called_by("a#A#2", "v2"),
+        (RayServeException,),
+        ("a#B#1 runs version v1; its caller, a#A#2, version v2.",),
+    ),
     (RemoteUserError("shop.OutOfStock", "none left", "Traceback ..."), (RayServeException,), ("none left",)),
     (gRPCStatusError(KeyError("k"), 5, "gone"), (RayServeException,), ("gone", "5")),
     (gRPCStatusError(KeyError("k")), (RayServeException,), ("'k'",)),

@@ -16,7 +16,16 @@ from serve_lite.config import DeploymentConfig
 from serve_lite.exceptions import BackPressureError
 from serve_lite.routing.router import PendingCall
 from serve_lite.wire.frames import Kind
-from serve_lite.wire.messages import ErrorHead, HttpHead, HttpResponseHead, WsMessage
+from serve_lite.wire.messages import (
+    Empty,
+    ErrorHead,
+    HttpHead,
+    HttpResponseHead,
+    MetricsReply,
+    ReplicaReport,
+    StopRequest,
+    WsMessage,
+)
 from tests.replica.conftest import Stage
 
 pytestmark = pytest.mark.anyio
@@ -325,6 +334,12 @@ class WithApp:
                         Path(self.note + ".flood-ended").touch()
                         return
                     await asyncio.sleep(0)
+            if message["text"] == "work":
+                await send({"type": "websocket.send", "text": "begun"})
+                while not Path(self.note + ".go").exists():
+                    await asyncio.sleep(0.005)
+                await send({"type": "websocket.send", "text": "done"})
+                continue
             if message["text"] == "bye":
                 await send({"type": "websocket.close", "code": 4001, "reason": "said bye"})
                 return
@@ -394,3 +409,62 @@ async def test_an_application_that_only_sends_hears_that_its_client_is_gone(
         stage.router.cancel(call)
         while not (tmp_path / "note.flood-ended").exists():
             await asyncio.sleep(0.005)
+
+
+async def test_a_websocket_that_waits_for_its_client_is_closed_for_a_restart_when_its_replica_stops(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """Else it would hold the replica for its whole grace, which is never over here."""
+    replica = await stage.start(WithApp, str(tmp_path / "note"))
+    call = Http("WEBSOCKET", b"/ws", streams_body=True)
+    stage.router.submit(call)
+    async with asyncio.timeout(DEADLINE_S):
+        await call.messages.get()
+        await replica.control.control("stop", StopRequest(), MetricsReply, timeout_s=None)
+        closed = await call.messages.get()
+        assert (closed.type, closed.code, closed.reason) == (
+            "websocket.close",
+            1012,
+            "the replica stops; connect again",
+        )
+        await call.end.wait()
+        await asyncio.to_thread(replica.process.wait)
+    assert (tmp_path / "note.disconnected").read_text() == "1012"
+
+
+async def test_a_websocket_that_is_worked_for_is_closed_when_the_work_is_done(
+    stage: Stage, tmp_path: Path
+) -> None:
+    replica = await stage.start(WithApp, str(tmp_path / "note"))
+    call = Http("WEBSOCKET", b"/ws", streams_body=True)
+    stage.router.submit(call)
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+        await call.messages.get()
+        call.send_ws(WsMessage("websocket.receive", text="work"))
+        assert (await call.messages.get()).text == "begun"
+        stop = replica.control.control("stop", StopRequest(), MetricsReply, timeout_s=None)
+        stopping = group.create_task(stop)
+        while not (await replica.control.control("report", Empty(), ReplicaReport, timeout_s=None)).draining:
+            await asyncio.sleep(0.005)
+        call.send_ws(WsMessage("websocket.receive", text="last"))
+        (tmp_path / "note.go").touch()
+        assert (await call.messages.get()).text == "done"
+        assert (await call.messages.get()).text == "LAST"  # the client had sent it before it heard
+        assert (await call.messages.get()).code == 1012
+        await stopping
+
+
+async def test_a_websocket_that_only_sends_is_closed_for_a_restart_when_the_grace_is_over(
+    stage: Stage, tmp_path: Path
+) -> None:
+    replica = await stage.start(WithApp, str(tmp_path / "note"))
+    call = Http("WEBSOCKET", b"/ws", streams_body=True)
+    stage.router.submit(call)
+    async with asyncio.timeout(DEADLINE_S):
+        await call.messages.get()
+        call.send_ws(WsMessage("websocket.receive", text="flood"))
+        assert (await call.messages.get()).text == "drop"
+        await replica.control.control("stop", StopRequest(timeout_s=0.2), MetricsReply, timeout_s=None)
+        while (message := await call.messages.get()).text == "drop":
+            pass
+        assert (message.type, message.code) == ("websocket.close", 1012)
