@@ -82,6 +82,7 @@ class Prober:
     async def run(self) -> None:
         """Ask until cancelled; sleeps while there is nobody to ask."""
         loop = asyncio.get_running_loop()
+        _remove_older(self._path)
         try:
             sock = _bind(self._path)
         except OSError as error:
@@ -215,6 +216,13 @@ def look_at(pid: int) -> ProcessLook | None:
     except OSError:
         return None
     return ProcessLook(fields[0].decode(), (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
+
+
+def _remove_older(path: str) -> None:
+    """Remove the sockets of daemons before, which may have been killed: only the newest asks."""
+    for older in Path(path).parent.glob("p-*.live"):
+        if str(older) != path:
+            older.unlink(missing_ok=True)
 
 
 def _bind(path: str) -> socket.socket:

@@ -128,10 +128,14 @@ async def only_files_of_the_living(instance: Instance) -> None:
     """Return when the sockets and ledgers of those that were killed are gone."""
 
     def names() -> set[str]:
-        return {name for name in os.listdir(instance.paths.run) if name.startswith("r-")}
+        return {name for name in os.listdir(instance.paths.run) if name.startswith(("r-", "p-"))}
 
     def wanted() -> set[str]:
         suffixes = {p.cmdline()[0].split()[-1] for p in instance.processes("replica")}
-        return {f"r-{suffix}{kind}" for suffix in suffixes for kind in (".sock", ".acc")}
+        return {f"r-{suffix}{kind}" for suffix in suffixes for kind in (".sock", ".acc", ".live")}
 
-    await until(lambda: names() == wanted(), "only the living have files")
+    def is_right() -> bool:
+        probers = {name for name in names() if name.startswith("p-")}
+        return len(probers) == 1 and names() - probers == wanted()
+
+    await until(is_right, "only the living have files")
