@@ -22,6 +22,9 @@ from serve_lite.handle import DeploymentHandle
 from tests.chaos.storm_app import STREAMED
 from tests.instances import DEADLINE_S, Instance, until
 
+#: Close code of a WebSocket whose replica stops in order: no failure, its client connects again.
+SERVICE_RESTART = 1012
+
 #: What may become of a request, by what was going on while it was open. Nothing else may.
 PERMITTED = {
     "replica": {"answered 500", "stream cut", "socket closed", "ReplicaDiedError"},
@@ -191,8 +194,14 @@ class Crowd:
             f"{self._url.replace('http', 'ws')}/talk", open_timeout=DEADLINE_S, ping_interval=None
         ) as socket:
             for i in range(5):
-                await socket.send(str(n + i))
-                if (said := await socket.recv()) != str(n + i + 1):
+                try:
+                    await socket.send(str(n + i))
+                    said = await socket.recv()
+                except websockets.ConnectionClosed as closed:
+                    if closed.rcvd is not None and closed.rcvd.code == SERVICE_RESTART:
+                        return  # its replica stops in order, and says so: connect again
+                    raise
+                if said != str(n + i + 1):
                     raise WrongAnswer(said)
 
     async def _leaves(self, n: int) -> None:
