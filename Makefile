@@ -2,6 +2,8 @@
 #   make demo PYTHON=python3.12
 
 PYTHON ?= python3
+# Most tests wait for processes, so there may be more of them at once than cores.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -17,7 +19,7 @@ demo: $(VENV)/.has-examples  ## deploy a real model, ask it something, serve unt
 	@$(BIN)/python -m examples.demo
 
 test: $(VENV)/.has-test $(OLDER)/.installed  ## all tests, with real processes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 soak: $(VENV)/.has-test  ## the storm for SOAK_S seconds (600): kills, deploys and scaling under load
 	SOAK_S=$${SOAK_S:-600} $(BIN)/python -m pytest -s tests/chaos/test_storm.py
