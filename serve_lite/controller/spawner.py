@@ -215,6 +215,9 @@ class Spawner:
             child.kill()
             if child.files.socket_path:
                 _remove_sockets(child.files.socket_path)
+        for name in os.listdir(self._run):
+            if name.startswith("p-") and name.endswith(".live"):  # that replicas answered to
+                os.unlink(os.path.join(self._run, name))
 
     def sweep(self) -> None:
         """End replicas, and remove sockets, that no child of ours has. For a new daemon that has adopted.

@@ -24,7 +24,7 @@ from serve_lite.wire.messages import DeploymentLoad, Membership, MemberState, Re
 
 _PATIENCE_S = 30.0  #: for steps that only take time on a machine that hardly runs
 _LOOK_EVERY_S = 0.001
-_LONGEST_FOLDER = 80  #: a Unix socket's path has 107 bytes
+_LONGEST_FOLDER = 64  #: a Unix socket's path has 107 bytes, and `serve-lite-xxxxxxxx/r-xxxxxxxx.sock` follows
 
 
 class InlineRuntime:

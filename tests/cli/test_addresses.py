@@ -67,7 +67,7 @@ def stranger() -> Iterator[Stranger]:
 
 
 def test_every_command_with_an_address_is_asked_here() -> None:
-    without = {"start", "run", "build", "validate", "schema"}
+    without = {"start", "run", "build", "validate", "schema", "upgrade", "systemd"}
     assert set(QUESTIONS) == set(COMMANDS) - without
 
 

@@ -72,11 +72,11 @@ async def test_certificates_are_read_anew_and_bad_ones_are_not_taken(
     assert served().split() == first[0].read_text().split()
     shutil.copy(second[0], cert)  # and not its key
     os.kill(instance.keeper_pid, signal.SIGHUP)
-    await until(lambda: "could not be read again" in instance.log("daemon.log"))
+    await until(lambda: "HTTP keeps its certificates" in instance.log("daemon.log"))
     assert served().split() == first[0].read_text().split()
     shutil.copy(second[1], key)
     os.kill(instance.keeper_pid, signal.SIGHUP)
-    await until(lambda: "read the certificates again" in instance.log("daemon.log"))
+    await until(lambda: "have the certificates read just now" in instance.log("daemon.log"))
     assert served().split() == second[0].read_text().split()
 
 
@@ -88,7 +88,7 @@ async def test_an_upgrade_is_refused_while_the_certificates_are_bad(
     key.write_text("nonsense")
     done = await Cli(instance.home, HERE)("upgrade")
     assert done.code == 1
-    assert "the running daemon goes on" in done.err and "SSLError" in done.err
+    assert "the running daemon goes on" in done.err and "TLS cannot be served" in done.err
 
 
 # --- bounds ---------------------------------------------------------------------------------------
