@@ -194,10 +194,10 @@ def with_prepared(
         search_path: where programs are looked for if the environment does not say; those of packages come first.
     """
     folders = {part.place: done.path for part, done in prepared.items() if isinstance(part, Archive)}
-    python, library, env_vars = environment.python, environment.library, environment.env_vars
+    python, package_folders, env_vars = environment.python, environment.package_folders, environment.env_vars
     for done in prepared.values():
         if done.python:
-            python, library = done.python, done.library
+            python, package_folders = done.python, done.package_folders
         if done.scripts:
             env_vars = {**env_vars, "PATH": f"{done.scripts}{os.pathsep}{env_vars.get('PATH', search_path)}"}
     return msgspec.structs.replace(
@@ -206,7 +206,7 @@ def with_prepared(
         sys_path=tuple(folders.get(path, path) for path in environment.sys_path),
         env_vars=env_vars,
         python=python,
-        library=library,
+        package_folders=package_folders,
         parts=(),
     )
 

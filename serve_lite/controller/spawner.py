@@ -310,7 +310,10 @@ class Spawner:
         try:
             process = subprocess.Popen(  # on the loop: 2 ms, and a worker thread must not become the parent
                 python_command(
-                    "serve_lite.replica.template", *arguments, python=python, library=environment.library
+                    "serve_lite.replica.template",
+                    *arguments,
+                    python=python,
+                    library=environment.package_folders,
                 ),
                 env={**os.environ, **env_vars},
                 stdin=subprocess.DEVNULL,

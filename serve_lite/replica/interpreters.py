@@ -56,7 +56,7 @@ def prepare_interpreter(wanted: Interpreter, making: Path, final: Path) -> Prepa
     is_same = seen.version[:2] == sys.version_info[:2]
     ours = library_of(sys.path, [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")])
     if wanted.packages is None:
-        return Prepared(python=python, library=_borrowed(python, seen, ours if is_same else ()))
+        return Prepared(python=python, package_folders=_borrowed(python, seen, ours if is_same else ()))
     install(wanted.packages, python, making, final)
     own = library_of(seen.path, seen.stdlib) if wanted.python else ()
     _put_behind(making, dict.fromkeys((*own, *(ours if is_same else ()))))

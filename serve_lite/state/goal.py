@@ -26,7 +26,7 @@ class CodeEnvironment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     sys_path: tuple[str, ...] = ()  #: put in front of the interpreter's own `sys.path`, in this order
     env_vars: dict[str, str] = {}  #: set before user code is imported
     python: str = ""  #: interpreter executable; "" is the daemon's own
-    library: tuple[str, ...] = ()  #: folders of packages, put behind that interpreter's own
+    package_folders: tuple[str, ...] = ()  #: folders of packages, put behind that interpreter's own
     parts: tuple[Part, ...] = ()  #: to be prepared first (controller/environments.py), which gives the above
 
 

@@ -143,7 +143,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str = ""  #: folder of an archive's content
     python: str = ""  #: interpreter
     scripts: str = ""  #: folder of the programs of its packages
-    library: tuple[str, ...] = ()  #: absolute folders of packages to put behind its own
+    package_folders: tuple[str, ...] = ()  #: absolute folders of packages to put behind its own
 
 
 #: In the name of a folder that is not complete.
