@@ -136,7 +136,8 @@ class Suite:
     def _measure(self, visit: Visit, row: Row, server: Server) -> None:
         sample = Sample(row.name, visit.contender.name, visit.round)
         try:
-            sample.figures = {key: float(value) for key, value in row.measure(server).items()}
+            for key, value in row.measure(server):
+                sample.figures[key] = float(value)
         except FAILURES as error:
             sample.error = _words(error)
         sample.notes, server.notes[:] = list(server.notes), []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,6 +21,10 @@ class Plot:
     unit: str  #: of the axis with the figures
     xs: Sequence[float] = ()  #: one for each key
     x_title: str = ""
+
+
+#: Keys of figures and their numbers, in the order in which they were measured.
+Measured = Iterator[tuple[str, float]]
 
 
 class Row:
@@ -47,8 +51,8 @@ class Row:
             return "not measured for it"
         return contender.lacks(self.app)
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        """Return the figures, by their keys. May leave some out.
+    def measure(self, server: Server) -> Measured:
+        """Yield the figures as they come: key and number. May leave some out; all before an error are kept.
 
         Raises:
             BenchmarkError: it could not be measured, or an answer was wrong.

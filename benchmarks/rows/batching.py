@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from benchmarks.figures import Figure, per_s, times
-from benchmarks.rows.base import Row
+from benchmarks.rows.base import Measured, Row
 from benchmarks.server import Server
 
 
@@ -24,7 +22,9 @@ class Batching(Row):
         Figure("batching_gain", "gain", times, more_is_better=True),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
+    def measure(self, server: Server) -> Measured:
         single = server.load("single", connections=self.CONNECTIONS).requests_per_s
+        yield "single_per_s", single
         batched = server.load("batched", connections=self.CONNECTIONS).requests_per_s
-        return {"single_per_s": single, "batched_per_s": batched, "batching_gain": batched / single}
+        yield "batched_per_s", batched
+        yield "batching_gain", batched / single

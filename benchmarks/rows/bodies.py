@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import uvloop
 
 from benchmarks.asks import CHUNKS, TRANSFER_BYTES
 from benchmarks.figures import Figure, Goal, megabytes_per_s, milliseconds, per_s
 from benchmarks.loads import websockets
-from benchmarks.rows.base import Row
+from benchmarks.rows.base import Measured, Row
 from benchmarks.server import BenchmarkError, Server
 
 GROUP = "Bodies and streams"
@@ -28,13 +26,11 @@ class Json(Row):
         Figure("json_100k_p50_ms", "JSON of 100 kB there and back: p50", milliseconds),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        seen: dict[str, float] = {}
+    def measure(self, server: Server) -> Measured:
         for size in ("1k", "100k"):
             load = server.load(f"json-{size}", connections=self.CONNECTIONS)
-            seen[f"json_{size}_per_s"] = load.requests_per_s
-            seen[f"json_{size}_p50_ms"] = load.p50_ms
-        return seen
+            yield f"json_{size}_per_s", load.requests_per_s
+            yield f"json_{size}_p50_ms", load.p50_ms
 
 
 class Transfers(Row):
@@ -49,13 +45,11 @@ class Transfers(Row):
         Figure("download_mb_per_s", "10 MB down, 4 connections", megabytes_per_s, more_is_better=True),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        seen: dict[str, float] = {}
+    def measure(self, server: Server) -> Measured:
         for way in ("upload", "download"):
-            seen[f"{way}_p50_ms"] = server.load(way, connections=1).p50_ms
+            yield f"{way}_p50_ms", server.load(way, connections=1).p50_ms
             rate = server.load(way, connections=4).requests_per_s
-            seen[f"{way}_mb_per_s"] = rate * TRANSFER_BYTES / 1e6
-        return seen
+            yield f"{way}_mb_per_s", rate * TRANSFER_BYTES / 1e6
 
 
 class Chunks(Row):
@@ -74,8 +68,8 @@ class Chunks(Row):
         ),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        return {"chunks_per_s": server.load("chunks", connections=16).requests_per_s * CHUNKS}
+    def measure(self, server: Server) -> Measured:
+        yield "chunks_per_s", server.load("chunks", connections=16).requests_per_s * CHUNKS
 
 
 class WebSockets(Row):
@@ -89,11 +83,12 @@ class WebSockets(Row):
         Figure("websocket_p50_ms", "WebSocket echo, 16 connections: p50", milliseconds),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
+    def measure(self, server: Server) -> Measured:
         for seconds in (server.settings.warm_up_s, server.settings.seconds):
             load = uvloop.run(
                 websockets.run(server.place.port, "/echo", connections=self.CONNECTIONS, seconds=seconds)
             )
             if load.errors:
                 raise BenchmarkError(f"{load.errors} WebSocket connections failed or echoed something else.")
-        return {"websocket_per_s": load.requests_per_s, "websocket_p50_ms": load.p50_ms}
+        yield "websocket_per_s", load.requests_per_s
+        yield "websocket_p50_ms", load.p50_ms

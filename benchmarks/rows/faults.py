@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Mapping
 
 import psutil
 import uvloop
@@ -20,7 +19,7 @@ from benchmarks.apps.capacity import RUNNING_AND_WAITING, TIMES
 from benchmarks.contenders.base import Contender
 from benchmarks.figures import Figure, Goal, count, milliseconds, per_s, percent, seconds
 from benchmarks.loads import crowd, steady
-from benchmarks.rows.base import HandleRow
+from benchmarks.rows.base import HandleRow, Measured
 from benchmarks.server import BenchmarkError, Server
 from benchmarks.settings import Settings
 from benchmarks.spread import percentile
@@ -64,20 +63,18 @@ class Recovery(HandleRow):
             return "nobody would start a process again"
         return super().lacks(contender)
 
-    def measure(self, server: Server) -> Mapping[str, float]:
+    def measure(self, server: Server) -> Measured:
         victims = server.contender.victims
         assert victims is not None, "checked by lacks()"
-        figures: dict[str, float] = {}
         for victim, title in victims.items():
             seen = uvloop.run(kill_under_load(server.place.port, title, server.settings))
             causes = seen.causes()
             if causes:
                 told = ", ".join(f"{number} {cause}" for cause, number in causes.most_common())
                 server.notes.append(f"kill -9 of the {victim}: {told}")
-            figures[f"kill_{victim}_refused"] = causes["refused"]
-            figures[f"kill_{victim}_failed"] = len(seen.failed_at)
-            figures[f"kill_{victim}_gap_s"] = seen.longest_gap_s()
-        return figures
+            yield f"kill_{victim}_refused", causes["refused"]
+            yield f"kill_{victim}_failed", len(seen.failed_at)
+            yield f"kill_{victim}_gap_s", seen.longest_gap_s()
 
 
 async def kill_under_load(port: int, victim: str, settings: Settings) -> steady.Seen:
@@ -151,21 +148,18 @@ class Overload(HandleRow):
         Figure("recovered_percent", "answered afterwards, at half of capacity", percent, more_is_better=True),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
+    def measure(self, server: Server) -> Measured:
         full, flooded, after = uvloop.run(_phases(server.place.port, server.settings.seconds))
         if flooded.broken:
             server.notes.append(f"overload: {flooded.broken} connections were cut")
-        figures = {
-            "capacity_per_s": full.goodput,
-            "goodput_percent": 100 * flooded.goodput / full.goodput,
-            "recovered_percent": 100 * after.statuses[200] / max(1, after.statuses.total()),
-        }
+        yield "capacity_per_s", full.goodput
+        yield "goodput_percent", 100 * flooded.goodput / full.goodput
         if flooded.refused_ms:
-            figures["refusal_p50_ms"] = percentile(flooded.refused_ms, 50)
-            figures["refusal_p99_ms"] = percentile(flooded.refused_ms, 99)
+            yield "refusal_p50_ms", percentile(flooded.refused_ms, 50)
+            yield "refusal_p99_ms", percentile(flooded.refused_ms, 99)
         if flooded.done_ms:
-            figures["flooded_p50_ms"] = percentile(flooded.done_ms, 50)
-        return figures
+            yield "flooded_p50_ms", percentile(flooded.done_ms, 50)
+        yield "recovered_percent", 100 * after.statuses[200] / max(1, after.statuses.total())
 
 
 async def _phases(port: int, seconds: float) -> tuple[crowd.Seen, crowd.Seen, crowd.Seen]:

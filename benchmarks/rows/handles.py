@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from benchmarks.figures import Figure, Goal, milliseconds, per_s
-from benchmarks.rows.base import HandleRow
+from benchmarks.rows.base import HandleRow, Measured
 from benchmarks.server import Server
 
 GROUP = "Handles"
@@ -23,13 +21,11 @@ class Sequential(HandleRow):
         Figure("handle_per_s", "handle call, sequential: calls/s", per_s, more_is_better=True),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
+    def measure(self, server: Server) -> Measured:
         seen = server.driver("handle_calls", str(server.settings.seconds))
-        return {
-            "handle_p50_ms": seen["p50_ms"],
-            "handle_p99_ms": seen["p99_ms"],
-            "handle_per_s": seen["calls_per_s"],
-        }
+        yield "handle_p50_ms", seen["p50_ms"]
+        yield "handle_p99_ms", seen["p99_ms"]
+        yield "handle_per_s", seen["calls_per_s"]
 
 
 class Inside(HandleRow):
@@ -59,8 +55,8 @@ class Calls(Inside):
         ),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        return self.ask_inside(server, "calls")
+    def measure(self, server: Server) -> Measured:
+        yield from self.ask_inside(server, "calls").items()
 
 
 class Items(Inside):
@@ -77,8 +73,8 @@ class Items(Inside):
         ),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        return self.ask_inside(server, "items")
+    def measure(self, server: Server) -> Measured:
+        yield from self.ask_inside(server, "items").items()
 
 
 class Arrays(Inside):
@@ -90,9 +86,10 @@ class Arrays(Inside):
         Figure("array_100_mb_ms", "100 MB array: p50", milliseconds),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
+    def measure(self, server: Server) -> Measured:
         seen = self.ask_inside(server, "arrays")
-        return {f"array_{size}_mb_ms": seen[f"p50_ms_of_{size}_mb"] for size in (1, 10, 100)}
+        for size in (1, 10, 100):
+            yield f"array_{size}_mb_ms", seen[f"p50_ms_of_{size}_mb"]
 
 
 class Composition(HandleRow):
@@ -111,9 +108,8 @@ class Composition(HandleRow):
         Figure("fan_out_p50_ms", "10 calls at once: p50", milliseconds),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        seen: dict[str, float] = {}
+    def measure(self, server: Server) -> Measured:
         for name, key in (("chain", "chain"), ("fan-out", "fan_out")):
             load = server.load(name, connections=self.CONNECTIONS)
-            seen[f"{key}_per_s"], seen[f"{key}_p50_ms"] = load.requests_per_s, load.p50_ms
-        return seen
+            yield f"{key}_per_s", load.requests_per_s
+            yield f"{key}_p50_ms", load.p50_ms

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from benchmarks.figures import Figure, Goal, microseconds, milliseconds, per_s, times
-from benchmarks.rows.base import Plot, Row
+from benchmarks.rows.base import Measured, Plot, Row
 from benchmarks.server import Server
 
 GROUP = "Requests"
@@ -51,14 +51,12 @@ class Loaded(Row):
     ask: ClassVar[str]
     connections: ClassVar[Sequence[int]]
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        seen: dict[str, float] = {}
+    def measure(self, server: Server) -> Measured:
         for n in self.connections:
             load = server.load(self.ask, connections=n)
-            seen[f"{self.key}_per_s_at_{n}"] = load.requests_per_s
-            seen[f"{self.key}_p50_ms_at_{n}"] = load.p50_ms
-            seen[f"{self.key}_p99_ms_at_{n}"] = load.p99_ms
-        return seen
+            yield f"{self.key}_per_s_at_{n}", load.requests_per_s
+            yield f"{self.key}_p50_ms_at_{n}", load.p50_ms
+            yield f"{self.key}_p99_ms_at_{n}", load.p99_ms
 
 
 class Noop(Loaded):
@@ -157,15 +155,13 @@ class Curve(Row):
         ),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        seen: dict[str, float] = {}
+    def measure(self, server: Server) -> Measured:
         for n in self.LEVELS:
             load = server.load("noop", connections=n)
-            seen[f"curve_per_s_at_{n}"] = load.requests_per_s
-            seen[f"curve_p50_ms_at_{n}"] = load.p50_ms
-            seen[f"curve_p99_ms_at_{n}"] = load.p99_ms
-            seen[f"curve_little_at_{n}"] = load.p50_ms / (n / load.requests_per_s * 1000)
-        return seen
+            yield f"curve_per_s_at_{n}", load.requests_per_s
+            yield f"curve_p50_ms_at_{n}", load.p50_ms
+            yield f"curve_p99_ms_at_{n}", load.p99_ms
+            yield f"curve_little_at_{n}", load.p50_ms / (n / load.requests_per_s * 1000)
 
 
 class Cost(Row):
@@ -182,14 +178,13 @@ class Cost(Row):
         Figure("cost_all_us", "processor time a request: everything", microseconds),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
+    def measure(self, server: Server) -> Measured:
         server.load("noop", connections=self.CONNECTIONS)  # warm
         warmed = server.cpu_s()
         load = server.load_unchecked("noop", connections=self.CONNECTIONS)
         used = {role: seconds - warmed[role] for role, seconds in server.cpu_s().items()}
         each_us = {role: seconds / load.requests * 1e6 for role, seconds in used.items()}
-        return {
-            **({"cost_front_us": each_us["front"]} if warmed["front"] else {}),
-            "cost_replica_us": each_us["replica"],
-            "cost_all_us": sum(each_us.values()),
-        }
+        if warmed["front"]:
+            yield "cost_front_us", each_us["front"]
+        yield "cost_replica_us", each_us["replica"]
+        yield "cost_all_us", sum(each_us.values())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 
 from benchmarks.contenders.base import Command
 from benchmarks.figures import Figure, Goal, milliseconds, per_s
-from benchmarks.rows.base import Row
+from benchmarks.rows.base import Measured, Row
 from benchmarks.server import Server
 
 
@@ -31,13 +30,11 @@ class Grpc(Row):
         Figure("grpc_p50_ms_at_1", "gRPC unary, one at a time: p50", milliseconds),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        one, many = self._calls(server, 1), self._calls(server, 64)
-        return {
-            "grpc_per_s_at_64": many["calls_per_s"],
-            "grpc_p50_ms_at_64": many["p50_ms"],
-            "grpc_p50_ms_at_1": one["p50_ms"],
-        }
+    def measure(self, server: Server) -> Measured:
+        many = self._calls(server, 64)
+        yield "grpc_per_s_at_64", many["calls_per_s"]
+        yield "grpc_p50_ms_at_64", many["p50_ms"]
+        yield "grpc_p50_ms_at_1", self._calls(server, 1)["p50_ms"]
 
     def _calls(self, server: Server, in_flight: int) -> dict[str, float]:
         argv = [sys.executable, "-m", "benchmarks.drivers.grpc_calls", str(server.place.grpc_port)]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 
 from benchmarks.asks import Ask
 from benchmarks.figures import Figure, Goal, seconds
-from benchmarks.rows.base import HandleRow
+from benchmarks.rows.base import HandleRow, Measured
 from benchmarks.server import BenchmarkError, Server, request
 
 GROUP = "Deploying and scaling"
@@ -21,8 +20,8 @@ class Deploy(HandleRow):
     about = "From `serve.run` of a second application, in a program that is connected already, to its first answer."
     figures = (Figure("deploy_s", "deploy to first answer", seconds),)
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        return {"deploy_s": server.driver("deploy", str(server.place.port))["answered_s"]}
+    def measure(self, server: Server) -> Measured:
+        yield "deploy_s", server.driver("deploy", str(server.place.port))["answered_s"]
 
 
 class Scale(HandleRow):
@@ -32,8 +31,8 @@ class Scale(HandleRow):
     about = "`serve.run` of the same version with four replicas instead of one, until it returns with all of them up."
     figures = (Figure("scale_s", "scale 1 → 4 replicas", seconds, target=Goal(0.5), aim=Goal(0.05)),)
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        return {"scale_s": server.driver("scale", "1", "4")["seconds"]}
+    def measure(self, server: Server) -> Measured:
+        yield "scale_s", server.driver("scale", "1", "4")["seconds"]
 
 
 class Wake(HandleRow):
@@ -55,9 +54,9 @@ class Wake(HandleRow):
         ),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
+    def measure(self, server: Server) -> Measured:
         taken = sorted(self._wake_s(server) for _ in range(self.TIMES))
-        return {"wake_s": taken[self.TIMES // 2]}
+        yield "wake_s", taken[self.TIMES // 2]
 
     def _wake_s(self, server: Server) -> float:
         server.driver("asleep", "default", "Sleeper")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Mapping
 
 from benchmarks import processes
 from benchmarks.contenders.base import Contender
 from benchmarks.figures import Figure, Goal, count, megabytes, milliseconds, percent, seconds
-from benchmarks.rows.base import HandleRow, Plot, Row
+from benchmarks.rows.base import HandleRow, Measured, Plot, Row
 from benchmarks.server import Server
 
 GROUP = "Start and weight"
@@ -21,8 +20,8 @@ class Start(Row):
     about = "From the command that starts everything to the first right answer over HTTP."
     figures = (Figure("start_s", "start command to first answer", seconds, target=Goal(0.8), aim=Goal(0.3)),)
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        return {"start_s": server.start_s}
+    def measure(self, server: Server) -> Measured:
+        yield "start_s", server.start_s
 
 
 class Idle(Row):
@@ -36,14 +35,12 @@ class Idle(Row):
     )
     plots = (Plot("idle", "Idle memory, one replica", ("idle_pss_mb",), "MB (PSS)"),)
 
-    def measure(self, server: Server) -> Mapping[str, float]:
+    def measure(self, server: Server) -> Measured:
         time.sleep(server.settings.settle_s)
         weight = processes.weigh(over_s=server.settings.idle_s)
-        return {
-            "idle_pss_mb": weight.pss_mb,
-            "idle_processes": weight.processes,
-            "idle_cpu_percent": weight.cpu_percent,
-        }
+        yield "idle_pss_mb", weight.pss_mb
+        yield "idle_processes", weight.processes
+        yield "idle_cpu_percent", weight.cpu_percent
 
 
 class Import(Row):
@@ -56,9 +53,9 @@ class Import(Row):
     def lacks(self, contender: Contender) -> str | None:
         return None if contender.library else "there is nothing to import"
 
-    def measure(self, server: Server) -> Mapping[str, float]:
+    def measure(self, server: Server) -> Measured:
         bare = self._fastest_s(server, "pass")
-        return {"import_ms": (self._fastest_s(server, f"import {server.contender.library}") - bare) * 1000}
+        yield "import_ms", (self._fastest_s(server, f"import {server.contender.library}") - bare) * 1000
 
     def _fastest_s(self, server: Server, code: str) -> float:
         command = server.contender.driver("", server.place)
@@ -98,15 +95,15 @@ class Memory(HandleRow):
         ),
     )
 
-    def measure(self, server: Server) -> Mapping[str, float]:
-        seen: dict[str, float] = {"pss_mb_of_1": self._pss_mb(server)}
-        for replicas in self.COUNTS[1:]:
-            # One replica is there already: that of the application that was started.
-            server.driver("scale", str(replicas - 1))
-            seen[f"pss_mb_of_{replicas}"] = self._pss_mb(server)
-        added = self.COUNTS[1] - self.COUNTS[0]
-        seen["pss_mb_each"] = (seen[f"pss_mb_of_{self.COUNTS[1]}"] - seen["pss_mb_of_1"]) / added
-        return seen
+    def measure(self, server: Server) -> Measured:
+        seen: dict[int, float] = {}
+        for replicas in self.COUNTS:
+            if replicas > 1:  # one is there already: that of the application that was started
+                server.driver("scale", str(replicas - 1))
+            seen[replicas] = self._pss_mb(server)
+            yield f"pss_mb_of_{replicas}", seen[replicas]
+        few, many = self.COUNTS[1:]
+        yield "pss_mb_each", (seen[many] - seen[few]) / (many - few)
 
     def _pss_mb(self, server: Server) -> float:
         time.sleep(server.settings.settle_s)
