@@ -20,7 +20,8 @@ from benchmarks.figures import Figure
 from benchmarks.spread import Spread, spread
 
 SCHEMA = 2
-FOLDER = Path(__file__).parent / "results"
+#: Where results are kept; elsewhere where nothing may be written beside the code.
+FOLDER = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
 
 
 @dataclass

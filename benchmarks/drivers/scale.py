@@ -1,6 +1,6 @@
 """Bring an application of one deployment to N replicas, in steps: `... N [N ...]`; prints the seconds of the last.
 
-Each step is a `serve.run` of the same version with another number, which returns when all replicas run.
+Each step is a `serve.run` of the same deployment with another number, which returns when all replicas run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     serve = connect()
     seconds, count = 0.0, 0
     for count in map(int, sys.argv[1:]):
-        app = Noop.options(num_replicas=count, version="1").bind()
+        app = Noop.options(num_replicas=count).bind()
         started = time.perf_counter()
         serve.run(app, name="scaled", route_prefix="/scaled")
         seconds = time.perf_counter() - started
