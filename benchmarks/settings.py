@@ -10,7 +10,7 @@ class Settings:
     """All durations in seconds."""
 
     rounds: int = 3
-    seconds: float = 4.0  #: of each load
+    seconds: float = 3.0  #: of each load
     warm_up_s: float = 1.0  #: before each load
     settle_s: float = 3.0  #: from the first answer to the weighing
     idle_s: float = 5.0  #: for which the idle processor use is watched

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from benchmarks import machine, processes
 from benchmarks.contenders.base import App, Contender
 from benchmarks.results import FOLDER, Results, Sample
@@ -23,6 +25,7 @@ from benchmarks.settings import Settings
 
 #: What a contender or a driver may do to us; anything else is a mistake of ours and ends the run.
 FAILURES = (
+    psutil.Error,
     BenchmarkError,
     OSError,
     EOFError,

@@ -123,6 +123,7 @@ class Starlette(Loaded):
 class Curve(Row):
     name = "curve"
     group = "Queueing"
+    once = True
     about = (
         "The no-op from 1 to 512 connections. Connections that ask again at once are a closed queue: once the "
         "processor is busy, throughput stays and the mean latency is connections ÷ throughput (Little's law). The last "

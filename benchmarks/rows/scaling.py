@@ -28,7 +28,7 @@ class Scale(HandleRow):
     name = "scale"
     app = "replicas"
     group = GROUP
-    about = "`serve.run` of the same deployment with four replicas instead of one, until it returns with all of them up."
+    about = "`serve.run` of the same deployment with four replicas instead of one, until it returns."
     figures = (Figure("scale_s", "scale 1 → 4 replicas", seconds, target=Goal(0.5), aim=Goal(0.05)),)
 
     def measure(self, server: Server) -> Measured:
