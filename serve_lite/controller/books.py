@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import anyio
 
-from serve_lite.controller import goals
 from serve_lite.controller.store import EventRow, Store
 from serve_lite.policy.claims import with_claims
+from serve_lite.policy.meaning import configured_events
 from serve_lite.state import events as ev
 from serve_lite.state.goal import DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
@@ -71,7 +71,7 @@ class Books:
         old, self.goal = self.goal, goal
         self.fold(ev.AppForgotten(app=name, at=self.clock()) for name in old.apps.keys() - goal.apps.keys())
         if events is None:
-            self.fold(goals.configured_events(old, goal, self.observed, self.clock()))
+            self.fold(configured_events(old, goal, self.observed, self.clock()))
         else:
             self.fold(events(old, goal))
         self.wake()

@@ -25,6 +25,7 @@ from serve_lite.exceptions import RayServeException
 from serve_lite.instruments import Family
 from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.diff import AppPlan, compare
+from serve_lite.policy.meaning import scaled_events
 from serve_lite.schema import ProxyStatus, ServeStatus
 from serve_lite.state import events as ev
 from serve_lite.state.goal import CodeEnvironment, Goal
@@ -278,6 +279,4 @@ class Desk:
         """Return what a number from a scaler outside means for the deployment's status."""
         was = next(d.target for d in old.apps[deployment.app_name].deployments if d.id == deployment)
         exactly = Bounds(target, target)
-        return goals.scaled_events(
-            deployment, was, target, exactly, self._books.observed, self._books.clock()
-        )
+        return scaled_events(deployment, was, target, exactly, self._books.observed, self._books.clock())

@@ -20,6 +20,7 @@ from serve_lite.controller.scaling import Scaler, Scaling
 from serve_lite.controller.store import Store
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.policy import actions as act
+from serve_lite.policy.meaning import scaled_events
 from serve_lite.state import events as ev
 from serve_lite.state.goal import Goal
 
@@ -113,7 +114,7 @@ class Upkeep:
             self._scaler.done(scaling, is_stored=is_stored)
 
     def _scaled_events(self, scaling: Scaling) -> list[ev.Event]:
-        return goals.scaled_events(
+        return scaled_events(
             scaling.deployment,
             scaling.was,
             scaling.target,
