@@ -219,11 +219,13 @@ class Daemon:
         self,
         store: Store,
         publisher: Publisher,
+        group: anyio.abc.TaskGroup,
         spawner: Spawner,
         importer: Importer,
         environments: Environments,
     ) -> Controller:
         return Controller(
+            group,
             store,
             spawner,
             importer,
@@ -255,7 +257,7 @@ class Daemon:
         settings = self._settings()
         control = ControlSocket(
             group,
-            plane.controller,
+            plane.controller.desk,
             publisher,
             self._info(plane.controller.epoch),
             settings,
@@ -279,7 +281,7 @@ class Daemon:
     async def _leave(self, plane: ControlPlane, routers: Routers) -> None:
         """End with all that the instance has."""
         plane.close_admin()
-        plane.controller.proxy_status = ProxyStatus.DRAINING
+        plane.controller.desk.proxy_status = ProxyStatus.DRAINING
         await self._drain(
             [door.drain for door in (self._http, self._grpc) if door is not None], plane.controller
         )
