@@ -115,8 +115,9 @@ class Suite:
         return self.results
 
     def _visit(self, visit: Visit) -> None:
+        minutes = (time.monotonic() - self._began) / 60
         where = f"round {visit.round}/{self._settings.rounds}: {visit.contender.title}: {visit.app}"
-        print(where, flush=True)
+        print(f"[{minutes:.1f} min] {where}", flush=True)
         first = len(self.results.samples)
         notes: list[str] = []
         try:

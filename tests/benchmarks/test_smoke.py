@@ -8,8 +8,11 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks.loads import websockets
@@ -48,6 +51,40 @@ def test_a_quick_run_has_every_figure_of_its_rows_and_leaves_nothing(tmp_path: P
     page = (tmp_path / "page" / "latest.md").read_text()
     assert "| start command to first answer |" in page
     assert "](idle.svg)" in page and (tmp_path / "page" / "idle.svg").exists()
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(120)
+def test_a_run_that_is_told_to_end_keeps_what_it_has_and_leaves_no_process(tmp_path: Path) -> None:
+    environment = {**os.environ, "BENCHMARK_RESULTS": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "benchmarks", "run", "--quick", "--contenders", "serve-lite"]
+    with (tmp_path / "output").open("wb") as output:
+        run = subprocess.Popen([*command, "--rows", "start,noop"], cwd=ROOT, env=environment, stdout=output)
+    try:
+        give_up_at = time.monotonic() + 60
+        while not any(sample["row"] == "start" for sample in _samples(tmp_path)):
+            assert run.poll() is None and time.monotonic() < give_up_at, (tmp_path / "output").read_text()
+            time.sleep(0.05)
+        started = psutil.Process(run.pid).children(recursive=True)
+        run.terminate()
+        run.wait(timeout=60)
+    finally:
+        run.kill()
+        run.wait()
+    assert len(started) >= 4, "keeper, daemon, template and replica"
+    assert psutil.wait_procs(started, timeout=0)[1] == []
+    (raw,) = (tmp_path / "raw").iterdir()
+    assert json.loads(raw.read_text())["ended"] == "interrupted"
+    assert "interrupted; what was measured is kept" in (tmp_path / "output").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["output", "raw"]
+
+
+def _samples(folder: Path) -> list[dict[str, Any]]:
+    """Return what a run has saved so far."""
+    found: list[dict[str, Any]] = []
+    for raw in folder.glob("raw/*.json"):
+        found += json.loads(raw.read_text())["samples"]
+    return found
 
 
 def test_a_frame_of_a_client_is_masked() -> None:
