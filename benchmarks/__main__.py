@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _report(files: Sequence[Path], folder: Path) -> int:
     """Write the page and the plots of one run, or of several as one."""
-    whole = results.merged([results.load(path) for path in files])
+    whole = results.merged([results.load(path) for path in files], list(contenders.BY_NAME))
     measured = {sample.row for sample in whole.samples}
     shown = [row for row in rows.ROWS if row.name in measured]
     written = plots.write(whole, shown, folder)

@@ -106,6 +106,5 @@ def _bars(
     values = [series[name][0] for name in names]
     bars = axes.barh([results.titles[n] for n in names], values, color=[colours[n] for n in names])
     axes.bar_label(bars, [figure.write(value) for value in values], padding=3)
-    axes.set_xscale("log")  # the slowest would not be seen beside the fastest
-    axes.margins(x=0.15)
-    axes.set_xlabel(f"{plot.unit}, logarithmic")
+    axes.set_xlim(0, 1.2 * max(values) or 1)  # with room for the numbers beside the bars
+    axes.set_xlabel(plot.unit)

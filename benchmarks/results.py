@@ -79,25 +79,41 @@ def load(path: Path) -> Results:
     return Results(samples=samples, **document)
 
 
-def merged(parts: Sequence[Results]) -> Results:
-    """Return several runs as one: the samples of all, the circumstances of the last.
+def merged(parts: Sequence[Results], order: Sequence[str]) -> Results:
+    """Return several runs as one, with the circumstances of the last; for a run that was taken in pieces.
 
-    For a run that was taken in pieces on one machine. Rounds are numbered on, so that spreads stay honest.
+    Contenders come in `order`. The rounds of the pieces count as further rounds, so that spreads stay honest.
     """
     if not parts:
         raise ValueError("there is nothing to merge")
-    whole = parts[-1]
-    samples: list[Sample] = []
-    for number, part in enumerate(parts):
-        samples += [Sample(**{**vars(s), "round": s.round + 100 * number}) for s in part.samples]
-        whole.titles = {**part.titles, **whole.titles}
-        whole.versions = {**part.versions, **whole.versions}
-        whole.why_not = {row: {**part.why_not.get(row, {}), **why} for row, why in whole.why_not.items()} | {
-            row: why for row, why in part.why_not.items() if row not in whole.why_not
-        }
-    whole.samples = samples
-    whole.absent = {name: why for name, why in whole.absent.items() if name not in whole.versions}
-    return whole
+    last = parts[-1]
+    titles, versions, absent = _joined(parts, "titles"), _joined(parts, "versions"), _joined(parts, "absent")
+    why_not: dict[str, dict[str, str]] = {}
+    for part in parts:
+        for row, reasons in part.why_not.items():
+            why_not.setdefault(row, {}).update(reasons)
+    endings = [part.ended for part in parts if part.ended != "complete"]
+    return Results(
+        taken_at=last.taken_at,
+        machine=last.machine,
+        settings=last.settings,
+        load_average_before=max(part.load_average_before for part in parts),
+        titles=titles,
+        versions={name: versions[name] for name in sorted(versions, key=order.index)},
+        absent={name: why for name, why in absent.items() if name not in versions},
+        why_not=why_not,
+        samples=[
+            Sample(**{**vars(sample), "round": sample.round + 100 * number})
+            for number, part in enumerate(parts)
+            for sample in part.samples
+        ],
+        seconds_taken=sum(part.seconds_taken for part in parts),
+        ended=endings[-1] if endings else "complete",
+    )
+
+
+def _joined(parts: Sequence[Results], name: str) -> dict[str, Any]:
+    return {key: value for part in parts for key, value in getattr(part, name).items()}
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from benchmarks.apps.capacity import RUNNING_AND_WAITING, TIMES
 from benchmarks.contenders.base import Contender
 from benchmarks.figures import Figure, Goal, count, milliseconds, per_s, percent, seconds
 from benchmarks.loads import crowd, steady
-from benchmarks.rows.base import HandleRow, Measured
+from benchmarks.rows.base import HandleRow, Measured, Plot
 from benchmarks.server import BenchmarkError, Server
 from benchmarks.settings import Settings
 from benchmarks.spread import percentile
@@ -56,6 +56,11 @@ class Recovery(HandleRow):
         ),
         Figure("kill_replica_failed", "kill -9 of a replica: requests without an answer", count),
         Figure("kill_replica_gap_s", "kill -9 of a replica: longest time without an answer", seconds),
+    )
+    plots = (
+        Plot(
+            "kill-proxy", "kill -9 of the proxy: longest time without an answer", ("kill_proxy_gap_s",), "s"
+        ),
     )
 
     def lacks(self, contender: Contender) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.figures import Figure, Goal, milliseconds, per_s
-from benchmarks.rows.base import HandleRow, Measured
+from benchmarks.rows.base import HandleRow, Measured, Plot
 from benchmarks.server import Server
 
 GROUP = "Handles"
@@ -54,6 +54,7 @@ class Calls(Inside):
             aim=Goal(50_000),
         ),
     )
+    plots = (Plot("calls", "Handle calls inside an application, 100 in flight", ("calls_per_s",), "calls/s"),)
 
     def measure(self, server: Server) -> Measured:
         yield from self.ask_inside(server, "calls").items()

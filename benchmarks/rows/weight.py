@@ -19,6 +19,7 @@ class Start(Row):
     group = GROUP
     about = "From the command that starts everything to the first right answer over HTTP."
     figures = (Figure("start_s", "start command to first answer", seconds, target=Goal(0.8), aim=Goal(0.3)),)
+    plots = (Plot("start", "Start command to first answer", ("start_s",), "s"),)
 
     def measure(self, server: Server) -> Measured:
         yield "start_s", server.start_s

@@ -116,9 +116,12 @@ def test_a_run_taken_in_pieces_is_shown_as_one() -> None:
         taken(rate("serve-lite", 1, 900)),
         taken(rate("serve-lite", 1, 1100), rate("other", 1, 100)),
     )
+    first.ended = "interrupted"
     first.why_not = {"rates": {"absent": "because"}, "elsewhere": {"other": "why"}}
-    whole = results.merged([first, second])
+    whole = results.merged([first, second], ["other", "serve-lite"])
     assert [sample.figures["rate"] for sample in whole.samples] == [900, 1100, 100]
+    assert list(whole.versions) == ["other", "serve-lite"]
+    assert (whole.seconds_taken, whole.ended) == (180.0, "interrupted")
     assert whole.why_not == {
         "rates": {"absent": "because", "other": "it has no times"},
         "elsewhere": {"other": "why"},
