@@ -93,7 +93,7 @@ class ControlSocket:
         self._controller, self._memberships, self._info, self._leave = controller, memberships, info, leave
         self._advisers, self._settings, self._upgrade = advisers, settings, upgrade
         self._read_services = read_services
-        self.proxies: dict[int, int] = {}  #: proxy processes that are connected, by number: how often
+        self.proxies: dict[int, list[int]] = {}  #: pids of proxy processes that are connected, by number
         self._upgraders = 0
         self._left = asyncio.Event()
         self._leavers = 0
@@ -180,12 +180,13 @@ class ControlSocket:
     async def _tell_routes(self, request: RoutesRequest, sink: ItemSink) -> None:
         """Send the routes now and on every change."""
         async with _latest(self._memberships.watch_routes) as next_routes:
-            self.proxies[request.proxy] = self.proxies.get(request.proxy, 0) + 1
+            pids = self.proxies.setdefault(request.proxy, [])
+            pids.append(request.pid)
             try:
                 while True:  # ends with the client, which cancels it
                     await sink.send(Routes(await next_routes()))
             finally:
-                self.proxies[request.proxy] -= 1
+                pids.remove(request.pid)
 
     async def _watch(self, request: WatchRequest, sink: ItemSink) -> None:
         """Send the membership now and on every change."""

@@ -55,6 +55,7 @@ from serve_lite.routing.ranked import Adviser
 from serve_lite.routing.router import Routers
 from serve_lite.schema import ProxyStatus
 from serve_lite.state.goal import CodeEnvironment
+from serve_lite.state.status import ProxyFacts
 from serve_lite.wire.messages import (
     InstanceInfo,
     InstanceSettings,
@@ -150,6 +151,7 @@ class Daemon:
         self._keeper: KeeperLink | None = None
         self._plane: ControlPlane | None = None  #: None while another daemon has the instance
         self._doors = Doors()
+        self._is_draining = False  #: for good
 
     async def serve(self) -> None:
         """Bring up everything in order, run until told to stop, take it down in order."""
@@ -214,11 +216,13 @@ class Daemon:
         self,
         store: Store,
         publisher: Publisher,
+        group: anyio.abc.TaskGroup,
         spawner: Spawner,
         importer: Importer,
         environments: Environments,
     ) -> Controller:
         return Controller(
+            group,
             store,
             spawner,
             importer,
@@ -269,7 +273,7 @@ class Daemon:
         settings = self._settings()
         control = ControlSocket(
             group,
-            plane.controller,
+            plane.controller.desk,
             publisher,
             plane.advisers,
             self._info(plane.controller.epoch),
@@ -278,7 +282,22 @@ class Daemon:
             self._upgrade,
             partial(self._read_services, plane.importer),
         )
+        if self._options.proxy_location != "Disabled" and "http" in self._sockets:
+            plane.controller.desk.proxies = self._proxies
         await plane.open_to_clients(control, self._sockets, self._options, settings)
+
+    def _proxies(self) -> tuple[ProxyFacts, ...]:
+        """Return who answers requests, for status and REST."""
+        draining = ProxyStatus.DRAINING if self._is_draining else None
+        if not self._options.proxy_processes:
+            return (ProxyFacts(0, os.getpid(), draining or ProxyStatus.HEALTHY),)
+        connected = self._plane.control.proxies if self._plane is not None else {}
+        return tuple(
+            ProxyFacts(number, pids[-1], draining or ProxyStatus.HEALTHY)
+            if (pids := connected.get(number))
+            else ProxyFacts(number, 0, draining or ProxyStatus.STARTING)
+            for number in range(1, self._options.proxy_processes + 1)
+        )
 
     async def _until_asked(self) -> None:
         """Return when we are to leave, or to hand the instance over."""
@@ -295,7 +314,7 @@ class Daemon:
     async def _leave(self, plane: ControlPlane, routers: Routers) -> None:
         """End with all that the instance has."""
         plane.close_admin()
-        plane.controller.proxy_status = ProxyStatus.DRAINING
+        self._is_draining = True
         await self._drain(plane.controller)
         await plane.control.tell_left()
         await plane.listener.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from serve_lite.routing.daemon_link import DaemonLink
@@ -38,8 +39,9 @@ class RemoteRoutes:
         return unwatch
 
     def _ask(self, connection: Connection) -> None:
+        request = RoutesRequest(proxy=self._proxy, pid=os.getpid())
         try:
-            connection.watch("routes", RoutesRequest(proxy=self._proxy), Routes, self._hear, lambda _: None)
+            connection.watch("routes", request, Routes, self._hear, lambda _: None)
         except ConnectionLostError:  # the link asks again
             return
 

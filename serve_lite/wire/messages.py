@@ -381,7 +381,8 @@ class WatchRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 class RoutesRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`routes` (a stream of `Routes` items): where requests go, now and on every change."""
 
-    proxy: int = 0  #: number of the proxy process that asks, from 1; 0: it is none
+    proxy: int  #: number of the proxy process that asks, from 1
+    pid: int
 
 
 class Routes(msgspec.Struct, array_like=True):
