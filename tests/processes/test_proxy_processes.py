@@ -1,4 +1,4 @@
-"""`proxy_processes`: requests go through processes of their own, and nothing that happens to the daemon reaches them."""
+"""`proxy_processes`: requests go through processes of their own, and what happens to the daemon does not reach them."""
 
 from __future__ import annotations
 
