@@ -372,6 +372,8 @@ class ServeInstanceDetails(msgspec.Struct, frozen=True, kw_only=True):
     restores_unset_config_options: bool = True
     #: the document in force, as submitted, with the applications that there are; None if there is none
     deployed_config: dict[str, Any] | None = None
+    #: who holds replicas to their `memory`: "kernel", or "watched: " and why not the kernel; only where one has some
+    memory_limits: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReplicaRank(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ import msgspec
 
 from serve_lite import instruments
 from serve_lite.controller import goals
+from serve_lite.controller.cgroups import ReplicaGroups
 from serve_lite.controller.custom_policies import Policy
 from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe
@@ -99,6 +100,7 @@ class Controller:
         http_options: as REST shows them.
         logging_config: of applications that bring none.
         machine: what the instance was told of it.
+        groups: cgroups of replicas; made from the instance's id if none are given.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Controller:
         logging_config: dict[str, Any] | None = None,
         log_file: str | None = None,
         machine: MachineOptions = MachineOptions(),  # noqa: B008  (frozen)
+        groups: ReplicaGroups | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.proxy_status = ProxyStatus.HEALTHY  #: the daemon keeps it true
@@ -161,9 +164,11 @@ class Controller:
             wake=self._inbox.wake,
             spawn=lambda look: self._group.start_soon(look, name="look for GPUs"),
         )
+        self._groups = groups or ReplicaGroups(store.stored.node_id)
         self._memory = MemoryWatch(
             tell=self._inbox.post,
             clock=clock,
+            is_held=self._groups.holds,
             spawn=lambda watch: self._group.start_soon(watch, name="watch memory"),
         )
         publisher.on_load = self.take_load
@@ -459,6 +464,7 @@ class Controller:
             epoch=stored.epoch,
             on_stats=self._scaler.take_stats,
             environments=self._environments,
+            groups=self._groups,
         )
         self._fleet.prober.counts_of = self._ejects_outliers
         self._group.start_soon(self._fleet.prober.run)
@@ -469,6 +475,8 @@ class Controller:
         self._awaited = {row.id for row in alive if row.was_ready}
         self._observed = fold(self._observed, found)
         self._spawner.sweep()
+        if any(row.allotment.needs.memory_bytes for row in stored.replicas):
+            self._group.start_soon(self._groups.sweep, [row.id for row in alive])
         if found:
             logger.info("adopting %d replicas", len(found))
 
@@ -886,8 +894,12 @@ class Controller:
         self._store.add_events([EventRow(at=time.time(), subject=subject, text=text)])
 
     def _current_facts(self) -> InstanceFacts:
+        has_limits = any(
+            d.config.ray_actor_options.get("memory") for app in self._goal.apps.values() for d in app.deployments
+        )
         return msgspec.structs.replace(
             self._facts,
+            memory_limits=self._groups.told if has_limits else "",
             proxy_status=self.proxy_status,
             wall_minus_monotonic=time.time() - self._clock(),
         )

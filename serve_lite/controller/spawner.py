@@ -111,9 +111,17 @@ class Spawner:
         return os.path.join(self._logs, f"{kind}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.log")
 
     async def spawn_replica(
-        self, replica: ReplicaId, environment: CodeEnvironment, log_path: str | None = None
+        self,
+        replica: ReplicaId,
+        environment: CodeEnvironment,
+        log_path: str | None = None,
+        *,
+        cgroup: str = "",
     ) -> Child:
         """Start a replica that listens at `socket_path(replica)`; it waits there for `init`.
+
+        Args:
+            cgroup: folder of the one that it enters first; "": it stays in the daemon's.
 
         Raises:
             InstanceError: no process could be started.
@@ -130,6 +138,7 @@ class Spawner:
                 listener,
                 log_path or self.log_path("replica", replica),
                 socket_path=path,
+                cgroup=cgroup,
             )
         except BaseException:
             _remove_sockets(path)
@@ -246,6 +255,7 @@ class Spawner:
         log_path: str,
         *,
         socket_path: str = "",
+        cgroup: str = "",
     ) -> Child:
         self._serial += 1
         request = SpawnRequest(
@@ -256,6 +266,7 @@ class Spawner:
             cwd=environment.cwd,
             sys_path=environment.sys_path,
             env_vars=environment.env_vars,
+            cgroup=cgroup,
         )
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         files = ChildFiles(socket_path, log_path, os.fstat(log).st_size)

@@ -26,6 +26,7 @@ import anyio.to_thread
 import msgspec
 
 from serve_lite import __version__
+from serve_lite.controller.cgroups import ReplicaGroups
 from serve_lite.controller.controller import Controller
 from serve_lite.controller.environment_cache import EnvironmentCache
 from serve_lite.controller.environments import Environments, settings_from
@@ -223,6 +224,8 @@ class Daemon:
         importer: Importer,
         environments: Environments,
     ) -> Controller:
+        groups = ReplicaGroups(store.stored.node_id, self._options.memory_limits)
+        groups.require()
         return Controller(
             store,
             spawner,
@@ -237,6 +240,7 @@ class Daemon:
             logging_config=self._options.logging_config,
             log_file=self._log,
             machine=self._options.machine,
+            groups=groups,
         )
 
     def _make_adviser(self, membership: Membership) -> Adviser | None:

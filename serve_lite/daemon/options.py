@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -69,6 +69,7 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     #: `$SERVE_LITE_NUM_CPUS`, `$SERVE_LITE_NUM_GPUS`, `$SERVE_LITE_MEMORY_BYTES`, `$SERVE_LITE_RESOURCES`, and the GPUs
     #: of `$CUDA_VISIBLE_DEVICES`
     machine: MachineOptions = msgspec.field(default_factory=machine_from_environment)
+    memory_limits: Literal["auto", "kernel", "watched"] = "auto"  #: who holds replicas to their `memory`
     is_embedded: bool = False  #: belongs to one process and ends with it, applications included
     origins: dict[str, str] = {}  #: who chose a field; those that are missing have their default
 

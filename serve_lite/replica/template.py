@@ -24,7 +24,14 @@ import sys
 import msgspec
 
 from serve_lite.outputs import drop_what_has_no_room
-from serve_lite.processes import be_killed_first, die_with_parent, open_pidfd, set_title, start_time_of
+from serve_lite.processes import (
+    be_killed_first,
+    die_with_parent,
+    enter_cgroup,
+    open_pidfd,
+    set_title,
+    start_time_of,
+)
 from serve_lite.replica import advising, importing, process, servicers
 from serve_lite.wire.spawning import (
     LONGEST_PACKET,
@@ -111,6 +118,12 @@ def run_child(task: ChildTask) -> int:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     set_title(request.title)
+    if request.cgroup:
+        try:
+            enter_cgroup(request.cgroup)
+        except OSError as error:  # it would be without its limit
+            sys.stderr.write(f"cannot enter cgroup {request.cgroup}: {error.strerror}\n")
+            return 1
     be_killed_first()
     random.seed()
     gc.enable()

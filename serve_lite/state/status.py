@@ -58,6 +58,7 @@ class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
     proxy_location: str | None = "EveryNode"
     proxy_status: ProxyStatus = ProxyStatus.HEALTHY
     log_file: str | None = None
+    memory_limits: str = ""  #: who holds replicas to their memory; "": none has any
     wall_minus_monotonic: float = 0.0  #: seconds between the clock of events and the one that is shown
 
 
@@ -165,6 +166,7 @@ def instance_details(
         target_capacity=goal.target_capacity,
         target_groups=_target_groups(goal, facts),
         deployed_config=redacted(document_in_force(goal)),
+        memory_limits=facts.memory_limits or msgspec.UNSET,
     )
     plain: dict[str, Any] = msgspec.to_builtins(details)
     return plain

@@ -38,6 +38,7 @@ class SpawnRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     cwd: str = ""
     sys_path: tuple[str, ...] = ()
     env_vars: dict[str, str] = {}
+    cgroup: str = ""  #: folder of the one that it enters before anything else; "": it stays where it is
 
 
 class Spawned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="spawned"):
