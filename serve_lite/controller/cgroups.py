@@ -65,6 +65,7 @@ class ReplicaGroups:
         self._instance, self._choice, self._root = instance, choice, root
         self._found: Parting | NoParting | None = None
         self._is_parted = False
+        self._has_noted = False  #: that replicas are watched
         self._held: dict[ReplicaId, str] = {}  #: their folders
         self._preparing = anyio.Lock()
 
@@ -104,7 +105,12 @@ class ReplicaGroups:
 
     async def open(self, replica: ReplicaId, limit_bytes: float) -> str:
         """Return the cgroup that a replica has to enter, "" if it has none: it is to be watched then."""
-        if not limit_bytes or isinstance(self.found, NoParting):
+        if not limit_bytes:
+            return ""
+        if isinstance(self.found, NoParting):
+            if not self._has_noted:
+                logger.warning("memory of replicas is watched: %s", self.found.reason)
+            self._has_noted = True
             return ""
         try:
             async with self._preparing:
@@ -118,8 +124,7 @@ class ReplicaGroups:
             if self._choice == "kernel":
                 raise
             self._found = NoParting(f"{error.filename or self.found.base}: {error.strerror}")
-            logger.warning("memory of replicas is watched, since the kernel refused: %s", error)
-            return ""
+            return await self.open(replica, limit_bytes)
         self._held[replica] = folder
         return folder
 

@@ -154,6 +154,7 @@ class Daemon:
         self._leaving: asyncio.Event
         self._keeper: KeeperLink | None = None
         self._plane: ControlPlane | None = None  #: None while another daemon has the instance
+        self._groups: ReplicaGroups | None = None  #: of our last control plane
         self._http: HttpServer | None = None
         self._grpc: grpc.GrpcDoor | None = None
 
@@ -224,7 +225,7 @@ class Daemon:
         importer: Importer,
         environments: Environments,
     ) -> Controller:
-        groups = ReplicaGroups(store.stored.node_id, self._options.memory_limits)
+        self._groups = groups = ReplicaGroups(store.stored.node_id, self._options.memory_limits)
         groups.require()
         return Controller(
             store,
@@ -510,7 +511,8 @@ class Daemon:
             for name in ("http", "grpc", "admin")
             if name in self._sockets
         }
-        return InstanceSettings(settings=shown(self._options, bound))
+        told = self._groups.told if self._groups is not None else ""
+        return InstanceSettings(settings=shown(self._options, bound, told))
 
     def _info(self, epoch: int) -> InstanceInfo:
         http, admin, grpc = (self._sockets.get(name) for name in ("http", "admin", "grpc"))

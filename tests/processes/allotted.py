@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import Any
 
 from starlette.requests import Request
@@ -40,6 +41,8 @@ class Greedy:
         self._kept: list[bytearray] = []
 
     async def __call__(self, request: Request) -> int:
+        if request.query_params.get("child"):  # its own session: it outlives who started it, if nobody ends it
+            return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
         self._kept.append(bytearray(b"x") * int(request.query_params.get("take", 0)))
         return os.getpid()
 
