@@ -251,6 +251,7 @@ class ReplicaDetails(ServeActorDetails, frozen=True, kw_only=True):
     last_error: str = ""  #: of its start, a health check or a `reconfigure`; ends with the user's exception
     allotted_resources: dict[str, float] = {}  #: set aside for it, by Ray's names
     gpu_ids: list[str] = []  #: its GPUs, as in CUDA_VISIBLE_DEVICES
+    cpu_ids: list[int] = []  #: the CPUs that it is bound to by `cpu_affinity`
 
 
 class DeploymentNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -182,9 +182,7 @@ class Instances:
         home = os.path.join(self._folder.name, f"home{len(self._homes)}")
         self._homes.append(home)
         machine = machine_from_environment()
-        return InstanceOptions(
-            **{"home": home, "http_port": 0, "admin_port": 0, "machine": machine, **given}
-        )
+        return InstanceOptions(**{"home": home, "http_port": 0, "admin_port": 0, "machine": machine, **given})
 
     def watch_home(self, home: str) -> None:
         """Look for leftovers in this home too."""

@@ -162,6 +162,7 @@ class ReplicaGroups:
     def _name(self, replica: ReplicaId) -> str:
         return group_name(self._instance, suffix_of(replica))
 
+
 # --- looking ------------------------------------------------------------------------------------
 
 

@@ -43,6 +43,7 @@ from serve_lite.instruments import Family
 from serve_lite.policy import actions as act
 from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.claims import with_claims
+from serve_lite.policy.devices import in_ranges
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.schema import Phase, ProxyStatus, ReplicaState, ServeStatus
@@ -627,7 +628,11 @@ class Controller:
             allotment=action.allotment,
         )
         environment = with_devices(goal.environment, action.allotment, self._inventory.machine)
-        where = f" (GPU {', '.join(action.allotment.gpu_ids)})" if action.allotment.gpu_ids else ""
+        has = [
+            *(f"GPU {gpu}" for gpu in action.allotment.gpu_ids),
+            *([f"CPU {in_ranges(action.allotment.cpu_ids)}"] if action.allotment.cpu_ids else ()),
+        ]
+        where = f" ({', '.join(has)})" if has else ""
         self._record(name, f"start: {action.reason}{where}")
         return event, lambda: self._fleet.start(row, request, environment, planned_at=now)
 
@@ -895,7 +900,9 @@ class Controller:
 
     def _current_facts(self) -> InstanceFacts:
         has_limits = any(
-            d.config.ray_actor_options.get("memory") for app in self._goal.apps.values() for d in app.deployments
+            d.config.ray_actor_options.get("memory")
+            for app in self._goal.apps.values()
+            for d in app.deployments
         )
         return msgspec.structs.replace(
             self._facts,

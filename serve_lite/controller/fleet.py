@@ -24,7 +24,7 @@ from serve_lite.controller.failures import describe, last_words
 from serve_lite.controller.metrics import Pictures
 from serve_lite.controller.oom import count_oom_kills, explain_kill, explain_limit
 from serve_lite.controller.probes import Prober
-from serve_lite.controller.spawner import Spawner
+from serve_lite.controller.spawner import Spawner, SpawnLimits
 from serve_lite.controller.store import ReplicaRow, Store
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.schema import Phase
@@ -32,6 +32,7 @@ from serve_lite.state import events as ev
 from serve_lite.state.goal import CodeEnvironment
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.phases import Progress
+from serve_lite.state.resources import Allotment
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
 from serve_lite.wire.messages import (
     AdoptRequest,
@@ -208,7 +209,7 @@ class Fleet:
                 await self._store.plan_replica(replica.row)
                 cgroup = await self._groups.open(replica.id, replica.row.allotment.needs.memory_bytes)
                 child = await self._spawner.spawn_replica(
-                    replica.id, resolved, replica.row.log_file, cgroup=cgroup
+                    replica.id, resolved, replica.row.log_file, limits=_limits(replica.row.allotment, cgroup)
                 )
                 replica.child = child
                 replica.row = msgspec.structs.replace(replica.row, pid=child.pid, start_time=child.start_time)
@@ -534,6 +535,11 @@ class _Supervised:
         self.worn = ""  #: what it said last of having served long enough
         self.stop_asked: anyio.Event | None = None  #: set when it has answered the order to stop, or cannot
         self.metrics_asked: anyio.Event | None = None  #: set when it has told its metrics, or cannot
+
+
+def _limits(allotment: Allotment, cgroup: str) -> SpawnLimits:
+    threads = max(1, int(allotment.needs.cpus)) if allotment.needs.cpus else 0
+    return SpawnLimits(cgroup=cgroup, cpus=allotment.cpu_ids, threads=threads)
 
 
 def _spread() -> float:

@@ -61,7 +61,7 @@ class Inventory:
             needs
             for app in goal.apps.values()
             for d in app.deployments
-            if not (needs := needs_of(d.config.ray_actor_options)).is_nothing
+            if not (needs := needs_of(d.config.ray_actor_options, d.config.cpu_affinity)).is_nothing
         ]
         if asked and not self._is_measured:
             self._is_measured = True
@@ -77,7 +77,7 @@ class Inventory:
         cpus = options.num_cpus if options.num_cpus is not None else usable_cpus()
         memory = options.memory_bytes if options.memory_bytes is not None else usable_memory_bytes()
         self.machine = msgspec.structs.replace(
-            self.machine, cpus=cpus, memory_bytes=memory, custom=options.resources
+            self.machine, cpus=cpus, cpu_ids=bindable_cpus(), memory_bytes=memory, custom=options.resources
         )
         logger.info(
             "this machine has %g CPUs and %.0f bytes of memory for replicas", cpus, memory or math.nan
@@ -219,6 +219,11 @@ def usable_cpus(root: Path = Path("/")) -> float:
         if quota is not None and quota > 0 and period:
             quotas.append(quota / period)
     return min(quotas)
+
+
+def bindable_cpus() -> tuple[int, ...]:
+    """Return the CPUs that this process may run on, by number; none where the system cannot bind to them."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
 def usable_memory_bytes(root: Path = Path("/")) -> float | None:

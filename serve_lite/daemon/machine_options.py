@@ -32,7 +32,9 @@ def _resources(value: Any, where: str, lax: bool) -> dict[str, float]:
         try:
             value = msgspec.json.decode(value)
         except msgspec.DecodeError as error:
-            raise invalid(where, f"{where} is {value!r}, which is no JSON: {error}. For example: {_EXAMPLE}.") from error
+            raise invalid(
+                where, f"{where} is {value!r}, which is no JSON: {error}. For example: {_EXAMPLE}."
+            ) from error
     given: dict[str, float] = _AMOUNTS(value, where, False)
     for name in given:
         if name in OWN_OPTIONS:

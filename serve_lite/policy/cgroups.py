@@ -130,7 +130,9 @@ def choose_base(
         return NoParting("the file system of cgroups is mounted read-only")
     base = _handed_over(folders, is_root=is_root, has_systemd=has_systemd)
     if base is None:
-        told = "with Delegate=memory in its unit systemd does" if has_systemd else "its owner is somebody else"
+        told = (
+            "with Delegate=memory in its unit systemd does" if has_systemd else "its owner is somebody else"
+        )
         return NoParting(f"cgroup {folders[0].path} was not handed over to this instance; {told}")
     if not base.is_writable:
         return NoParting(f"cgroup {base.path} cannot be written to")

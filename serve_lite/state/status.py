@@ -247,7 +247,7 @@ def _deployment_details(
     overview = deployment_overview(goal.id, observed)
     view = observed.deployments.get(goal.id)
     # As Ray shows it, with its default of one CPU, which is not set aside here.
-    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options).shown()
+    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options, goal.config.cpu_affinity).shown()
     if not goal.config.ray_actor_options.get("num_cpus", 1):
         del needs["CPU"]
     return DeploymentDetails(
@@ -290,6 +290,7 @@ def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetai
         last_error=replica.error or str(replica.pulse) or _ejection(replica) or replica.health.error,
         allotted_resources=replica.allotment.shown(),
         gpu_ids=list(replica.allotment.gpu_ids),
+        cpu_ids=list(replica.allotment.cpu_ids),
     )
 
 

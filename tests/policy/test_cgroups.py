@@ -31,9 +31,7 @@ HYBRID_TEXT = """\
 
 
 def folder(path: str, **more: bool) -> Folder:
-    return Folder(
-        path=path, controllers=frozenset({"memory", "pids"}), **({"is_writable": True, **more})
-    )
+    return Folder(path=path, controllers=frozenset({"memory", "pids"}), **({"is_writable": True, **more}))
 
 
 def handed(

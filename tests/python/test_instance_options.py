@@ -356,6 +356,39 @@ def test_a_wrong_settings_file_is_refused_with_its_line(text: str, where: str, r
     assert right in str(caught.value)
 
 
+def test_everything_that_is_wrong_in_a_settings_file_is_told_at_once_in_the_order_of_its_lines() -> None:
+    path = write_settings(
+        "backlog: 0\n"
+        "applicatons: []\n"
+        "http_options:\n"
+        "  prot: 80\n"
+        "  keep_alive_timeout_s: 0\n"
+        "  forwarded_allow_ips: [10.0.0.0/8, nowhere]\n"
+        "grpc_options:\n"
+        "  grpc_servicer_functions: [3, a.b.add, 4]\n"
+        "logging_config: loud\n"
+        "resources: {GPU: 1, slot: 2}\n"
+        "admin_port: 8001\n"
+        "import_path: a:b\n"
+    )
+    with pytest.raises(InvalidConfigError) as caught:
+        resolve()
+    heading, *lines = str(caught.value).splitlines()
+    assert heading == f"10 mistakes in {path}:"
+    assert [line.removeprefix(f"{path}:").split(" ")[:2] for line in lines] == [
+        ["1:1:", "backlog"],
+        ["2:1:", "applicatons:"],
+        ["4:3:", "http_options.prot:"],
+        ["5:3:", "http_options.keep_alive_timeout_s"],
+        ["6:37:", "http_options.forwarded_allow_ips[1]"],
+        ["8:29:", "grpc_options.grpc_servicer_functions[0]"],
+        ["8:41:", "grpc_options.grpc_servicer_functions[2]"],
+        ["9:1:", "logging_config"],
+        ["10:13:", "resources"],
+        ["12:1:", "import_path:"],
+    ]
+
+
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "http_options:\n", "{}"])
 def test_a_settings_file_may_say_nothing(text: str) -> None:
     write_settings(text)
@@ -525,7 +558,9 @@ def test_what_memory_limits_have_come_to_is_shown_and_auto_is_satisfied_by_it() 
     running = shown(resolve(), memory_limits="watched: it is so")
     asked = resolve(given=layer_of("", {"memory_limits": "auto"}, "flag {}"))
     assert differences(asked, running) == []
-    assert differences(strict, running) == ["memory_limits stays watched; kernel (flag memory_limits) is not applied."]
+    assert differences(strict, running) == [
+        "memory_limits stays watched; kernel (flag memory_limits) is not applied."
+    ]
 
 
 def test_documents_and_their_schema_know_the_front() -> None:
