@@ -9,7 +9,7 @@ one as REST does, `config_to_document` as a config file has it.
 from __future__ import annotations
 
 import math
-import os
+import sys
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -175,7 +175,7 @@ def actor_options(value: Any, where: str, lax: bool) -> dict[str, Any]:
 def _cpu_affinity(value: Any, where: str, lax: bool) -> str | list[int] | None:
     if value is None:
         return None
-    if not hasattr(os, "sched_setaffinity"):
+    if not sys.platform.startswith("linux"):
         raise invalid(where, f"{where} needs Linux: this system cannot bind processes to CPUs. Leave it out.")
     if value == OWN_CPUS:
         return OWN_CPUS

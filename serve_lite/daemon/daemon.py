@@ -221,6 +221,7 @@ class Daemon:
         self,
         store: Store,
         publisher: Publisher,
+        group: anyio.abc.TaskGroup,
         spawner: Spawner,
         importer: Importer,
         environments: Environments,
@@ -228,6 +229,7 @@ class Daemon:
         self._groups = groups = ReplicaGroups(store.stored.node_id, self._options.memory_limits)
         groups.require()
         return Controller(
+            group,
             store,
             spawner,
             importer,
@@ -260,7 +262,7 @@ class Daemon:
         settings = self._settings()
         control = ControlSocket(
             group,
-            plane.controller,
+            plane.controller.desk,
             publisher,
             self._info(plane.controller.epoch),
             settings,
@@ -284,7 +286,7 @@ class Daemon:
     async def _leave(self, plane: ControlPlane, routers: Routers) -> None:
         """End with all that the instance has."""
         plane.close_admin()
-        plane.controller.proxy_status = ProxyStatus.DRAINING
+        plane.controller.desk.proxy_status = ProxyStatus.DRAINING
         await self._drain(
             [door.drain for door in (self._http, self._grpc) if door is not None], plane.controller
         )

@@ -14,7 +14,7 @@ systemd.
 
 from __future__ import annotations
 
-import os.path
+import posixpath
 import re
 from collections.abc import Sequence
 
@@ -64,7 +64,7 @@ def mounts(text: str) -> list[Mount]:
 
 def folder_of(path: str, mount: Mount) -> str:
     """Return where a cgroup is seen; the top of the mount for one that is out of sight."""
-    relative = os.path.relpath(path, mount.root)
+    relative = posixpath.relpath(path, mount.root)
     return mount.folder if relative == "." or relative.startswith("..") else f"{mount.folder}/{relative}"
 
 
@@ -87,7 +87,7 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        return os.path.basename(self.path)
+        return posixpath.basename(self.path)
 
 
 class Parting(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from serve_lite.wire.messages import DeployReply, DeployRequest
 from tests.instances import Instance, Instances, is_running, until
 from tests.processes.cgroups import handed_over, members, moved_into
 from tests.processes.test_kills import kill, new_daemon
-from tests.processes.test_resources import bare_environment, details, healthy, running, waiting
+from tests.processes.test_resources import bare_environment, healthy, running, waiting
 
 __all__ = ["bare_environment", "handed_over"]
 
