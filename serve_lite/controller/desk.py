@@ -48,6 +48,7 @@ class Desk:
     Args:
         facts: what the instance tells of itself.
         logging_config: of applications that bring none.
+        memory_limits: tells who holds replicas to their memory.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Desk:
         facts: InstanceFacts,
         *,
         logging_config: dict[str, Any] | None = None,
+        memory_limits: Callable[[], str] = lambda: "",
     ) -> None:
         self.proxies: Callable[[], tuple[ProxyFacts, ...]] = tuple  #: who answers requests; the daemon's
+        self._memory_limits = memory_limits
         self._books, self._store, self._builds, self._environments = books, store, builds, environments
         self._fleet, self._scaler, self._pulse, self._facts = fleet, scaler, pulse, facts
         self._logging_config = logging_config
@@ -270,9 +273,12 @@ class Desk:
             await self._books.next_pass()
 
     def _current_facts(self) -> InstanceFacts:
+        apps = self._books.goal.apps.values()
+        has_limits = any(d.config.ray_actor_options.get("memory") for app in apps for d in app.deployments)
         return msgspec.structs.replace(
             self._facts,
             proxies=self.proxies(),
+            memory_limits=self._memory_limits() if has_limits else "",
             wall_minus_monotonic=time.time() - self._books.clock(),
         )
 

@@ -20,10 +20,12 @@ from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow
 from serve_lite.controller.upkeep import Upkeep
 from serve_lite.policy import actions as act
+from serve_lite.policy.devices import in_ranges
 from serve_lite.state import events as ev
 from serve_lite.state.goal import DeploymentGoal
 from serve_lite.state.ids import DeploymentId, replica_id
 from serve_lite.state.observed import ReplicaView
+from serve_lite.state.resources import Allotment
 from serve_lite.wire.messages import InitRequest, PlaceRequest, ReconfigureRequest
 
 _ALPHABET = string.ascii_lowercase + string.digits
@@ -123,8 +125,7 @@ class Orders:
             allotment=action.allotment,
         )
         environment = with_devices(goal.environment, action.allotment, self._inventory.machine)
-        where = f" (GPU {', '.join(action.allotment.gpu_ids)})" if action.allotment.gpu_ids else ""
-        self._books.record(name, f"start: {action.reason}{where}")
+        self._books.record(name, f"start: {action.reason}{_told(action.allotment)}")
         return event, lambda: self._fleet.start(row, request, environment, planned_at=now)
 
     def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
@@ -166,3 +167,10 @@ class Orders:
     def _wanted(self, deployment: DeploymentId) -> DeploymentGoal:
         app = self._books.goal.apps[deployment.app_name]
         return next(d for d in app.deployments if d.id == deployment)
+
+
+def _told(allotment: Allotment) -> str:
+    """Return " (GPU 0, 1; CPU 2-3)" for what a replica was given by number."""
+    gpus, cpus = ", ".join(allotment.gpu_ids), in_ranges(allotment.cpu_ids)
+    told = "; ".join(f"{kind} {ids}" for kind, ids in (("GPU", gpus), ("CPU", cpus)) if ids)
+    return f" ({told})" if told else ""

@@ -24,6 +24,7 @@ import anyio.abc
 import anyio.to_thread
 
 from serve_lite import __version__
+from serve_lite.controller.cgroups import ReplicaGroups
 from serve_lite.controller.controller import Controller
 from serve_lite.controller.environment_cache import EnvironmentCache
 from serve_lite.controller.environments import Environments, settings_from
@@ -152,6 +153,7 @@ class Daemon:
         self._plane: ControlPlane | None = None  #: None while another daemon has the instance
         self._doors = Doors()
         self._is_draining = False  #: for good
+        self._groups: ReplicaGroups | None = None  #: of our last control plane
 
     async def serve(self) -> None:
         """Bring up everything in order, run until told to stop, take it down in order."""
@@ -221,6 +223,8 @@ class Daemon:
         importer: Importer,
         environments: Environments,
     ) -> Controller:
+        self._groups = groups = ReplicaGroups(store.stored.node_id, self._options.memory_limits)
+        groups.require()
         return Controller(
             group,
             store,
@@ -236,6 +240,7 @@ class Daemon:
             logging_config=self._options.logging_config,
             log_file=self._log,
             machine=self._options.machine,
+            groups=groups,
         )
 
     def _make_adviser(self, membership: Membership) -> Adviser | None:
@@ -480,7 +485,8 @@ class Daemon:
             for name in ("http", "grpc", "admin")
             if name in self._sockets
         }
-        return InstanceSettings(settings=shown(self._options, bound))
+        told = self._groups.told if self._groups is not None else ""
+        return InstanceSettings(settings=shown(self._options, bound, told))
 
     def _info(self, epoch: int) -> InstanceInfo:
         http, admin, grpc = (self._sockets.get(name) for name in ("http", "admin", "grpc"))

@@ -70,6 +70,7 @@ class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
     proxy_location: str | None = "EveryNode"
     proxies: tuple[ProxyFacts, ...] = ()
     log_file: str | None = None
+    memory_limits: str = ""  #: who holds replicas to their memory; "": none has any
     wall_minus_monotonic: float = 0.0  #: seconds between the clock of events and the one that is shown
 
 
@@ -171,6 +172,7 @@ def instance_details(
         target_capacity=goal.target_capacity,
         target_groups=_target_groups(goal, facts),
         deployed_config=redacted(document_in_force(goal)),
+        memory_limits=facts.memory_limits or msgspec.UNSET,
     )
     plain: dict[str, Any] = msgspec.to_builtins(details)
     return plain
@@ -261,7 +263,7 @@ def _deployment_details(
     overview = deployment_overview(goal.id, observed)
     view = observed.deployments.get(goal.id)
     # As Ray shows it, with its default of one CPU, which is not set aside here.
-    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options).shown()
+    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options, goal.config.cpu_affinity).shown()
     if not goal.config.ray_actor_options.get("num_cpus", 1):
         del needs["CPU"]
     return DeploymentDetails(
@@ -304,6 +306,7 @@ def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetai
         last_error=replica.error or str(replica.pulse) or _ejection(replica) or replica.health.error,
         allotted_resources=replica.allotment.shown(),
         gpu_ids=list(replica.allotment.gpu_ids),
+        cpu_ids=list(replica.allotment.cpu_ids),
     )
 
 
