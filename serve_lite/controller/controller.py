@@ -40,6 +40,7 @@ from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow, Store, Stored
 from serve_lite.controller.upkeep import Upkeep
 from serve_lite.policy.reconcile import reconcile
+from serve_lite.policy.standby import goal_in_force
 from serve_lite.schema import ReplicaState
 from serve_lite.state import events as ev
 from serve_lite.state.goal import Goal
@@ -278,7 +279,9 @@ class Controller:
             return now
         if not self._publisher.published.is_set():  # replicas that are still to answer would be missed
             return self._wake_at(plan.wake_at)
-        scalings, scale_at = self._scaler.plan(goal, self._books.observed, now)
+        scalings, scale_at = self._scaler.plan(
+            goal_in_force(goal, self._books.observed.deployments), self._books.observed, now
+        )
         for scaling in scalings:
             self._group.start_soon(self._upkeep.scale, scaling)
         return self._wake_at(min((t for t in (plan.wake_at, scale_at) if t is not None), default=None))

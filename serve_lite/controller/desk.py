@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,7 +26,8 @@ from serve_lite.exceptions import RayServeException
 from serve_lite.instruments import Family
 from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.diff import AppPlan, compare
-from serve_lite.policy.meaning import scaled_events
+from serve_lite.policy.meaning import scaled_by_hand_events, scaled_events
+from serve_lite.policy.standby import goal_in_force
 from serve_lite.schema import ProxyStatus, ServeStatus
 from serve_lite.state import events as ev
 from serve_lite.state.goal import CodeEnvironment, Goal
@@ -129,7 +131,9 @@ class Desk:
         goal = await self._books.change(
             change,
             # A scaler's numbers change all day, and are no deploy: the application goes on being told as RUNNING.
-            None if is_manual else lambda old, _: self._outer_scaling_events(deployment, old, target),
+            partial(self._hand_scaling_events, deployment)
+            if is_manual
+            else partial(self._outer_scaling_events, deployment),
         )
         self._books.record(str(deployment), f"scaled to {target} replicas")
         return DeployReply(revision=goal.revision)
@@ -228,7 +232,7 @@ class Desk:
 
     def details(self) -> dict[str, Any]:
         """Return what `GET /api/serve/applications/` answers."""
-        scaling = self._scaler.details(self._books.goal)
+        scaling = self._scaler.details(self._goal_in_force())
         return instance_details(self._books.goal, self._books.observed, self._current_facts(), scaling)
 
     async def metrics(self) -> list[Family]:
@@ -237,7 +241,7 @@ class Desk:
         replicas = tuple(self._books.observed.replicas.values())
         return [
             *lifecycle(self.status(), replicas),
-            *self._scaler.families(self._books.goal),
+            *self._scaler.families(self._goal_in_force()),
             *instruments.collect(),
             *self._fleet.pictures.families(),
         ]
@@ -268,6 +272,9 @@ class Desk:
                 return self.status()
             await self._books.next_pass()
 
+    def _goal_in_force(self) -> Goal:
+        return goal_in_force(self._books.goal, self._books.observed.deployments)
+
     def _current_facts(self) -> InstanceFacts:
         return msgspec.structs.replace(
             self._facts,
@@ -275,8 +282,14 @@ class Desk:
             wall_minus_monotonic=time.time() - self._books.clock(),
         )
 
-    def _outer_scaling_events(self, deployment: DeploymentId, old: Goal, target: int) -> list[ev.Event]:
+    def _hand_scaling_events(self, deployment: DeploymentId, old: Goal, new: Goal) -> Sequence[ev.Event]:
+        return scaled_by_hand_events(deployment, old, new, self._books.observed, self._books.clock())
+
+    def _outer_scaling_events(self, deployment: DeploymentId, old: Goal, new: Goal) -> Sequence[ev.Event]:
         """Return what a number from a scaler outside means for the deployment's status."""
-        was = next(d.target for d in old.apps[deployment.app_name].deployments if d.id == deployment)
+        was, target = (
+            next(d.target for d in goal.apps[deployment.app_name].deployments if d.id == deployment)
+            for goal in (old, new)
+        )
         exactly = Bounds(target, target)
         return scaled_events(deployment, was, target, exactly, self._books.observed, self._books.clock())

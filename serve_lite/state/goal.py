@@ -100,10 +100,15 @@ class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     environment: CodeEnvironment = CodeEnvironment()
     route_prefix: str | None = None  #: of its application; None for deployments that are no ingress
     claim: int = 0  #: lower ones get resources first (policy/claims.py)
+    is_proven: bool = False  #: it ran as it should at some time
+    before: DeploymentGoal | None = (
+        None  #: the last one that did; serves if this one fails (policy/standby.py)
+    )
 
     def without_payload(self) -> DeploymentGoal:
-        """Return the deployment with neither code nor constructor arguments."""
-        return msgspec.structs.replace(self, spec=msgspec.structs.replace(self.spec, code=b"", init=b""))
+        """Return the deployment with neither code nor constructor arguments, and without the one before."""
+        spec = msgspec.structs.replace(self.spec, code=b"", init=b"")
+        return msgspec.structs.replace(self, spec=spec, before=None)
 
 
 class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,18 +8,18 @@ about it is in `policy/reconcile.py`; there is no rollback of what a rollback br
 from __future__ import annotations
 
 from serve_lite.schema import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger
-from serve_lite.state.goal import AppGoal
+from serve_lite.state.goal import AppGoal, DeploymentGoal
 from serve_lite.state.observed import DeploymentView, Observed
 
 _GIVEN_UP = frozenset({DeploymentStatus.DEPLOY_FAILED, DeploymentStatus.UNHEALTHY})
 
 
-def has_proved(app: AppGoal, observed: Observed) -> bool:
-    """Whether the newest revision of the application runs as it should."""
-    if app.is_building or app.build_error or app.is_deleting or not app.deployments:
-        return False
-    views = (observed.deployments.get(d.id) for d in app.deployments)
-    return all(view is not None and view.status is DeploymentStatus.HEALTHY for view in views)
+def working(app: AppGoal, observed: Observed) -> list[DeploymentGoal]:
+    """Return the deployments of the newest revision of the application that run as they should."""
+    if app.is_building or app.build_error or app.is_deleting:
+        return []
+    views = ((d, observed.deployments.get(d.id)) for d in app.deployments)
+    return [d for d, view in views if view is not None and view.status is DeploymentStatus.HEALTHY]
 
 
 def why_given_up(app: AppGoal, observed: Observed) -> str:

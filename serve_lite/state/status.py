@@ -244,6 +244,7 @@ def _deployment_details(
 ) -> DeploymentDetails:
     overview = deployment_overview(goal.id, observed)
     view = observed.deployments.get(goal.id)
+    has_fallen_back = view is not None and view.has_fallen_back
     # As Ray shows it, with its default of one CPU, which is not set aside here.
     needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options).shown()
     if not goal.config.ray_actor_options.get("num_cpus", 1):
@@ -254,7 +255,7 @@ def _deployment_details(
         status_trigger=overview.status_trigger,
         message=overview.message,
         deployment_config=redacted(config_to_dict(goal.config, goal.id.name)),
-        target_num_replicas=goal.target,
+        target_num_replicas=goal.before.target if has_fallen_back and goal.before else goal.target,
         required_resources=needs,
         replicas=[_replica_details(r, facts) for r in observed.replicas_of(goal.id)],
         recent_dead_replicas=[_replica_details(r, facts) for r in (view.dead if view else ())],
