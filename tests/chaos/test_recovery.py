@@ -12,7 +12,6 @@ from pathlib import Path
 
 import anyio
 import httpx
-import pytest
 
 from serve_lite.schema import ApplicationStatus
 from tests.chaos.crowd import Crowd, Trouble

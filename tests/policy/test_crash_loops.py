@@ -1,4 +1,4 @@
-"""What keeps crashing is started ever more rarely, whatever it was before. Starts are counted over hours of made-up time."""
+"""What keeps crashing is started ever more rarely, whatever it was before. Hours pass without anybody waiting."""
 
 from __future__ import annotations
 
