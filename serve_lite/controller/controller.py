@@ -44,7 +44,7 @@ from serve_lite.policy.standby import goal_in_force
 from serve_lite.schema import ReplicaState
 from serve_lite.state import events as ev
 from serve_lite.state.goal import Goal
-from serve_lite.state.ids import DeploymentId, ReplicaId
+from serve_lite.state.ids import DeploymentId, ReplicaId, subject_of
 from serve_lite.state.observed import Observed, fold
 from serve_lite.state.resources import MachineOptions
 from serve_lite.state.status import InstanceFacts
@@ -323,5 +323,5 @@ class Controller:
                 was = old.get(deployment)
                 if was is None or (was.status, was.message) != (view.status, view.message):
                     self._books.record(
-                        str(deployment), f"{view.status} ({view.trigger}) {view.message}".rstrip()
+                        subject_of(deployment), f"{view.status} ({view.trigger}) {view.message}".rstrip()
                     )

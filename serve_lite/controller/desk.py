@@ -27,17 +27,17 @@ from serve_lite.instruments import Family
 from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.meaning import scaled_by_hand_events, scaled_events
-from serve_lite.policy.standby import goal_in_force
+from serve_lite.policy.standby import goal_in_force, revision_in_force
 from serve_lite.schema import ProxyStatus, ServeStatus
 from serve_lite.state import events as ev
+from serve_lite.state.applications import is_settled
 from serve_lite.state.goal import CodeEnvironment, Goal
-from serve_lite.state.ids import DeploymentId
+from serve_lite.state.ids import DeploymentId, subject_of
 from serve_lite.state.status import (
     InstanceFacts,
     RevisionSummary,
     instance_details,
     instance_status,
-    is_settled,
     revision_summary,
 )
 from serve_lite.wire.messages import DeploymentLoad, DeployReply, DeployRequest
@@ -135,7 +135,7 @@ class Desk:
             if is_manual
             else partial(self._outer_scaling_events, deployment),
         )
-        self._books.record(str(deployment), f"scaled to {target} replicas")
+        self._books.record(subject_of(deployment), f"scaled to {target} replicas")
         return DeployReply(revision=goal.revision)
 
     async def events(self, limit: int) -> list[EventRow]:
@@ -145,7 +145,9 @@ class Desk:
     async def history(self, name: str) -> list[RevisionSummary]:
         """Return the revisions of an application that can be gone back to, newest first."""
         app = self._books.goal.apps.get(name)
-        return [revision_summary(past, app) for past in await self._store.revisions(name)]
+        known = await self._store.revisions(name)
+        current = revision_in_force(known, app, self._books.observed.deployments) if app is not None else 0
+        return [revision_summary(past, current) for past in known]
 
     async def rollback(
         self, name: str, revision: int | None, if_revisions: Collection[int] | None = None

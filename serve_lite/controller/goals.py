@@ -27,6 +27,7 @@ from serve_lite.state.goal import (
     CapacityDirection,
     DeploymentGoal,
     Goal,
+    takes_scaler,
 )
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.messages import DeployRequest
@@ -192,9 +193,10 @@ def accept_scale(goal: Goal, deployment: DeploymentId, target: int, *, is_manual
             f"Deployment {deployment.name!r} has an autoscaling_config, which decides how many replicas it has. "
             "Change its min_replicas and max_replicas, or give it num_replicas instead."
         )
-    if not is_manual and not (app.submission.document or {}).get("external_scaler_enabled", False):
+    if not is_manual and not takes_scaler(app.submission):
         raise NotScalableError(
-            f"Application {app.name!r} takes no external scaler: set external_scaler_enabled in its config."
+            f"Application {app.name!r} takes no external scaler: set external_scaler_enabled in its config, "
+            "or in `serve.run`."
         )
     revision = goal.revision + 1
     before = old.before

@@ -25,6 +25,7 @@ from serve_lite.policy.meaning import scaled_events
 from serve_lite.policy.standby import goal_in_force
 from serve_lite.state import events as ev
 from serve_lite.state.goal import Goal
+from serve_lite.state.ids import subject_of
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Upkeep:
             in_force = goal_in_force(goal, views).apps.values()
             now_wanted = {d.id: d.target for app in in_force for d in app.deployments}
             self._books.record(
-                str(scaling.deployment),
+                subject_of(scaling.deployment),
                 f"scaled from {scaling.was} to {now_wanted.get(scaling.deployment)} replicas: {scaling.reason}",
             )
         except ServeLiteError as error:

@@ -8,12 +8,12 @@ What the user asked for stays the goal, and the status goes on saying that it fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from serve_lite.policy.restart import StartGate, plan_start
-from serve_lite.state.goal import DeploymentGoal, Goal
+from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import DeploymentView, StartRecord
 
@@ -75,6 +75,24 @@ def describe_fall_back(standby: DeploymentGoal, view: DeploymentView, running: i
     error = view.standby.starts.error if view.standby is not None else ""
     text = f"Of {standby.target} replicas of the version before, which serves instead, {running} run."
     return f"{text} {error}".rstrip()
+
+
+def revision_in_force(
+    known: Sequence[AppGoal], app: AppGoal, views: Mapping[DeploymentId, DeploymentView]
+) -> int:
+    """Return the revision of an application that serves: the newest, unless that one was not built or was given up.
+
+    Args:
+        known: the revisions that are kept, newest first.
+    """
+    serving = {d.id: in_force(d, views.get(d.id)) for d in app.deployments}
+    if not app.build_error and not app.is_building and all(serving[d.id] is d for d in app.deployments):
+        return app.revision
+    for past in known:
+        had = {d.id: d for d in past.deployments}
+        if had.keys() == serving.keys() and all(_is_same(had[d], serving[d]) for d in had):
+            return past.revision
+    return app.revision  # what serves is of several
 
 
 def _is_same(one: DeploymentGoal, other: DeploymentGoal) -> bool:

@@ -85,7 +85,14 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     autoscaling_policy: AutoscalingPolicy | None = (
         None  #: decides for all deployments that scale by themselves
     )
+    external_scaler_enabled: bool = False  #: others than its user may set numbers of replicas
     rollback_on_failure: bool = False  #: given up, it makes way for the last revision that worked
+
+
+def takes_scaler(submission: AppSubmission) -> bool:
+    """Whether scalers outside may set the numbers of replicas of an application."""
+    document = submission.document or {}  # all that an older release wrote down
+    return submission.external_scaler_enabled or bool(document.get("external_scaler_enabled", False))
 
 
 class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

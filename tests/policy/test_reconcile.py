@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from serve_lite.schema import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger, ReplicaState
+from serve_lite.state.applications import app_status
 from serve_lite.state.ids import DeploymentId
-from serve_lite.state.status import InstanceFacts, app_status, instance_details, instance_status
+from serve_lite.state.status import InstanceFacts, instance_details, instance_status
 from tests.policy.cases import MODEL, wanted
 from tests.policy.world import Behaviour, World
 

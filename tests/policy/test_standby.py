@@ -10,9 +10,9 @@ from serve_lite.controller.goals import accept_scale, accept_scaling
 from serve_lite.policy.meaning import scaled_by_hand_events
 from serve_lite.policy.standby import following, goal_in_force
 from serve_lite.schema import ApplicationStatus, DeploymentStatus
+from serve_lite.state.applications import app_status
 from serve_lite.state.goal import DeploymentGoal
 from serve_lite.state.observed import DeploymentView
-from serve_lite.state.status import app_status
 from tests.policy.cases import MODEL, application, goal_of, wanted
 from tests.policy.test_callers import BACK, FRONT, chain, running
 from tests.policy.world import Behaviour, World
