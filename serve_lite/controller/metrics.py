@@ -92,7 +92,7 @@ class Pictures:
 class _Gone:
     """The last pictures of one deployment's gone replicas, oldest first.
 
-    Encoded, which takes a tenth of the memory: nothing happens to them any more, and they are looked at only by a scrape.
+    Encoded, which takes less memory: nothing happens to them any more, and only a scrape looks at them.
     """
 
     def __init__(self) -> None:
