@@ -36,6 +36,7 @@ from collections import Counter
 
 def _count(path):
     kinds = Counter(f"{type(o).__module__}.{type(o).__qualname__}" for o in gc.get_objects())
+    kinds["full collections"] = gc.get_stats()[2]["collections"]
     with open(path + ".new", "w") as file:
         json.dump(kinds, file)
     os.rename(path + ".new", path)
@@ -72,12 +73,21 @@ async def counted(
 
 async def count_objects(instance: Instance) -> Counter[str]:
     """Return how many objects of each counted type the daemon has."""
+    kinds = await _ask(instance)
+    return Counter({kind: n for kind, n in kinds.items() if kind.startswith(COUNTED)})
+
+
+async def count_collections(instance: Instance) -> int:
+    """Return how often the daemon has collected all of its garbage."""
+    return (await _ask(instance))["full collections"]
+
+
+async def _ask(instance: Instance) -> Counter[str]:
     path = Path(instance.home, "census")
     path.unlink(missing_ok=True)
     os.kill(await instance.daemon_pid(), signal.SIGUSR1)
     await until(path.exists, "the daemon has counted")
-    kinds = json.loads(path.read_text())
-    return Counter({kind: n for kind, n in kinds.items() if kind.startswith(COUNTED)})
+    return Counter(json.loads(path.read_text()))
 
 
 def count_rows(instance: Instance) -> Counter[str]:

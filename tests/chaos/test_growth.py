@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serve_lite.state.observed import KEPT_DEAD
-from tests.chaos.census import count_gauges, count_objects, count_rows, counted
+from tests.chaos.census import count_collections, count_gauges, count_objects, count_rows, counted
 from tests.chaos.crowd import Crowd
 from tests.chaos.storm import HERE, Storm
 from tests.chaos.waiting import eventually
@@ -94,6 +94,19 @@ async def test_applications_that_come_and_go_leave_nothing_in_the_daemon(counted
     await come_and_go(2, 8)
     await all_is_back(lambda: count_objects(counted), objects, ACCIDENTAL)
     assert count_rows(counted) == rows
+
+
+async def test_when_replicas_have_ended_their_memory_is_given_back(counted: Instance) -> None:
+    """Python would wait for tens of thousands of new objects before it collects everything."""
+    storm = Storm(counted, random.Random(1))
+    await storm.deploy()
+    before = await count_collections(counted)
+    await storm.kill_all_replicas()
+
+    async def has_collected() -> bool:
+        return await count_collections(counted) > before
+
+    await eventually(has_collected, "the daemon has collected its garbage")
 
 
 async def has_settled(instance: Instance) -> bool:
