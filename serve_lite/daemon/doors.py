@@ -73,6 +73,10 @@ class Doors:
         if "grpc" in sockets:
             # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
             await self._open_grpc(group, sockets["grpc"], options, routers, routes, await read_services())
+        # After the doors have heard of the routes, which are all that they need routers for.
+        routes.watch_routes(
+            lambda targets: routers.keep_only({(target.app, target.deployment) for target in targets})
+        )
 
     async def drain(self) -> None:
         """Accept nothing more, and return when every request is answered."""
