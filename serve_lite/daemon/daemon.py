@@ -455,6 +455,7 @@ class Daemon:
             grpc.GrpcOptions(
                 request_timeout_s=options.grpc_request_timeout_s,
                 enable_reflection=options.grpc_enable_reflection,
+                max_connections=options.max_connections,
                 backlog=options.backlog,
                 ssl_certfile=options.ssl_certfile,
                 ssl_keyfile=options.ssl_keyfile,
