@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from serve_lite.wire import grpc_status
@@ -19,6 +20,8 @@ _OF_HTTP = frozenset(
         "upgrade",
     )
 )  # fmt: skip
+
+_IDENTITY_KEYS = ("x509_subject_alternative_name", "x509_common_name")  #: as grpcio prefers them
 
 #: name and value; bytes where the name ends with "-bin"
 MetadataPair = tuple[str, str | bytes]
@@ -41,6 +44,7 @@ class RayServegRPCContext:
         multiplexed_model_id: str = "",
         traceparent: str = "",
         readable_encodings: Iterable[str] = (),
+        certificate: Mapping[str, Iterable[str]] = MappingProxyType({}),
     ) -> None:
         self._invocation_metadata = list(invocation_metadata)
         self._request_id = request_id
@@ -55,6 +59,7 @@ class RayServegRPCContext:
         self._readable = frozenset(readable_encodings)
         self._encoding: int | None = None  #: that the answer's messages may have; decided with the first one
         self._initial: list[MetadataPair] = []
+        self._identities = {key: [name.encode() for name in names] for key, names in certificate.items()}
 
     # --- the request ---
 
@@ -86,17 +91,21 @@ class RayServegRPCContext:
         """Return where the client is, for example `ipv4:127.0.0.1:50000`."""
         return self._peer
 
-    def auth_context(self) -> dict[str, Any]:
-        """Return nothing: connections are not authenticated."""
-        return {}
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """Return the names in the certificate that the client has shown, as grpcio has them; empty without one.
+
+        Keys: `transport_security_type`, `x509_common_name`, `x509_subject_alternative_name`.
+        """
+        return {key: list(names) for key, names in self._identities.items()}
 
     def peer_identities(self) -> list[bytes] | None:
-        """Return None: connections are not authenticated."""
-        return None
+        """Return who the client is by its certificate, None without one."""
+        key = self.peer_identity_key()
+        return None if key is None else list(self._identities[key])
 
     def peer_identity_key(self) -> str | None:
-        """Return None: connections are not authenticated."""
-        return None
+        """Return the key in `auth_context` of `peer_identities`, None without a certificate."""
+        return next((key for key in _IDENTITY_KEYS if key in self._identities), None)
 
     # --- the answer ---
 

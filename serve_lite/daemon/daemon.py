@@ -30,6 +30,7 @@ from serve_lite.controller.controller import Controller
 from serve_lite.controller.environment_cache import EnvironmentCache
 from serve_lite.controller.environments import Environments, settings_from
 from serve_lite.controller.importer import Importer
+from serve_lite.controller.machine import usable_memory_bytes
 from serve_lite.controller.publisher import Publisher
 from serve_lite.controller.spawner import Spawner, replica_socket_in
 from serve_lite.controller.store import Store
@@ -51,7 +52,7 @@ from serve_lite.outputs import drop_what_has_no_room
 from serve_lite.processes import set_title
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.options import ProxyOptions
-from serve_lite.proxy.server import HttpServer, check_certificates, serve_http
+from serve_lite.proxy.server import HttpServer, affordable_connections, check_certificates, serve_http
 from serve_lite.routing.membership import RemoteMembership
 from serve_lite.routing.ranked import Adviser
 from serve_lite.routing.router import Routers
@@ -455,7 +456,10 @@ class Daemon:
             grpc.GrpcOptions(
                 request_timeout_s=options.grpc_request_timeout_s,
                 enable_reflection=options.grpc_enable_reflection,
-                max_connections=options.max_connections,
+                max_receive_message_bytes=options.grpc_max_receive_message_bytes,
+                max_send_message_bytes=options.grpc_max_send_message_bytes,
+                max_held_bytes=int((usable_memory_bytes() or 0) // 4) or 2**30,
+                max_connections=options.grpc_max_connections or affordable_connections(),
                 backlog=options.backlog,
                 ssl_certfile=options.ssl_certfile,
                 ssl_keyfile=options.ssl_keyfile,
@@ -487,6 +491,9 @@ class Daemon:
             "grpc_servicer_functions": list(options.grpc_servicer_functions),
             "request_timeout_s": options.grpc_request_timeout_s,
             "enable_reflection": options.grpc_enable_reflection,
+            "max_receive_message_bytes": options.grpc_max_receive_message_bytes,
+            "max_send_message_bytes": options.grpc_max_send_message_bytes,
+            "max_connections": options.grpc_max_connections,
         }
 
     def _http_options(self) -> dict[str, Any]:

@@ -116,12 +116,13 @@ class GrpcCall(PendingCall):
             self.model_id,
             head.noted(b"session_id"),
             head.noted(b"traceparent"),
-            exchange.peer,
+            exchange.peer.address,
             metadata,
             head.encoding,
             False,
             head.readable_encodings,
             self._limits.max_receive_bytes,
+            exchange.peer.certificate,
         )
         if method.client_streaming:
             self._submit()

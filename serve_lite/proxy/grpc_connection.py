@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
+from serve_lite.proxy.grpc_exchange import Peer
 from serve_lite.proxy.h2_server import H2Server, H2Stream, Headers, Limits
 
 _JOIN_BYTES: Final = 64 * 1024  #: more than this is not copied into one piece to be written
@@ -61,13 +62,15 @@ class GrpcConnection(asyncio.Protocol):
         self.h2 = H2Server(
             self._begin, self._schedule_flush, self._heard_at, owner.limits, on_stream_over=self._stream_over
         )
-        self.peer = ""  #: where the client is, as gRPC writes it
+        self.peer = Peer()
 
     # --- from the transport ---------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        self.peer = _peer(transport.get_extra_info("peername"))
+        self.peer = Peer(
+            _address(transport.get_extra_info("peername")), _names(transport.get_extra_info("peercert"))
+        )
         reason = self._owner.admit(self)
         if reason:
             self.h2.turn_away(reason)
@@ -171,8 +174,22 @@ class GrpcConnection(asyncio.Protocol):
         self._timer = self._loop.call_later(patience.look_s, self._look)
 
 
-def _peer(address: tuple[str, int] | None) -> str:
+def _address(address: tuple[str, int] | None) -> str:
     if not address:
         return ""
     host = f"ipv6:[{address[0]}]" if ":" in address[0] else f"ipv4:{address[0]}"
     return f"{host}:{address[1]}"
+
+
+def _names(certificate: dict[str, Any] | None) -> dict[str, list[str]]:
+    """Return the names in a certificate as `ssl` tells of it, by the keys that grpcio has for them."""
+    if not certificate:
+        return {}
+    common = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    others = [value for _, value in certificate.get("subjectAltName", ())]
+    names = {
+        "transport_security_type": ["ssl"],
+        "x509_common_name": common,
+        "x509_subject_alternative_name": others,
+    }
+    return {key: values for key, values in names.items() if values}

@@ -7,7 +7,7 @@ decompresses them, except where the door itself answers.
 from __future__ import annotations
 
 import time
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from serve_lite.proxy import h2_wire
 from serve_lite.proxy.grpc_headers import RequestHead, ending, http_status, opening
@@ -38,6 +38,13 @@ class Work(Protocol):
 
     def on_over(self, *, is_complete: bool) -> None:
         """The answer was sent whole, or else the client is gone. Nothing else is called after this."""
+
+
+class Peer(NamedTuple):
+    """Who the client is."""
+
+    address: str = ""  #: as gRPC writes it
+    certificate: dict[str, list[str]] = {}  #: the names in it, if one was shown
 
 
 class Larder:
@@ -81,14 +88,14 @@ class GrpcExchange:
         stream: H2Stream,
         head: RequestHead,
         *,
-        peer: str,
+        peer: Peer,
         request_id: str,
         larder: Larder,
         max_message_bytes: int,
     ) -> None:
         self.started = time.monotonic()
         self.head = head
-        self.peer = peer  #: where the client is, as gRPC writes it
+        self.peer = peer
         self.request_id = request_id
         self.is_paused = False  #: what comes is kept, and no more asked for
         self._stream = stream

@@ -57,6 +57,7 @@ def request_context(head: GrpcHead) -> RequestContext:
         multiplexed_model_id=head.model_id,
         traceparent=head.traceparent,
         readable_encodings=head.readable,
+        certificate=head.certificate,
     )
     return context
 

@@ -135,6 +135,7 @@ class GrpcHead(msgspec.Struct, array_like=True, omit_defaults=True):
     is_compressed: bool = False
     readable: list[str] = []  #: encodings that the client can read
     max_message_bytes: int = 2**31 - 1  #: of the client's messages, decompressed
+    certificate: dict[str, list[str]] = {}  #: names in the one that the client has shown: see `auth_context`
 
 
 class GrpcStatus(msgspec.Struct, array_like=True, omit_defaults=True):
