@@ -25,6 +25,7 @@ _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"
 _OF_CONNECTIONS: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
+_ONCE: Final = frozenset((b"te", b"content-length", b"content-type", b"grpc-timeout", b"grpc-encoding"))
 _NOT_METADATA: Final = frozenset((b"te", b"content-type", b"content-length", b"host"))
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path"))
 _CONTENT_TYPE: Final = re.compile(rb"application/grpc([+;].*)?")
@@ -70,6 +71,8 @@ class RequestHead:
                 raise MalformedHeadersError
             if name not in first:
                 first[name] = value
+            elif name in _ONCE and value != first[name]:
+                raise MalformedHeadersError
         if b":scheme" not in first or not first.get(b":path") or b":method" not in first:
             raise MalformedHeadersError
         if first.get(b"te", b"trailers").lower() != b"trailers":
