@@ -158,7 +158,11 @@ class GrpcExchange:
         end = ending(code, details, self.request_id, trailing)
         if not self._has_started:
             self._has_started = True
-            end = opening(self.head.content_type, "", initial) + end
+            start = opening(self.head.content_type, "", initial)
+            if initial:  # what is in one block with the status, a client takes for trailing metadata
+                self._stream.send_headers(start)
+            else:
+                end = start + end
         self._stream.finish(end)
 
     def refuse_http(self, status: int) -> None:

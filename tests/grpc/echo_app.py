@@ -160,6 +160,32 @@ class Echo:
         told = grpc_context.auth_context(), grpc_context.peer_identities(), grpc_context.peer_identity_key()
         return pb.Said(text=repr(told))
 
+    async def FailWith(self, said):
+        raise ValueError(said.text)
+
+    async def Grow(self, said):
+        return pb.Said(data=bytes(said.count))
+
+    async def GrowStream(self, said):
+        yield pb.Said(data=b"x")
+        yield pb.Said(data=bytes(said.count))
+        yield pb.Said(data=b"never")
+
+    async def TimeLeft(self, said):
+        deadline = _serve_request_context.get().deadline
+        return pb.Said(text=str(deadline - time.monotonic() if deadline else None))
+
+    async def Listen(self, stream):
+        folder = ""
+        try:
+            async for said in stream:
+                folder = said.text
+                Path(folder, "listening").touch()
+        except asyncio.CancelledError:
+            Path(folder, "gone").touch()
+            raise
+        return pb.Said()
+
     async def NotAMessage(self, said):
         return "text"
 
@@ -178,4 +204,5 @@ app = Echo.bind()
 parent = Echo.bind(Waiter.bind())
 narrow = Echo.options(max_ongoing_requests=1, max_queued_requests=1).bind()
 one_at_a_time = Echo.options(max_ongoing_requests=1).bind()
+wide = Echo.options(max_ongoing_requests=1000).bind()
 two = Echo.options(num_replicas=2).bind()
