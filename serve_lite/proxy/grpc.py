@@ -33,8 +33,8 @@ from serve_lite.proxy.grpc_builtin_calls import (
 from serve_lite.proxy.grpc_calls import CallLimits, GrpcCall, Lane
 from serve_lite.proxy.grpc_connection import USUAL_PATIENCE, GrpcConnection, Patience
 from serve_lite.proxy.grpc_exchange import GrpcExchange, Larder
-from serve_lite.proxy.grpc_headers import MalformedHeadersError, RequestHead
-from serve_lite.proxy.h2_server import MAX_HEADER_BYTES, USUAL_LIMITS, H2Stream, Headers, Limits
+from serve_lite.proxy.grpc_headers import RequestHead
+from serve_lite.proxy.h2_server import MAX_HEADER_BYTES, USUAL_LIMITS, H2Stream, Limits
 from serve_lite.proxy.http import DRAINING, NOT_POPULATED, RouterSource
 from serve_lite.proxy.tls import certificates_of
 from serve_lite.wire import grpc_status as status
@@ -216,11 +216,7 @@ class GrpcDoor:
         if self._is_retiring:
             self._dismiss_if_idle(connection)
 
-    def begin(self, connection: GrpcConnection, stream: H2Stream, headers: Headers) -> bool:
-        try:
-            head = RequestHead(headers)
-        except MalformedHeadersError:
-            return False
+    def begin(self, connection: GrpcConnection, stream: H2Stream, head: RequestHead) -> None:
         method = self._methods.get(head.path)
         request_id = head.request_id or self._new_request_id()
         limit = self._options.max_receive_message_bytes if method is not None else MAX_MESSAGE_BYTES
@@ -242,7 +238,6 @@ class GrpcDoor:
             self._begin_call(exchange, method)
         else:
             self._begin_builtin(exchange, connection)
-        return True
 
     # --- what applications answer ---------------------------------------------------------------
 

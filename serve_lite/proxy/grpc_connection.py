@@ -6,7 +6,8 @@ import asyncio
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from serve_lite.proxy.grpc_exchange import Peer
-from serve_lite.proxy.h2_server import H2Server, H2Stream, Headers, Limits
+from serve_lite.proxy.grpc_headers import RequestHead, read_head
+from serve_lite.proxy.h2_server import H2Server, H2Stream, Limits
 
 _JOIN_BYTES: Final = 64 * 1024  #: more than this is not copied into one piece to be written
 
@@ -34,8 +35,8 @@ class ConnectionOwner(Protocol):
     def admit(self, connection: GrpcConnection) -> str:
         """A connection is made; return why it may not stay, or ""."""
 
-    def begin(self, connection: GrpcConnection, stream: H2Stream, headers: Headers) -> bool:
-        """A request comes; False if its headers break the rules of HTTP/2."""
+    def begin(self, connection: GrpcConnection, stream: H2Stream, head: RequestHead) -> None:
+        """A request comes."""
 
     def request_over(self, connection: GrpcConnection) -> None:
         """A request has ended, and others may be open."""
@@ -60,7 +61,12 @@ class GrpcConnection(asyncio.Protocol):
         self._pinged_at: float | None = None
         self._flushes = False  #: a flush is on its way
         self.h2 = H2Server(
-            self._begin, self._schedule_flush, self._heard_at, owner.limits, on_stream_over=self._stream_over
+            read_head,
+            self._begin,
+            self._schedule_flush,
+            self._heard_at,
+            owner.limits,
+            on_stream_over=self._stream_over,
         )
         self.peer = Peer()
 
@@ -129,8 +135,8 @@ class GrpcConnection(asyncio.Protocol):
     def _stream_over(self) -> None:
         self._owner.request_over(self)
 
-    def _begin(self, stream: H2Stream, headers: Headers) -> bool:
-        return self._owner.begin(self, stream, headers)
+    def _begin(self, stream: H2Stream, head: RequestHead) -> None:
+        self._owner.begin(self, stream, head)
 
     def _schedule_flush(self) -> None:
         if not self._flushes:

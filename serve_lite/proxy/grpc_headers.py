@@ -12,7 +12,7 @@ import re
 from typing import Final
 from urllib.parse import quote
 
-from serve_lite.proxy.h2_server import Headers
+from serve_lite.proxy.h2_headers import Headers
 from serve_lite.proxy.h2_wire import field, field_name, text
 from serve_lite.wire.grpc_status import ENCODINGS, INVALID_ARGUMENT
 from serve_lite.wire.messages import Metadata
@@ -46,13 +46,16 @@ class MalformedHeadersError(Exception):
 
 
 class RequestHead:
-    """The header fields of one request. Of a name that comes twice the first one counts.
+    """The header fields of one request, or of several that are alike. Of a name that comes twice the first one counts.
 
     Raises:
         MalformedHeadersError: they break the rules of HTTP/2.
     """
 
-    __slots__ = ("_first", "content_length", "content_type", "fields", "method", "path", "size")
+    __slots__ = (
+        "_first", "_metadata", "content_length", "content_type", "fields", "http_refusal", "method", "path",
+        "readable_encodings", "size",
+    )  # fmt: skip
 
     def __init__(self, headers: Headers) -> None:
         first: dict[bytes, bytes] = {}
@@ -87,13 +90,14 @@ class RequestHead:
         self.path = first[b":path"].decode("latin-1")
         self.content_type = first.get(b"content-type", b"")
         self.content_length = None if length is None else int(length)
-
-    @property
-    def http_refusal(self) -> int:
-        """The HTTP status for what is no gRPC request at all; 0 if it is one."""
+        self.http_refusal = 0  #: the HTTP status for what is no gRPC request at all; 0 if it is one
         if self.method != b"POST":
-            return 405
-        return 0 if _CONTENT_TYPE.fullmatch(self.content_type) else 415
+            self.http_refusal = 405
+        elif not _CONTENT_TYPE.fullmatch(self.content_type):
+            self.http_refusal = 415
+        #: what the client can read compressed answers with
+        self.readable_encodings = self.noted(b"grpc-accept-encoding").replace(" ", "").split(",")
+        self._metadata: Metadata | None = None
 
     def noted(self, name: bytes) -> str:
         """Return a text that Serve itself looks at, "" if it is not there."""
@@ -110,11 +114,6 @@ class RequestHead:
     def encoding(self) -> str:
         """What compressed messages of the request are compressed with."""
         return self.noted(b"grpc-encoding")
-
-    @property
-    def readable_encodings(self) -> list[str]:
-        """What the client can read compressed answers with."""
-        return self.noted(b"grpc-accept-encoding").replace(" ", "").split(",")
 
     def timeout_s(self) -> float | None:
         """Return how long the client will wait; None: as long as it takes.
@@ -134,11 +133,13 @@ class RequestHead:
         return int(found[1]) * _UNITS[found[2]]
 
     def metadata(self) -> Metadata:
-        """Return what the client sent as metadata, in order.
+        """Return what the client sent as metadata, in order. Not to be changed: the same request may come again.
 
         Raises:
             GrpcRequestError: it cannot be read.
         """
+        if self._metadata is not None:
+            return self._metadata
         found: Metadata = []
         for name, value in self.fields:
             if name in _NOT_METADATA or name[:5] == b"grpc-":
@@ -151,7 +152,16 @@ class RequestHead:
                 raise GrpcRequestError(
                     INVALID_ARGUMENT, f"The metadata {name.decode()!r} is not printable ASCII text."
                 )
+        self._metadata = found
         return found
+
+
+def read_head(headers: Headers) -> RequestHead | None:
+    """Return a request's head, None if its fields break the rules of HTTP/2."""
+    try:
+        return RequestHead(headers)
+    except MalformedHeadersError:
+        return None
 
 
 def _binary(name: bytes, value: bytes) -> bytes:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from serve_lite.proxy import h2_wire as wire
 from serve_lite.proxy.h2_frames import PREFACE, Allowance
+from serve_lite.proxy.h2_headers import HeaderBlocks, Headers
 from serve_lite.proxy.h2_wire import Buffer
 
 STREAM_WINDOW: Final = 256 * 1024
@@ -38,7 +38,7 @@ _LONG_LIVED_S: Final = (
     1.0  #: a stream that lived so long may be reset: that is no way around the limit of streams
 )
 
-Headers = list[tuple[bytes, bytes]]
+T = TypeVar("T")  #: what header fields are read as
 
 
 class Limits(NamedTuple):
@@ -86,7 +86,7 @@ class H2Stream:
         "is_local_open", "is_remote_open", "pending_bytes", "receive_window", "send_window", "unreturned", "user",
     )  # fmt: skip
 
-    def __init__(self, connection: H2Server, number: int, send_window: int, now: float) -> None:
+    def __init__(self, connection: H2Server[Any], number: int, send_window: int, now: float) -> None:
         self.id = number
         self.user: StreamUser = _NOBODY
         self.is_closed = False
@@ -194,19 +194,21 @@ class _ConnectionError(Exception):
         self.violation = Violation(code, reason)
 
 
-class H2Server:
+class H2Server(Generic[T]):
     """One connection. Feed what the client sends; write what `data_to_send` returns.
 
     Args:
-        begin: is given a new stream and its header fields, and sets `H2Stream.user`; False: the fields break the
-            rules (RFC 9113, 8.1.1).
+        read_head: makes something of the header fields of a request; None: they break the rules (RFC 9113, 8.1.1).
+            Depends on nothing else: the same fields may be read only once.
+        begin: is given a new stream and what its header fields were read as, and sets `H2Stream.user`.
         on_output: there begins to be something to send.
         on_stream_over: a stream has ended and is forgotten.
     """
 
     def __init__(
         self,
-        begin: Callable[[H2Stream, Headers], bool],
+        read_head: Callable[[Headers], T | None],
+        begin: Callable[[H2Stream, T], None],
         on_output: Callable[[], None],
         now: float,
         limits: Limits = USUAL_LIMITS,
@@ -222,7 +224,7 @@ class H2Server:
         self._on_stream_over = on_stream_over
         self._now = now
         self._limits = limits
-        self._decoder = Decoder(_DECODED_BYTES)
+        self._blocks = HeaderBlocks(read_head, _DECODED_BYTES)
         self._resets = Allowance(*limits.resets, now)
         self._chores = Allowance(*limits.chores, now)
         self._preface_left = PREFACE
@@ -543,7 +545,7 @@ class H2Server:
 
     def _on_header_block(self, number: int, flags: int, block: bytes) -> None:
         try:
-            headers: Headers = self._decoder.decode(block, raw=True)  # type: ignore[assignment]  # bytes, if raw
+            found = self._blocks.read(block)
         except OversizedHeaderListError:
             raise _ConnectionError(wire.ENHANCE_YOUR_CALM, "a header list is too large") from None
         except (HPACKError, UnicodeError) as error:
@@ -566,9 +568,10 @@ class H2Server:
         if flags & wire.END_STREAM:
             stream.is_remote_open = False
         self.streams[number] = stream
-        if not self._begin(stream, headers):
+        if found is None:
             self._stream_error(stream, wire.PROTOCOL_ERROR)
             return
+        self._begin(stream, found)
         if flags & wire.END_STREAM and not stream.is_closed:
             if stream.content_left:
                 self._stream_error(stream, wire.PROTOCOL_ERROR)

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 
 from serve_lite.proxy import h2_wire as wire
 from serve_lite.proxy.h2_frames import PREFACE
+from serve_lite.proxy.h2_headers import HeaderBlocks, Headers
 from serve_lite.proxy.h2_server import (
     HELD_BYTES,
     MAX_FRAME,
     STREAM_WINDOW,
     H2Server,
     H2Stream,
-    Headers,
     Limits,
 )
 
@@ -70,16 +70,18 @@ class Side:
     def __init__(self, limits: Limits = Limits(), *, greet: bool = True) -> None:
         self.heard: list[Heard] = []
         self.is_well_formed = True
-        self.server = H2Server(self._begin, lambda: None, 0.0, limits)
+        self.server = H2Server(self._read, self._begin, lambda: None, 0.0, limits)
         self.greeting = b"".join(self.server.data_to_send())
         if greet:
             self.feed(PREFACE + SETTINGS)
 
-    def _begin(self, stream: H2Stream, headers: Headers) -> bool:
+    def _read(self, headers: Headers) -> Headers | None:
+        return headers if self.is_well_formed else None
+
+    def _begin(self, stream: H2Stream, headers: Headers) -> None:
         heard = Heard(stream, headers)
         stream.user = heard
         self.heard.append(heard)
-        return self.is_well_formed
 
     def feed(self, data: bytes, now: float = 0.0) -> bytes:
         """Return what is sent back."""
@@ -297,7 +299,7 @@ def test_malformed_headers_reset_their_stream_only() -> None:
     assert side.feed(request()) == wire.rst_stream(1, wire.PROTOCOL_ERROR)
     side.is_well_formed = True
     side.feed(request(3))
-    assert [heard.closed for heard in side.heard] == [False, None]
+    assert [heard.stream.id for heard in side.heard] == [3]
 
 
 @pytest.mark.parametrize("length", [3, 5])
@@ -479,6 +481,46 @@ def test_more_padding_than_data_uses_up_the_windows_too() -> None:
     back = b"".join(side.feed(padded) for _ in range(STREAM_WINDOW // 257 + 100))
     assert wire.head(4, wire.WINDOW_UPDATE, 0, 1) in back  # of the padding, which nobody consumes
     assert side.server.violation is None and len(side.heard[0].data) > 1000
+
+
+# --- header blocks that come again -------------------------------------------------------------------
+
+FIELDS = st.sampled_from(
+    [(":method", "POST"), (":path", "/a"), ("x", "1"), ("x", "2"), ("y", "z" * 30), ("y", "")]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    requests=st.lists(st.lists(FIELDS, max_size=5), max_size=40),
+    sizes=st.dictionaries(st.integers(0, 39), st.sampled_from([0, 50, 100, 4096])),
+    huffman=st.booleans(),
+)
+def test_blocks_that_come_again_are_read_as_they_would_be_anew(
+    requests: list[list[tuple[str, str]]], sizes: dict[int, int], huffman: bool
+) -> None:
+    encoder, num_read = Encoder(), 0
+
+    def read(headers: Headers) -> Headers:
+        nonlocal num_read
+        num_read += 1
+        return headers
+
+    blocks = HeaderBlocks(read, 2**16)
+    for number, fields in enumerate(requests):
+        if number in sizes:
+            encoder.header_table_size = sizes[number]
+        expected = [(name.encode(), value.encode()) for name, value in fields]
+        assert blocks.read(encoder.encode(fields, huffman=huffman)) == expected
+    assert num_read <= len(requests)
+
+
+def test_a_block_that_comes_again_is_read_once() -> None:
+    encoder, read = Encoder(), []
+    blocks = HeaderBlocks(lambda headers: read.append(headers) or headers, 2**16)  # type: ignore[func-returns-value]
+    for _ in range(10):
+        assert len(blocks.read(encoder.encode(REQUEST))) == 4
+    assert len(read) == 2  # the first one fills the table
 
 
 # --- anything at all --------------------------------------------------------------------------------
