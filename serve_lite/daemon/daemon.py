@@ -466,6 +466,9 @@ class Daemon:
             "grpc_servicer_functions": list(options.grpc_servicer_functions),
             "request_timeout_s": options.grpc_request_timeout_s,
             "enable_reflection": options.grpc_enable_reflection,
+            "max_receive_message_bytes": options.grpc_max_receive_message_bytes,
+            "max_send_message_bytes": options.grpc_max_send_message_bytes,
+            "max_connections": options.grpc_max_connections,
         }
 
     def _http_options(self) -> dict[str, Any]:
