@@ -46,6 +46,7 @@ from serve_lite.daemon.keeper_link import KeeperLink
 from serve_lite.daemon.log_files import bound, prune, reopen, writes_into
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.daemon.plane import ControlPlane, open_plane
+from serve_lite.daemon.token import Tokens
 from serve_lite.exceptions import InstanceError, InvalidConfigError
 from serve_lite.outputs import drop_what_has_no_room
 from serve_lite.processes import set_title
@@ -262,7 +263,8 @@ class Daemon:
             self._shut_down,
             self._upgrade,
         )
-        await plane.open_to_clients(control, self._sockets, self._options, settings)
+        tokens = Tokens(self._paths)
+        await plane.open_to_clients(control, self._sockets, self._options, settings, tokens)
 
     async def _until_asked(self) -> None:
         """Return when we are to leave, or to hand the instance over."""
