@@ -458,20 +458,12 @@ def _bind(settings: dict[str, Any], where: Paths, *, has_token: bool) -> dict[st
         sockets["http"] = _listen(settings["http_host"], settings["http_port"], settings["backlog"])
     if settings["grpc_servicer_functions"]:
         sockets["grpc"] = _listen(settings["grpc_host"], settings["grpc_port"], settings["backlog"])
-    sockets["admin"] = admin = _listen(settings["admin_host"], settings["admin_port"], 128)
-    address = admin.getsockname()[0]
-    if not has_token and address != "::1" and not address.startswith("127."):
-        raise StartError(
-            f"The control plane would listen on {settings['admin_host']!r}, where other machines can reach it, and "
-            "start any code, and the instance has no token yet. Make one with `serve token rotate`, or set "
-            f"{TOKEN_VARIABLE}, or listen on 127.0.0.1.",
-            kind="bind",
-        )
+    sockets["admin"] = _listen(settings["admin_host"], settings["admin_port"], 128, may_be_exposed=has_token)
     sockets["control"] = _listen_unix(where.control)
     return sockets
 
 
-def _listen(host: str, port: int, backlog: int) -> socket.socket:
+def _listen(host: str, port: int, backlog: int, *, may_be_exposed: bool = True) -> socket.socket:
     sock: socket.socket | None = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -479,6 +471,8 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
             key=lambda entry: entry[0] != socket.AF_INET
         )  # `localhost` may be both: most clients try this first
         family, kind, protocol, _, address = found[0]
+        if not may_be_exposed and address[0] != "::1" and not str(address[0]).startswith("127."):
+            raise _exposed(host)
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
@@ -496,6 +490,15 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
             f"Cannot listen on '{host}:{port}': {why}. Choose another address.", kind="bind"
         ) from error
     return sock
+
+
+def _exposed(host: str) -> StartError:
+    return StartError(
+        f"The control plane would listen on {host!r}, where other machines can reach it and start any code, and the "
+        f"instance has no token yet. Make one with `serve token rotate`, or set {TOKEN_VARIABLE}, or listen on "
+        "127.0.0.1.",
+        kind="bind",
+    )
 
 
 def _listen_unix(path: str) -> socket.socket:
