@@ -20,6 +20,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 
 from serve_lite.admin.auth import IS_OWNER
 from serve_lite.daemon.tcp_peer import tcp_peer_uid
@@ -90,16 +91,31 @@ class AdminServer:
                 writer.transport.abort()
                 return
             loop, state = asyncio.get_running_loop(), cast(Any, {IS_OWNER: is_owner})
-            await TCPServer(self._app, loop, self._config, self._context, state, reader, writer)
+            await _Connection(self._app, loop, self._config, self._context, state, reader, writer)
         except Exception:  # boundary: one connection must not take the others down
             logger.exception("a connection of the admin port ended with an error")
         finally:
-            writer.close()
+            writer.transport.abort()  # does nothing to one that is closed
             self._strangers -= is_stranger
             self._connections -= 1
             if not self._connections:
                 self._all_gone.set()
                 self._all_gone = anyio.Event()
+
+
+class _Connection(TCPServer):
+    """hypercorn's connection; one that ends with its client, and not with the time allowed for silence."""
+
+    _has_client_left = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._has_client_left = True
+        await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        if not (self._has_client_left and isinstance(event, Updated)):  # else silence would be allowed again
+            await super().protocol_send(event)
 
 
 async def _peer_uid(writer: asyncio.StreamWriter) -> int | None:
