@@ -74,13 +74,17 @@ class ReplicaSet:
     Args:
         spawn: starts a task that the owner awaits at its end.
         on_room: some replica may have become able to take a call; returns whether one was sent.
+        memory_files: send large buffers through shared memory.
     """
 
     def __init__(
         self,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         on_room: Callable[[], bool],
+        *,
+        memory_files: bool = False,
     ) -> None:
+        self._memory_files = memory_files
         self.usable: list[Link] = []  #: connected and not draining
         self._links: dict[str, Link] = {}
         self._spawn = spawn
@@ -185,7 +189,7 @@ class ReplicaSet:
             await asyncio.sleep(_RECONNECT_S[min(attempt, len(_RECONNECT_S) - 1)])
             attempt += 1
             with contextlib.suppress(OSError, ConnectionLostError):  # dying: membership will say so
-                connection = await connect(link.endpoint.socket)
+                connection = await connect(link.endpoint.socket, memory_files=self._memory_files)
                 if self._links.get(replica_id) is not link:
                     connection.close()
                     return

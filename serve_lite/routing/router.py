@@ -88,6 +88,8 @@ class Router:
         source: MembershipSource,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         make_adviser: MakeAdviser,
+        *,
+        memory_files: bool = False,
     ) -> None:
         self.deployment = deployment
         self.num_ongoing = 0
@@ -97,7 +99,7 @@ class Router:
         self._queue: deque[PendingCall] = deque()
         self._membership: Membership | None = None
         self._when_settled: list[Callable[[], None]] = []
-        self._replicas = ReplicaSet(spawn, self._on_room)
+        self._replicas = ReplicaSet(spawn, self._on_room, memory_files=memory_files)
         self._load = LoadTeller(self.load, source.tell_load)
         self._unwatch = source.watch(deployment.app_name, deployment.name, self._on_membership)
 
@@ -400,10 +402,20 @@ class Routers:
     """All routers of one process, made when first asked for.
 
     Lifetime: owned by the daemon, a replica's runtime or a client's runtime, which awaits `aclose`.
+
+    Args:
+        memory_files: send large buffers through shared memory; for processes that unpickle.
     """
 
-    def __init__(self, source: MembershipSource, make_adviser: MakeAdviser = lambda _: None) -> None:
+    def __init__(
+        self,
+        source: MembershipSource,
+        make_adviser: MakeAdviser = lambda _: None,
+        *,
+        memory_files: bool = False,
+    ) -> None:
         self._source = source
+        self._memory_files = memory_files
         self._make_adviser = make_adviser
         self._routers: dict[tuple[str, str], Router] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -414,7 +426,7 @@ class Routers:
         if router is None:
             target = DeploymentId(name=deployment, app_name=app)
             router = self._routers[app, deployment] = Router(
-                target, self._source, self.spawn, self._make_adviser
+                target, self._source, self.spawn, self._make_adviser, memory_files=self._memory_files
             )
         return router
 

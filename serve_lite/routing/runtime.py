@@ -29,7 +29,7 @@ class Runtime:
     def __init__(self, loop: asyncio.AbstractEventLoop, control_path: str, source: MembershipSource) -> None:
         self.loop = loop
         self.control_path = control_path
-        self.routers = Routers(source, _adviser)
+        self.routers = Routers(source, _adviser, memory_files=True)
         self._thread_id = threading.get_ident()
         self._thread: threading.Thread | None = None
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Final, Protocol
 
-from serve_lite.wire.frames import BODY_FOLLOWS, Buffer, Frame, FrameDecoder, Kind, encode_frame
+from serve_lite.wire.frames import BODY_FOLLOWS, IN_FILES, Buffer, Frame, FrameDecoder, Kind, encode_frame
 from serve_lite.wire.messages import RejectReason
 
 WINDOW_BYTES: Final = 256 * 1024
@@ -35,6 +35,7 @@ _ID_MASK: Final = 0xFFFFFFFF
 
 #: what hears a piece of a streamed request: envelope, buffers
 OnItem = Callable[[bytes, list[memoryview]], None]
+_FILES_TOO: Final = b"\x01"  #: in HELLO: I can do memory files; after the slot in WELCOME: so can I
 _U32: Final = Struct("<I")
 _I32: Final = Struct("<i")
 
@@ -49,6 +50,19 @@ class Receiver(Protocol):
     def on_rejected(self, reason: RejectReason, load: int) -> None: ...
     def on_lost(self, accepted: bool) -> None: ...
     def on_writable(self) -> None: ...
+
+
+class Files(Protocol):
+    """What carries large buffers beside the socket (`wire/memory_files.py`)."""
+
+    def store(self, buffers: Sequence[Buffer]) -> list[Buffer] | None: ...
+    def restore(self, buffers: Sequence[memoryview]) -> list[memoryview]: ...
+    def receive(self, envelope: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+#: makes them, given what sends an envelope of `Kind.FILES`
+MakeFiles = Callable[[Callable[[bytes], None]], Files]
 
 
 class OutgoingCall:
@@ -98,7 +112,9 @@ class OutgoingCall:
 class _Table:
     """What both ends have: frames to write."""
 
-    def __init__(self, on_output: Callable[[], None]) -> None:
+    def __init__(self, on_output: Callable[[], None], make_files: MakeFiles | None) -> None:
+        self.files: Files | None = None  #: set once both ends have said that they can
+        self._make_files = make_files
         self._decoder = FrameDecoder()
         self._out: list[Buffer] = []
         self._on_output = on_output
@@ -106,6 +122,10 @@ class _Table:
     def put(self, kind: int, call: int, aux: int, envelope: bytes, buffers: Sequence[Buffer] = ()) -> None:
         """Queue one frame."""
         chunks = encode_frame(kind, call, aux, envelope, buffers)
+        if chunks[0] is not chunks[-1] and self.files is not None:  # several chunks: large
+            stored = self.files.store(buffers)
+            if stored is not None:
+                chunks = encode_frame(kind | IN_FILES, call, aux, envelope, stored)
         out = self._out
         if not out:
             self._out = chunks
@@ -126,13 +146,35 @@ class _Table:
         """
         self._on_output = _nobody_sends
         self._out = []
+        self._make_files = None
+        if self.files is not None:
+            self.files.close()
+            self.files = None
+
+    def _open_files(self) -> None:
+        if self._make_files is not None and self.files is None:
+            self.files = self._make_files(self._tell_of_files)
+
+    def _tell_of_files(self, envelope: bytes) -> None:
+        self.put(Kind.FILES, 0, 0, envelope)
+
+    def _files(self) -> Files:
+        if self.files is None:
+            raise ValueError("the peer uses memory files, which was not agreed")
+        return self.files
 
 
 class CallerTable(_Table):
     """The calls that this end has made."""
 
-    def __init__(self, on_output: Callable[[], None], *, on_room: Callable[[], bool] | None = None) -> None:
-        super().__init__(on_output)
+    def __init__(
+        self,
+        on_output: Callable[[], None],
+        *,
+        on_room: Callable[[], bool] | None = None,
+        make_files: MakeFiles | None = None,
+    ) -> None:
+        super().__init__(on_output, make_files)
         self.open: dict[int, OutgoingCall] = {}
         self.load = 0  #: the callee's ongoing requests when it last answered, ours among them
         self.slot: int | None = None  #: our place in the callee's ledger; None until it said WELCOME
@@ -144,7 +186,7 @@ class CallerTable(_Table):
 
     def hello(self) -> None:
         """Say the first word. Calls may follow at once; `on_welcome` tells when the callee has answered."""
-        self.put(Kind.HELLO, 0, 0, b"")
+        self.put(Kind.HELLO, 0, 0, _FILES_TOO if self._make_files is not None else b"")
 
     def call(
         self, kind: int, envelope: bytes, buffers: Sequence[Buffer], receiver: Receiver, *, streams_body: bool
@@ -203,8 +245,14 @@ class CallerTable(_Table):
     def _receive_rare(
         self, kind: int, call: int, aux: int, envelope: bytes, buffers: list[memoryview]
     ) -> None:
-        if kind == Kind.WELCOME:
-            self.slot = _I32.unpack(envelope)[0]
+        if kind & IN_FILES:
+            self._receive_large(kind ^ IN_FILES, call, aux, envelope, self._files().restore(buffers))
+        elif kind == Kind.FILES:
+            self._files().receive(envelope)
+        elif kind == Kind.WELCOME:
+            self.slot = _I32.unpack_from(envelope)[0]
+            if len(envelope) > _I32.size:
+                self._open_files()
             if self.on_welcome is not None:
                 self.on_welcome()
         elif kind == Kind.ROOM:
@@ -232,6 +280,22 @@ class CallerTable(_Table):
                 outgoing.receiver.on_rejected(RejectReason(envelope[0]), aux)
         else:
             raise ValueError(f"a callee sent a frame of kind {kind}")
+
+    def _receive_large(
+        self, kind: int, call: int, aux: int, envelope: bytes, buffers: list[memoryview]
+    ) -> None:
+        """As `receive`, for a frame of which some buffers are in files."""
+        outgoing = self.open.get(call)
+        if kind == Kind.ITEM:
+            if outgoing is not None:
+                outgoing.receiver.on_item(envelope, buffers)
+        elif kind == Kind.RESULT:
+            self.load = aux
+            if outgoing is not None:
+                del self.open[call]
+                outgoing.receiver.on_result(envelope, buffers)
+        else:
+            self._receive_rare(kind, call, aux, envelope, buffers)
 
 
 class Gauge(Protocol):
@@ -361,8 +425,9 @@ class CalleeTable(_Table):
         gauge: Gauge,
         note_accepted: Callable[[int], None] | None = None,
         slot: int = -1,
+        make_files: MakeFiles | None = None,
     ) -> None:
-        super().__init__(on_output)
+        super().__init__(on_output, make_files)
         self.open: dict[int, IncomingCall] = {}
         self.gauge = gauge
         self.wants_room = False  #: it was refused as full and not offered room since
@@ -386,7 +451,10 @@ class CalleeTable(_Table):
                 self.open[call] = incoming
                 self._on_call(incoming)
             elif kind == Kind.HELLO:
-                self.put(Kind.WELCOME, 0, 0, _I32.pack(self._slot))
+                wants_files = frame[3] == _FILES_TOO and self._make_files is not None
+                self.put(Kind.WELCOME, 0, 0, _I32.pack(self._slot) + (_FILES_TOO if wants_files else b""))
+                if wants_files:
+                    self._open_files()
             elif kind == Kind.DECLINE:
                 if self.on_decline is not None:
                     self.on_decline()
@@ -421,8 +489,28 @@ class CalleeTable(_Table):
             if incoming.on_cancel is not None:
                 incoming.on_cancel()
 
+    def _receive_large(self, frame: Frame) -> None:
+        """As `receive`, for a frame of which some buffers are in files."""
+        kind, call, aux, envelope, buffers = frame
+        kind ^= IN_FILES
+        is_call = kind <= Kind.CALL_CONTROL
+        if is_call and self._note_accepted is not None:
+            self._note_accepted(call)
+        restored = kind, call, aux, envelope, self._files().restore(buffers)
+        if is_call:
+            incoming = self.open[call] = IncomingCall(self, restored)
+            self._on_call(incoming)
+        else:
+            self._receive_about(restored)
+
     def _receive_about(self, frame: Frame) -> None:
         kind, call, _, envelope, buffers = frame
+        if kind & IN_FILES:
+            self._receive_large(frame)
+            return
+        if kind == Kind.FILES:
+            self._files().receive(envelope)
+            return
         incoming = self.open.get(call)
         if incoming is None:
             return  # answered meanwhile

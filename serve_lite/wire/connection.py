@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -19,6 +20,7 @@ from serve_lite import exceptions
 from serve_lite.wire.calls import CallerTable, OutgoingCall, Receiver
 from serve_lite.wire.frames import Buffer, Kind
 from serve_lite.wire.ledger import LedgerReader
+from serve_lite.wire.memory_files import MemoryFiles, are_supported
 from serve_lite.wire.messages import ControlHead, ErrorHead, RejectReason
 
 T = TypeVar("T")
@@ -96,11 +98,12 @@ class Connection(CoalescingProtocol):
     `on_lost`, after `on_closed` was called.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, memory_files: bool = False) -> None:
         super().__init__()
         self.path = path
         self.on_closed: Callable[[], None] | None = None
-        self.table = CallerTable(self.schedule_flush)
+        make_files = partial(MemoryFiles, self._loop) if memory_files and are_supported() else None
+        self.table = CallerTable(self.schedule_flush, make_files=make_files)
         self._ledger: LedgerReader | None = None
         self._welcome: asyncio.Future[None] = self._loop.create_future()
         self.table.on_welcome = self._welcomed
@@ -222,11 +225,11 @@ class Connection(CoalescingProtocol):
             self._welcome.set_result(None)
 
 
-async def connect(path: str) -> Connection:
+async def connect(path: str, *, memory_files: bool = False) -> Connection:
     """Connect to the process that listens at this Unix socket path.
 
     Returns once it has answered, which is when its loop runs; cancel to give up. The other side must run
-    as our user or root.
+    as our user or root. With `memory_files` large buffers go through shared memory, where both sides can.
 
     Raises:
         OSError: nobody listens there.
@@ -239,7 +242,9 @@ async def connect(path: str) -> Connection:
     try:
         await loop.sock_connect(sock, path)
         check_peer(sock)
-        _, connection = await loop.create_connection(lambda: Connection(path), sock=sock)
+        _, connection = await loop.create_connection(
+            lambda: Connection(path, memory_files=memory_files), sock=sock
+        )
     except BaseException:
         sock.close()
         raise

@@ -56,6 +56,10 @@ class Kind:
     ROOM: Final = 13  # callee: it refused this caller as full and has room again
     DECLINE: Final = 14  # caller: nothing to send, offer the room to somebody else
     FACTS: Final = 15  # callee: what callers should know to choose among replicas (`ReplicaFacts`)
+    FILES: Final = 16  # either way, if both have said they can: about memory files (`wire/file_pool.py`)
+
+
+IN_FILES: Final = 0x80  #: added to the kind: some buffers are in memory files, the last buffer says which
 
 
 def encode_frame(

@@ -16,6 +16,7 @@ from serve_lite.wire.calls import CalleeTable, Gauge, IncomingCall
 from serve_lite.wire.connection import CoalescingProtocol, check_peer
 from serve_lite.wire.frames import Buffer
 from serve_lite.wire.ledger import LedgerWriter
+from serve_lite.wire.memory_files import MemoryFiles, are_supported
 
 #: From Python 3.13 on a loop removes the file of a Unix socket when its server closes. Ours belong to whoever
 #: made them: the keeper, which gives the same socket to the next daemon, or the daemon that started a replica.
@@ -45,6 +46,7 @@ class ServedConnection(CoalescingProtocol):
             gauge=listener.gauge,
             note_accepted=partial(ledger.cells.__setitem__, slot) if ledger and slot >= 0 else None,
             slot=slot,
+            make_files=partial(MemoryFiles, self._loop) if are_supported() else None,
         )
         self.table.on_decline = listener.declined
 
