@@ -16,6 +16,7 @@ goes through the socket.
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 import msgspec
@@ -73,11 +74,18 @@ class Growth(msgspec.Struct, frozen=True):
 
 
 class Budget:
-    """What all connections of a process may have together."""
+    """What all connections of a process may have together. Their loops may be of several threads."""
 
     def __init__(self, limit_bytes: int = PROCESS_BYTES, limit_files: int = PROCESS_FILES) -> None:
         self.free_bytes = limit_bytes
         self.free_files = limit_files
+        self._lock = threading.Lock()
+
+    def count(self, size_bytes: int, files: int) -> None:
+        """Add to what is free."""
+        with self._lock:
+            self.free_bytes += size_bytes
+            self.free_files += files
 
 
 class _File:
@@ -96,8 +104,15 @@ class FilePool:
     """The files that one end of a connection has made. Ids grow and are never used twice."""
 
     def __init__(
-        self, budget: Budget, *, limit_bytes: int = LIMIT_BYTES, limit_files: int = LIMIT_FILES
+        self,
+        budget: Budget,
+        *,
+        limit_bytes: int = LIMIT_BYTES,
+        limit_files: int = LIMIT_FILES,
+        idle_s: float = IDLE_S,
+        kept_s: float = KEPT_S,
     ) -> None:
+        self._idle_s, self._kept_s = idle_s, kept_s
         self._budget = budget
         self._free_bytes = limit_bytes
         self._free_files = limit_files
@@ -186,7 +201,7 @@ class FilePool:
 
     def expired(self, now: float) -> tuple[int, ...]:
         """Forget what nobody needed, or was kept, for long, and return it."""
-        gone = tuple(f for f, known in self._files.items() if _expiry(known) <= now)
+        gone = tuple(f for f, known in self._files.items() if self._expiry(known) <= now)
         for file in gone:
             self.drop(file)
         return gone
@@ -195,7 +210,7 @@ class FilePool:
     def next_expiry(self) -> float | None:
         """When to ask for `expired`."""
         return min(
-            (_expiry(known) for known in self._files.values() if not known.is_offered),
+            (self._expiry(known) for known in self._files.values() if not known.is_offered),
             default=None,
         )
 
@@ -211,6 +226,11 @@ class FilePool:
             self.drop(file)
         return files
 
+    def _expiry(self, known: _File) -> float:
+        if known.is_offered:
+            return float("inf")
+        return known.since + (self._kept_s if known.is_leased else self._idle_s)
+
     def _room(self) -> tuple[int, int]:
         budget = self._budget
         return min(self._free_bytes, budget.free_bytes), min(self._free_files, budget.free_files)
@@ -218,17 +238,10 @@ class FilePool:
     def _count(self, size_bytes: int, files: int) -> None:
         self._free_bytes += size_bytes
         self._free_files += files
-        self._budget.free_bytes += size_bytes
-        self._budget.free_files += files
+        self._budget.count(size_bytes, files)
 
 
 def file_bytes(size_bytes: int) -> int:
     """Return the size of a file for this much: up to a quarter more, so that similar sizes share files."""
     step = max(_SMALLEST_STEP_BYTES, 1 << max(0, (size_bytes - 1).bit_length() - 3))
     return -(-size_bytes // step) * step
-
-
-def _expiry(known: _File) -> float:
-    if known.is_offered:
-        return float("inf")
-    return known.since + (KEPT_S if known.is_leased else IDLE_S)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import ctypes
 
 #: Buffers from this size on go through files. Measured: docs/performance.md.
-FROM_BYTES: Final = 512 * 1024
+FROM_BYTES: Final = 256 * 1024
 
 _REFERENCE: Final = Struct("<HIQ")  # place among the buffers, file, bytes
 _encode = msgspec.msgpack.Encoder().encode
@@ -62,7 +62,7 @@ class MemoryFiles:
     Args:
         loop: the connection's. Everything here is called on it.
         tell: sends an envelope of `Kind.FILES` to the peer.
-        budget: what all connections share.
+        pool: its account of files, by default one with the usual bounds.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class MemoryFiles:
         loop: asyncio.AbstractEventLoop,
         tell: Callable[[bytes], None],
         *,
-        budget: Budget = _budget,
+        pool: FilePool | None = None,
     ) -> None:
         self._loop = loop
         self._tell = tell
-        self._pool = FilePool(budget)
+        self._pool = pool or FilePool(_budget)
         self._own: dict[int, _OwnFile] = {}
         self._theirs: dict[int, _TheirFile] = {}
         self._timer: asyncio.TimerHandle | None = None
