@@ -22,11 +22,11 @@ import asyncio
 import fcntl
 import mmap
 import os
-import pickle
 import stat
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from functools import cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +49,7 @@ _budget = Budget()
 _open: set[MemoryFiles] = set()
 
 
+@cache
 def are_supported() -> bool:
     """Whether this system has memory files that another process can open."""
     return sys.platform == "linux" and hasattr(os, "memfd_create") and os.path.exists("/proc/self/fd")
@@ -163,7 +164,7 @@ class MemoryFiles:
         known.is_leased = True
         exporter = known.export()
         weakref.finalize(exporter, _left, self, file).atexit = False
-        return pickle.PickleBuffer(exporter).raw()
+        return memoryview(exporter).cast("B")
 
     def left(self, file: int) -> None:
         """Nobody looks at one of the peer's files any more."""

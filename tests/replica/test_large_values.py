@@ -1,4 +1,4 @@
-"""Arrays through handles, between real processes: through the socket first, then through memory that both have mapped."""
+"""Arrays through handles, between real processes: through the socket first, then through shared memory."""
 
 from __future__ import annotations
 

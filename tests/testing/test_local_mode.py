@@ -58,6 +58,28 @@ class Front:
         return found
 
 
+def test_large_values_are_copies_as_they_are_between_processes() -> None:
+    @serve.deployment
+    class Keeper:
+        def __init__(self) -> None:
+            self.kept: list[bytearray] = []
+
+        def keep(self, value: bytearray) -> bytearray:
+            self.kept.append(value)
+            return value
+
+        def seen(self) -> list[bytes]:
+            return [bytes(kept[:1]) for kept in self.kept]
+
+    handle = run(Keeper.bind())
+    for n in range(6):
+        sent = bytearray([n]) * 1_000_000
+        received = result(handle.keep.remote(sent))
+        assert received == sent
+        received[0] = sent[0] = 99
+    assert result(handle.seen.remote()) == [bytes([n]) for n in range(6)]
+
+
 # --- composition ---------------------------------------------------------------------------------
 
 

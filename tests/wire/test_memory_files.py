@@ -173,7 +173,7 @@ async def test_a_view_outlives_both_ends(ends: Any) -> None:
 
 
 async def test_what_was_looked_at_during_a_fork_is_not_used_again(ends: Any) -> None:
-    pair = ends()
+    pair = ends(idle_s=1000.0)
     pair.sender.store([bytes(SIZE)])
     view = pair.carry(b"1" * SIZE)
     child = os.fork()
