@@ -115,7 +115,7 @@ def as_nobody(code: str, *arguments: str) -> str:
 ASK = """
 connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=30)
 headers = {"authorization": "Bearer " + sys.argv[2]} if len(sys.argv) > 2 else {}
-for method, path in (("GET", "/api/serve/applications/"), ("BREW", "/nowhere"), ("GET", "/metrics"),
+for method, path in (("GET", "/api/serve/applications/"), ("PROPFIND", "/nowhere"), ("GET", "/metrics"),
                      ("GET", "/-/healthz"), ("OPTIONS", "*")):
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
