@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -77,10 +78,19 @@ def invalid(where: str, text: str, *, wrong_type: bool = False) -> InvalidConfig
     return error
 
 
+#: Where secrets stand: values of environment variables, and passwords.
+_SECRET_PLACE = re.compile(r"(^|\.)env_vars(\.|\[|$)|password")
+
+
 def wrong(value: Any, where: str, expected: str, *, wrong_type: bool = False) -> InvalidConfigError:
-    """Return the error "<where> is <value>; it must be <expected>."."""
+    """Return the error "<where> is <value>; it must be <expected>.".
+
+    Of what may be a secret only the type is told: errors end up in answers and logs.
+    """
     shown = repr(value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    if _SECRET_PLACE.search(where):
+        shown = f"of type {type(value).__name__}"
     return invalid(where, f"{where} is {shown}; it must be {expected}.", wrong_type=wrong_type)
 
 

@@ -146,7 +146,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _grpc("request_timeout_s", "seconds for a gRPC call; `null`: the client's own deadline only"),
     _grpc("enable_reflection", "gRPC reflection", flag="--grpc-enable-reflection"),
-    Option("admin_host", "admin_host", checks.text(empty=False), "address of the REST API; loopback only"),
+    Option("admin_host", "admin_host", checks.text(empty=False), "address of the REST API; another than loopback needs a token, see security.md"),
     Option(
         "admin_port", "admin_port", checks.integer(at_least=0, at_most=65535),
         "port of the REST API; 0: the kernel chooses", "--admin-port",

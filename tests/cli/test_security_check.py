@@ -77,7 +77,9 @@ class Careless(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        env = {"runtime_env": {"env_vars": {"KEY": "s3cr3t"}, "working_dir": "https://me:pa55word@host/app.zip"}}
+        env = {
+            "runtime_env": {"env_vars": {"KEY": "s3cr3t"}, "working_dir": "https://me:pa55word@host/app.zip"}
+        }
         options = [
             {"name": name, "value": value}
             for name, value in (
