@@ -85,11 +85,12 @@ _SECRET_PLACE = re.compile(r"(^|\.)env_vars(\.|\[|$)|password")
 def wrong(value: Any, where: str, expected: str, *, wrong_type: bool = False) -> InvalidConfigError:
     """Return the error "<where> is <value>; it must be <expected>.".
 
-    Of what may be a secret only the type is told: errors end up in answers and logs.
+    Of what may be a secret only the type is told, since errors end up in answers and logs; but numbers, true and false
+    are shown, which are texts without their quotes most of the time.
     """
     shown = repr(value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    if _SECRET_PLACE.search(where):
+    if _SECRET_PLACE.search(where) and not isinstance(value, int | float):
         shown = f"of type {type(value).__name__}"
     return invalid(where, f"{where} is {shown}; it must be {expected}.", wrong_type=wrong_type)
 
