@@ -57,6 +57,7 @@ PLACEHOLDERS = (
     (r"(?<=serve-lite v)\S+", "<version>"),
     (r"(?<=serve-lite, version )\S+", "<version>"),
     (r"\n *[~^]+(?=\n)", ""),
+    (r"\b[0-9a-f]{64}\b", "<token>"),
 )
 #: Of `controller-health` no value is known beforehand.
 NUMBERS = ((r"(?<=: )(-?[\d.e-]+|null|<seconds>)(?=,?\n)", "<number>"),)
@@ -235,6 +236,17 @@ async def test_removing(cli: Cli) -> None:
     await say("shutdown", "shutdown", "-y")
     await say("shutdown-again", "shutdown", "-y")
     await say("shutdown-again-json", "shutdown", "-y", "--json")
+    say.finish()
+
+
+async def test_guarding(cli: Cli) -> None:
+    await cli.start()
+    say = Scenario(cli, "guarding")
+    await say("token", "token")
+    await say("token-json", "token", "show", "--json")
+    await say("token-rotate", "token", "rotate", "--grace", "60")
+    await say("security-check", "security-check")
+    await say("security-check-json", "security-check", "--json")
     say.finish()
 
 
