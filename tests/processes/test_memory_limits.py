@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from serve_lite.controller.cgroups import find_base
+from serve_lite.controller.machine import usable_memory_bytes
 from serve_lite.exceptions import InstanceError
 from serve_lite.policy.cgroups import NoParting
 from serve_lite.state.goal import AppSubmission, BuildRequest, CodeEnvironment
@@ -154,6 +155,12 @@ async def test_an_instance_that_is_told_to_watch_makes_no_cgroups(
     await running(daemon, "greedy", 1)
     assert groups(handed_over) == [] and not (handed_over / "serve-lite").exists()
     assert await told(daemon) == "watched: memory_limits is watched"
+
+
+async def test_what_the_machine_has_to_give_is_what_its_cgroup_leaves(handed_over: Path) -> None:
+    (handed_over / "memory.max").write_text("300000000")
+    with moved_into(handed_over):
+        assert usable_memory_bytes() == int((handed_over / "memory.max").read_text())
 
 
 # --- where it cannot ----------------------------------------------------------------------------
