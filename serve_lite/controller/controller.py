@@ -41,10 +41,11 @@ from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow, Store, Stored
 from serve_lite.controller.upkeep import Upkeep
 from serve_lite.policy.reconcile import reconcile
+from serve_lite.policy.standby import goal_in_force
 from serve_lite.schema import ReplicaState
 from serve_lite.state import events as ev
 from serve_lite.state.goal import Goal
-from serve_lite.state.ids import DeploymentId, ReplicaId
+from serve_lite.state.ids import DeploymentId, ReplicaId, subject_of
 from serve_lite.state.observed import Observed, fold
 from serve_lite.state.resources import MachineOptions
 from serve_lite.state.status import InstanceFacts
@@ -287,7 +288,9 @@ class Controller:
             return now
         if not self._publisher.published.is_set():  # replicas that are still to answer would be missed
             return self._wake_at(plan.wake_at)
-        scalings, scale_at = self._scaler.plan(goal, self._books.observed, now)
+        scalings, scale_at = self._scaler.plan(
+            goal_in_force(goal, self._books.observed.deployments), self._books.observed, now
+        )
         for scaling in scalings:
             self._group.start_soon(self._upkeep.scale, scaling)
         return self._wake_at(min((t for t in (plan.wake_at, scale_at) if t is not None), default=None))
@@ -329,5 +332,5 @@ class Controller:
                 was = old.get(deployment)
                 if was is None or (was.status, was.message) != (view.status, view.message):
                     self._books.record(
-                        str(deployment), f"{view.status} ({view.trigger}) {view.message}".rstrip()
+                        subject_of(deployment), f"{view.status} ({view.trigger}) {view.message}".rstrip()
                     )

@@ -21,6 +21,7 @@ from serve_lite.controller.store import ReplicaRow
 from serve_lite.controller.upkeep import Upkeep
 from serve_lite.policy import actions as act
 from serve_lite.policy.devices import in_ranges
+from serve_lite.policy.standby import standby_of
 from serve_lite.state import events as ev
 from serve_lite.state.goal import DeploymentGoal
 from serve_lite.state.ids import DeploymentId, replica_id
@@ -84,7 +85,7 @@ class Orders:
                 assert_never(action)
 
     def _begin_start(self, action: act.StartReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
-        goal = self._wanted(action.deployment)
+        goal = self._wanted(action.deployment, is_standby=action.is_standby)
         name = replica_id(goal.id, "".join(secrets.choice(_ALPHABET) for _ in range(8)))
         row = ReplicaRow(
             id=name,
@@ -144,7 +145,8 @@ class Orders:
     def _begin_reconfigure(
         self, action: act.ReconfigureReplica, now: float
     ) -> tuple[ev.Event, Callable[[], None]]:
-        goal = self._wanted(self._books.observed.replicas[action.replica].deployment)
+        deployment = self._books.observed.replicas[action.replica].deployment
+        goal = self._wanted(deployment, is_standby=action.is_standby)
         request = ReconfigureRequest(config=goal.config, route_prefix=goal.route_prefix, epoch=self._epoch)
         event = ev.ReplicaReconfiguring(replica=action.replica, settings=goal.settings, at=now)
         self._books.record(action.replica, f"reconfigure: {action.reason}")
@@ -164,9 +166,11 @@ class Orders:
             return StopOrder(is_graceful=is_graceful)
         return StopOrder(is_graceful=is_graceful, timeout_s=goal.config.graceful_shutdown_timeout_s)
 
-    def _wanted(self, deployment: DeploymentId) -> DeploymentGoal:
-        app = self._books.goal.apps[deployment.app_name]
-        return next(d for d in app.deployments if d.id == deployment)
+    def _wanted(self, deployment: DeploymentId, *, is_standby: bool) -> DeploymentGoal:
+        goal = self._books.deployment(deployment)
+        wanted = standby_of(goal) if goal is not None and is_standby else goal
+        assert wanted is not None, f"{deployment} was planned for and is not wanted"
+        return wanted
 
 
 def _told(allotment: Allotment) -> str:

@@ -43,10 +43,14 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     grpc_sys_path: tuple[str, ...] = ()  #: where they are looked for first
     grpc_request_timeout_s: float | None = None  #: None: no limit but the clients' own
     grpc_enable_reflection: bool = True
+    grpc_max_receive_message_bytes: int = 2**31 - 1
+    grpc_max_send_message_bytes: int = 2**31 - 1
+    grpc_max_connections: int | None = None  #: None: what open descriptors allow
     request_timeout_s: float | None = None  #: None: no limit
     keep_alive_timeout_s: float = 90.0
     root_path: str = ""
     orphan_grace_s: float = 60.0  #: how long a replica lives on without any daemon
+    proxy_processes: int = 0  #: that accept requests instead of the daemon
     backlog: int = 4096  #: connections that wait in the kernel while a daemon restarts
     server: str = "native"  #: "native": our HTTP/1.1 front; "hypercorn": hypercorn for everything
     first_byte_timeout_s: float | None = None
