@@ -24,6 +24,7 @@ import anyio.abc
 import anyio.to_thread
 
 from serve_lite import __version__
+from serve_lite.controller.cgroups import ReplicaGroups
 from serve_lite.controller.controller import Controller
 from serve_lite.controller.environment_cache import EnvironmentCache
 from serve_lite.controller.environments import Environments, settings_from
@@ -46,6 +47,7 @@ from serve_lite.daemon.log_files import bound, prune, reopen, writes_into
 from serve_lite.daemon.memory import give_memory_back
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.daemon.plane import ControlPlane, open_plane
+from serve_lite.daemon.token import Tokens
 from serve_lite.exceptions import InstanceError, InvalidConfigError
 from serve_lite.outputs import drop_what_has_no_room
 from serve_lite.processes import set_title
@@ -153,6 +155,7 @@ class Daemon:
         self._plane: ControlPlane | None = None  #: None while another daemon has the instance
         self._doors = Doors()
         self._is_draining = False  #: for good
+        self._groups: ReplicaGroups | None = None  #: of our last control plane
 
     async def serve(self) -> None:
         """Bring up everything in order, run until told to stop, take it down in order."""
@@ -222,6 +225,8 @@ class Daemon:
         importer: Importer,
         environments: Environments,
     ) -> Controller:
+        self._groups = groups = ReplicaGroups(store.stored.node_id, self._options.memory_limits)
+        groups.require()
         return Controller(
             group,
             store,
@@ -237,6 +242,7 @@ class Daemon:
             logging_config=self._options.logging_config,
             log_file=self._log,
             machine=self._options.machine,
+            groups=groups,
         )
 
     def _make_adviser(self, membership: Membership) -> Adviser | None:
@@ -285,7 +291,8 @@ class Daemon:
         )
         if self._options.proxy_location != "Disabled" and "http" in self._sockets:
             plane.controller.desk.proxies = self._proxies
-        await plane.open_to_clients(control, self._sockets, self._options, settings)
+        tokens = Tokens(self._paths)
+        await plane.open_to_clients(control, self._sockets, self._options, settings, tokens)
 
     def _proxies(self) -> tuple[ProxyFacts, ...]:
         """Return who answers requests, for status and REST."""
@@ -461,6 +468,9 @@ class Daemon:
             "grpc_servicer_functions": list(options.grpc_servicer_functions),
             "request_timeout_s": options.grpc_request_timeout_s,
             "enable_reflection": options.grpc_enable_reflection,
+            "max_receive_message_bytes": options.grpc_max_receive_message_bytes,
+            "max_send_message_bytes": options.grpc_max_send_message_bytes,
+            "max_connections": options.grpc_max_connections,
         }
 
     def _http_options(self) -> dict[str, Any]:
@@ -481,7 +491,8 @@ class Daemon:
             for name in ("http", "grpc", "admin")
             if name in self._sockets
         }
-        return InstanceSettings(settings=shown(self._options, bound))
+        told = self._groups.told if self._groups is not None else ""
+        return InstanceSettings(settings=shown(self._options, bound, told))
 
     def _info(self, epoch: int) -> InstanceInfo:
         http, admin, grpc = (self._sockets.get(name) for name in ("http", "admin", "grpc"))

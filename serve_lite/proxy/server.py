@@ -59,7 +59,7 @@ class HttpServer:
         self._front: hypercorn_front.Front | None = None
         self._front_lock = anyio.Lock()
         self._handed_over: set[asyncio.StreamWriter] = set()
-        self._max_connections = handler.options.max_connections or _affordable_connections()
+        self._max_connections = handler.options.max_connections or affordable_connections()
         self._certificates: Certificates | None = None
         self._ended = anyio.Event()  #: a connection has ended; replaced each time
 
@@ -277,7 +277,7 @@ def _import_front() -> partial[hypercorn_front.Front] | type[hypercorn_front.Fro
     return Front
 
 
-def _affordable_connections() -> int:
+def affordable_connections() -> int:
     """Return how many connections leave a tenth of the open files for everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft * 9 // 10
