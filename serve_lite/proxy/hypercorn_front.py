@@ -13,7 +13,7 @@ import logging
 import re
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import anyio
@@ -24,25 +24,32 @@ from hypercorn.config import Config
 from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 from hyperframe.frame import GoAwayFrame
-from wsproto.events import CloseConnection
 
-from serve_lite.proxy.answers import TEXT, settle_length, takes_trailers
+from serve_lite.proxy.answers import TEXT, declared_length, settle_length, takes_trailers
 from serve_lite.proxy.entry import ENTRY, Entry
 from serve_lite.proxy.exchange import NOTED, SMALL_BODY_BYTES, Buffer, Exchange, is_valid_host
 from serve_lite.proxy.http import RequestHandler
+from serve_lite.proxy.hypercorn_streams import (
+    Message,
+    Send,
+    drained,
+    end_with_trailers,
+    forget,
+    inform,
+    refuse_odd_heads,
+    reset,
+    watch_close,
+)
 from serve_lite.proxy.requests import BAD_REQUEST
-from serve_lite.proxy.websocket import WebSocketCall, open_websocket
+from serve_lite.proxy.websocket import REFUSAL_BODY, REFUSAL_START, WebSocketCall, open_websocket
 from serve_lite.wire.messages import Headers, WsMessage
 
-Message = MutableMapping[str, Any]  # ASGI's, whose values are of many types
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 _OUTBOX_BYTES: Final = 64 * 1024  #: written and not yet taken by the client; more stops the application
 _DROPPED_BODY_BYTES: Final = 1024 * 1024  #: read from an HTTP/2 client that was answered early
 _TIMED_OUT: Final = (408, "Request Timeout")
-_EARLY_HINTS: Final = 103
-_H2_INTERNAL_ERROR: Final = 2
+_CONTINUE: Final = 100
 _LAST_WORDS_S: Final = 2.0
 _HELD_MESSAGES: Final = 16
 _SERVICE_RESTART, _RESTARTS = 1012, "Service Restart"
@@ -142,12 +149,16 @@ class _Connection(TCPServer):
 
     is_leaving = False
     _has_asked = False
+    _is_guarded = False
 
     async def _read_data(self) -> None:
         await super()._read_data()
         await self.idle_task.stop()  # else it outlives a client that has left by the time allowed for silence
 
     async def protocol_send(self, event: Event) -> None:
+        if not self._is_guarded and (protocol := self._http2()) is not None:
+            self._is_guarded = True  # what it sends first are its settings, before it looks at a request
+            refuse_odd_heads(protocol)
         await super().protocol_send(event)
         if self.is_leaving and isinstance(event, Updated) and event.idle:
             await self.ask_to_leave()
@@ -176,6 +187,7 @@ class _Bridge(Exchange):
 
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         self._handler = handler
+        self._entry = ENTRY.get()
         self._receive, self._send = receive, send
         self._original_send = send
         #: for one message, where the client can hold up one stream; the entry sees to the connection
@@ -215,7 +227,7 @@ class _Bridge(Exchange):
 
     async def run(self) -> None:
         """Serve the exchange to its end."""
-        bridges = ENTRY.get().bridges
+        bridges = self._entry.bridges
         bridges.add(self)
         async with anyio.create_task_group() as group:
             try:
@@ -223,7 +235,7 @@ class _Bridge(Exchange):
                     group.start_soon(self._take_input)
                     await self._send_output()
             except asyncio.CancelledError:
-                _forget(self._original_send)
+                forget(self._original_send)
                 raise
             finally:
                 bridges.discard(self)
@@ -235,7 +247,7 @@ class _Bridge(Exchange):
         """The connection has ended, and hypercorn does not tell."""
         self._leave()
         self._put(None)
-        _forget(self._original_send)
+        forget(self._original_send)
 
     async def _begin(self) -> bool:
         raise NotImplementedError
@@ -272,8 +284,8 @@ class _Bridge(Exchange):
                     await self._send(message)
                 if scope.cancelled_caught:
                     self._leave()
-                    if not ENTRY.get().takes_nothing:  # else the entry ends all of the connection
-                        await _reset(self._original_send)
+                    if not self._entry.takes_nothing:  # else the entry ends all of the connection
+                        await reset(self._original_send)
                     return
             self._outbox_bytes = 0
             if self._is_blocked:
@@ -291,7 +303,7 @@ class HttpBridge(_Bridge):
     _has_told_end = False
     _is_delivering = False
     _has_started = False  #: the answer
-    _has_trailers = False
+    _takes_trailers = False
 
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         super().__init__(handler, scope, receive, send)
@@ -319,8 +331,15 @@ class HttpBridge(_Bridge):
         self._put(None)
 
     def start(self, status: int, headers: bytes) -> None:
-        announces = headers.startswith(b"trailer:") or b"\ntrailer:" in headers
-        self._has_trailers = self._is_http2 and announces and takes_trailers(self.headers)
+        self._takes_trailers = takes_trailers(self.headers) and (
+            self._is_http2
+            or (
+                self.http_version == "1.1"
+                and self.method != "HEAD"
+                and status not in (204, 304)
+                and declared_length(headers) is None
+            )
+        )
         self._put_start(status, headers)
 
     def write(self, data: Buffer) -> bool:
@@ -328,14 +347,20 @@ class HttpBridge(_Bridge):
         return self._put(message, len(data)) if len(data) else not self._is_blocked
 
     def inform(self, status: int, headers: bytes) -> None:
-        if status == _EARLY_HINTS and self._is_http2:  # all that hypercorn can
-            links = [value for name, value in _pairs(headers) if name == b"link"]
-            self._put({"type": "http.response.early_hint", "links": links})
+        if self.http_version != "1.0" and not self._has_started:
+            self._put({"type": "inform", "status": status, "headers": _pairs(headers)})
 
     def finish(self, trailers: bytes = b"") -> None:
+        pairs = _pairs(trailers) if self._takes_trailers else []
+        if pairs and not self._is_http2:
+            self._put({"type": "end", "trailers": pairs})
+            self._put(None)
+            return
+        if pairs:
+            self._start["trailers"] = True  # looked at when the body has ended
         self._put({"type": "http.response.body", "body": b"", "more_body": False})
-        if self._has_trailers:
-            self._put({"type": "http.response.trailers", "headers": _pairs(trailers)})
+        if pairs:
+            self._put({"type": "http.response.trailers", "headers": pairs})
         self._put(None)
 
     def abort(self) -> None:
@@ -347,23 +372,32 @@ class HttpBridge(_Bridge):
         pairs = _pairs(headers)
         if b"x-request-id:" not in headers:
             pairs.append((b"x-request-id", self.request_id or self._handler.new_request_id()))
-        if self._handler.is_retiring and not self._is_http2 and b"connection:" not in headers:
+        handler = self._handler
+        closes = handler.is_retiring or handler.is_draining or not self._body_ended
+        if closes and not self._is_http2 and b"connection:" not in headers:
             pairs.append((b"connection", b"close"))
-        start = {"type": "http.response.start", "status": status, "headers": pairs}
-        self._put({**start, "trailers": True} if self._has_trailers else start)
+        self._start: Message = {"type": "http.response.start", "status": status, "headers": pairs}
+        self._put(self._start)
 
     async def _send_output(self) -> None:
         original = self._send
 
         async def send(message: Message) -> None:
-            if message["type"] == "abort":
-                await _reset(original)
-                raise _CutAnswerError
+            match message["type"]:
+                case "abort":
+                    await reset(original)
+                    raise _CutAnswerError
+                case "inform":
+                    await inform(original, message["status"], message["headers"])
+                    return
+                case "end":
+                    await end_with_trailers(original, message["trailers"])
+                    return
             if message["type"] == "http.response.body" and not message["more_body"] and self._is_http2:
                 await self._drop_rest_of_body()
             await original(message)
             if self._is_http2:
-                await _drained(original)
+                await drained(original)
 
         self._send = send
         try:
@@ -382,7 +416,7 @@ class HttpBridge(_Bridge):
     # --- the request ----------------------------------------------------------------------------
 
     async def _begin(self) -> bool:
-        refusal = None if self._is_http2 else ENTRY.get().begin(self)
+        refusal = None if self._is_http2 else self._entry.begin(self)
         if refusal is None and not self.is_well_formed:
             refusal = BAD_REQUEST
         if refusal is None and self._is_head_too_large():
@@ -398,6 +432,7 @@ class HttpBridge(_Bridge):
         if limit is not None and length is not None and length > limit:
             self.respond(413, TEXT, b"Content Too Large")
             return True
+        self._prepare_to_continue()
         if not self._may_stream(length):
             with anyio.move_on_after(self._read_timeout_s) as scope:
                 if not await self._gather():
@@ -420,6 +455,14 @@ class HttpBridge(_Bridge):
         value = next((value for name, value in self.headers if name == b"content-length"), b"")
         return int(value) if value.isdigit() else None
 
+    def _prepare_to_continue(self) -> None:
+        """Take note that the client waits to be told to send its body; in HTTP/2, where few do, tell it at once."""
+        expectation = (b"expect", b"100-continue")
+        if self.expects_continue:
+            self.headers.append(expectation)  # which the entry has kept from hypercorn
+        elif self._is_http2 and expectation in self.headers:
+            self.inform(_CONTINUE, b"")
+
     def _may_stream(self, length: int | None) -> bool:
         if length is not None:
             self.streams_body = length > SMALL_BODY_BYTES
@@ -427,6 +470,7 @@ class HttpBridge(_Bridge):
             self.streams_body = self.method not in _BODILESS
         else:
             self.streams_body = any(name == b"transfer-encoding" for name, _ in self.headers)
+        self.streams_body = self.streams_body or self.expects_continue
         return self.streams_body
 
     async def _gather(self) -> bool:
@@ -455,7 +499,17 @@ class HttpBridge(_Bridge):
         else:
             self.respond(status, TEXT if self._is_http2 else b"connection: close\r\n" + TEXT, text.encode())
 
+    @property
+    def holds_client(self) -> bool:
+        """Whether the client waits to be told to send its body."""
+        return self.expects_continue and not self._gathered
+
     def read_body(self) -> None:
+        if self.expects_continue:
+            if not self._has_started and not self._gathered and not self._body_ended:
+                self.inform(_CONTINUE, b"")
+            self.expects_continue = False
+            self._entry.continued()
         self._wants_input.set()
         self._deliver()
 
@@ -536,6 +590,7 @@ class WebSocketBridge(_Bridge):
     _call: WebSocketCall | None = None
     _client_close: tuple[int, str] | None = None
     _has_closed = False
+    _was_accepted = _has_refused = False
 
     def __init__(self, handler: RequestHandler, scope: Message, receive: Receive, send: Send) -> None:
         super().__init__(handler, scope, receive, send)
@@ -548,7 +603,7 @@ class WebSocketBridge(_Bridge):
         async def send(message: Message) -> None:
             await original(message)
             if message["type"] == "websocket.accept":
-                _watch_close(original, self._note_close)
+                watch_close(original, self._note_close)
 
         self._send = send
         await super()._send_output()
@@ -560,11 +615,22 @@ class WebSocketBridge(_Bridge):
         if self._has_closed:
             return True
         if message.type == "websocket.accept":
+            self._was_accepted = True
             headers = [*message.headers, (b"x-request-id", self.request_id)]
             return self._put({"type": message.type, "subprotocol": message.subprotocol, "headers": headers})
         if message.type == "websocket.send":
             size = len(message.text or message.data or b"")
             return self._put({"type": message.type, "text": message.text, "bytes": message.data}, size)
+        if message.type == REFUSAL_START:
+            self._put_refusal(message.code, message.headers)
+            return True
+        if message.type == REFUSAL_BODY:
+            return self._put_refusal_body(message.data or b"", more=message.code == 1)
+        if self._has_refused:
+            return self._put_refusal_body(b"", more=False)  # the application has not ended it
+        if not self._was_accepted:
+            self.refuse(403, "Forbidden")
+            return True
         self._has_closed = True
         self._put({"type": "websocket.close", "code": message.code, "reason": message.reason})
         return self._put(None)
@@ -573,19 +639,32 @@ class WebSocketBridge(_Bridge):
         """Answer the handshake with an HTTP error."""
         self._has_closed = True
         body = text.encode()
-        headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", self.request_id or self._handler.new_request_id()),
-        ]
-        self._put({"type": "websocket.http.response.start", "status": status, "headers": headers})
-        self._put({"type": "websocket.http.response.body", "body": body, "more_body": False})
-        self._put(None)
+        length = (b"content-length", b"%d" % len(body))
+        self._put_refusal(status, [(b"content-type", b"text/plain; charset=utf-8"), length])
+        self._put_refusal_body(body, more=False)
+
+    def _put_refusal(self, status: int, headers: Headers) -> None:
+        self._has_refused = True
+        pairs = [(name.lower(), value) for name, value in headers]
+        if not any(name == b"x-request-id" for name, _ in pairs):
+            pairs.append((b"x-request-id", self.request_id or self._handler.new_request_id()))
+        if self.http_version == "1.1":
+            pairs.append((b"connection", b"close"))
+        self._put({"type": REFUSAL_START, "status": status, "headers": pairs})
+
+    def _put_refusal_body(self, body: bytes, *, more: bool) -> bool:
+        is_writable = self._put({"type": REFUSAL_BODY, "body": body, "more_body": more}, len(body))
+        if not more:
+            self._has_closed = True
+            self._put(None)
+        return is_writable
 
     def restart(self) -> None:
         """Close it with the code that tells the client to connect again."""
         if self._call is not None and not self._has_closed:
             self._call.on_close(_SERVICE_RESTART, _RESTARTS)
+        if not self._was_accepted and not self._has_refused:
+            self.refuse(503, _RESTARTS)
         self.send_message(WsMessage("websocket.close", code=_SERVICE_RESTART, reason=_RESTARTS))
 
     def pause_messages(self) -> None:
@@ -668,57 +747,3 @@ def _read_headers(pairs: list[tuple[bytes, bytes]]) -> tuple[Headers, dict[bytes
 
 def _address(pair: tuple[str, int] | None) -> tuple[str, int]:
     return (pair[0], pair[1]) if pair else ("", 0)
-
-
-# --- what hypercorn has no way to ask for: taken from its stream objects, of which ASGI's `send` is a method
-
-
-async def _reset(send: Send) -> None:
-    """Reset the HTTP/2 stream that `send` belongs to; one left unfinished would stay open for ever.
-
-    For HTTP/1.1 there is nothing to do: hypercorn closes the connection.
-    """
-    stream: Any = getattr(send, "__self__", None)
-    protocol: Any = getattr(getattr(stream, "send", None), "__self__", None)
-    connection: Any = getattr(protocol, "connection", None)
-    if hasattr(connection, "reset_stream"):
-        connection.reset_stream(stream.stream_id, error_code=_H2_INTERNAL_ERROR)
-        await protocol._flush()
-
-
-async def _drained(send: Send) -> None:
-    """Wait until little is held for the HTTP/2 stream that `send` belongs to.
-
-    hypercorn's own waiting ends as soon as it looks whether there is room, also if there is none.
-    """
-    stream: Any = getattr(send, "__self__", None)
-    protocol: Any = getattr(getattr(stream, "send", None), "__self__", None)
-    buffer: Any = getattr(protocol, "stream_buffers", {}).get(getattr(stream, "stream_id", None))
-    if buffer is not None and len(buffer.buffer) >= _OUTBOX_BYTES:
-        await buffer.drain()
-
-
-def _forget(send: Send) -> None:
-    """Have nothing more sent on the stream that `send` belongs to.
-
-    hypercorn would answer for an application that was cancelled, and wait for the sending by a task that was too.
-    """
-    stream: Any = getattr(send, "__self__", None)
-    if hasattr(stream, "closed"):
-        stream.closed = True
-
-
-def _watch_close(send: Send, note: Callable[[int, str], None]) -> None:
-    """Have `note` told the code and reason with which the client closes the WebSocket that `send` belongs to."""
-    connection: Any = getattr(getattr(send, "__self__", None), "connection", None)
-    if connection is None:
-        return
-    events = connection.events
-
-    def noting() -> Iterator[object]:
-        for event in events():
-            if isinstance(event, CloseConnection):
-                note(int(event.code), event.reason or "")
-            yield event
-
-    connection.events = noting

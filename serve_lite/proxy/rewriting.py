@@ -25,6 +25,7 @@ class RequestRewriter:
         self.num_passed = 0  #: requests passed on, the substitute for a refused one not counted
         self.is_cut = False  #: the request being passed on goes wrong in its body; it cannot be completed
         self._reader: RequestReader[Http1Request] = RequestReader(Http1Request, options)
+        self._expecting: set[int] = set()  #: numbers of requests that wait for `100 Continue`
         self._unended: Http1Request | None = None  #: its head was passed on, its end has not come
 
     @property
@@ -66,6 +67,9 @@ class RequestRewriter:
             if self._unended is not None:
                 self._pass_body(self._unended, out)
             for request in reader.ready:
+                if request.expects_continue:
+                    self._expecting.add(self.num_passed)
+                    request.headers = [pair for pair in request.headers if pair[0] != b"expect"]
                 self.num_passed += 1
                 out.append(render_head(request))
                 self._pass_body(request, out)
@@ -81,6 +85,15 @@ class RequestRewriter:
     def is_refused(self, number: int) -> bool:
         """Whether the n-th request passed on, from 0, is answered with `refusal`."""
         return self.refusal is not None and number == self.num_passed - self.is_cut
+
+    def expects_continue(self, number: int) -> bool:
+        """Whether the n-th request passed on, from 0, waits for `100 Continue`. Tells it once.
+
+        The other parser is not told: it would say so before it is known whether anybody reads the body.
+        """
+        expects = number in self._expecting
+        self._expecting.discard(number)
+        return expects
 
     def refuse(self, status: int, text: str) -> bytes:
         """Give up the request that is coming; return what the other parser is to read."""

@@ -126,14 +126,6 @@ async def test_a_client_sees_the_refusal_although_it_is_still_sending(native: Do
     await client.close()
 
 
-async def test_no_body_is_asked_for_that_nobody_will_read(native: Door) -> None:
-    client = await native.connect()
-    native.handler.set_routes(())
-    client.send(b"POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
-    assert (await client.head())[0] == 404
-    await client.close()
-
-
 # --- time ---------------------------------------------------------------------------------------------
 
 
@@ -189,19 +181,19 @@ async def test_a_body_that_stops_coming_cancels_its_request() -> None:
 # --- draining -----------------------------------------------------------------------------------------
 
 
-async def test_draining_waits_for_answers_and_closes_each_connection_after_its_own(native: Door) -> None:
-    idle, busy = await native.connect(), await native.connect()
+async def test_draining_waits_for_answers_and_closes_each_connection_after_its_own(door: Door) -> None:
+    idle, busy = await door.connect(), await door.connect()
     assert (await idle.get("/hello")).status == 200
     busy.send(HELD)
-    call = await native.stage.call(1)
+    call = await door.stage.call(1)
     call.take()
     results: list[bool] = []
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: _keep(results, native.server.drain(20)))
+        group.start_soon(lambda: _keep(results, door.server.drain(20)))
         assert await idle.is_closed()
         with pytest.raises(ConnectionError):
             while True:
-                await (await native.connect()).close()
+                await (await door.connect()).close()
         call.result(200, b"", b"late")
         answer = await busy.answer()
     assert (answer.body, answer.headers["connection"]) == (b"late", "close")
@@ -211,13 +203,13 @@ async def test_draining_waits_for_answers_and_closes_each_connection_after_its_o
         await client.close()
 
 
-async def test_while_draining_idle_clients_may_linger_and_are_told_to_close(native: Door) -> None:
-    client = await native.connect()
+async def test_while_draining_idle_clients_may_linger_and_are_told_to_close(door: Door) -> None:
+    client = await door.connect()
     assert (await client.get("/hello")).status == 200
     results: list[bool] = []
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: _keep(results, native.server.drain(20, linger_s=20)))
-        while not native.server.is_draining:
+        group.start_soon(lambda: _keep(results, door.server.drain(20, linger_s=20)))
+        while not door.server.is_draining:
             await asyncio.sleep(0)
         answer = await client.get("/-/healthz")
     assert (answer.status, answer.headers["connection"]) == (503, "close")
@@ -225,12 +217,12 @@ async def test_while_draining_idle_clients_may_linger_and_are_told_to_close(nati
     await client.close()
 
 
-async def test_draining_gives_up_at_its_deadline(native: Door) -> None:
-    client = await native.connect()
+async def test_draining_gives_up_at_its_deadline(door: Door) -> None:
+    client = await door.connect()
     client.send(HELD)
-    call = await native.stage.call()
+    call = await door.stage.call()
     call.take()
-    assert await native.server.drain(0.02) is False
+    assert await door.server.drain(0.02) is False
     await client.close()
     await call.until(lambda: call.is_cancelled)
 
