@@ -254,7 +254,8 @@ class Instances:
         return problems
 
     def _new_shared_memory(self) -> set[str]:
-        return set(os.listdir(SHARED_MEMORY)) - self._shared_memory
+        new = set(os.listdir(SHARED_MEMORY)) - self._shared_memory
+        return new - _mapped_by_others() if new else new
 
     def _strays(self) -> list[int]:
         self._reap()
@@ -306,6 +307,21 @@ def _descendants(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _mapped_by_others() -> set[str]:
+    """Names of shared memory that programs use which no test has started."""
+    names: set[str] = set()
+    ours = {os.getpid(), *_own_children()}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        if int(maps.parent.name) in ours:
+            continue
+        try:
+            lines = maps.read_text().splitlines()
+        except OSError:  # it has just ended, or is somebody else's
+            continue
+        names |= {line.partition(f"{SHARED_MEMORY}/")[2] for line in lines if f"{SHARED_MEMORY}/" in line}
+    return names
 
 
 def _descriptors() -> int:

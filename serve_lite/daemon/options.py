@@ -48,6 +48,7 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_timeout_s: float = 90.0
     root_path: str = ""
     orphan_grace_s: float = 60.0  #: how long a replica lives on without any daemon
+    proxy_processes: int = 0  #: that accept requests instead of the daemon
     backlog: int = 4096  #: connections that wait in the kernel while a daemon restarts
     server: str = "native"  #: "native": our HTTP/1.1 front; "hypercorn": hypercorn for everything
     first_byte_timeout_s: float | None = None

@@ -152,6 +152,10 @@ OPTIONS: tuple[Option, ...] = (
         "port of the REST API; 0: the kernel chooses", "--admin-port",
     ),
     Option(
+        "proxy_processes", "proxy_processes", checks.integer(at_least=0, at_most=256),
+        "processes that accept requests, besides the daemon; 0: the daemon does", "--proxy-processes",
+    ),
+    Option(
         "orphan_grace_s", "orphan_grace_s", checks.real(at_least=0),
         "seconds that a replica lives on without any daemon",
     ),
@@ -187,7 +191,8 @@ LISTS = frozenset(
 )
 WHOLE = frozenset(
     {
-        "http_options.port", "grpc_options.port", "admin_port", "backlog", "http_options.max_connections",
+        "http_options.port", "grpc_options.port", "admin_port", "proxy_processes", "backlog",
+        "http_options.max_connections",
         "http_options.max_headers", "http_options.max_header_bytes", "http_options.max_body_bytes",
     }
 )  # fmt: skip

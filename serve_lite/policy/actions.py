@@ -1,6 +1,6 @@
 """What the loop can be asked to do. Each action carries the reason that is logged when it is carried out.
 
-Actions are made by `policy/reconcile.py` and what it composes; `controller/controller.py` obeys.
+Actions are made by `policy/reconcile.py` and what it composes; `controller/orders.py` obeys.
 """
 
 from __future__ import annotations

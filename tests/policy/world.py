@@ -14,9 +14,10 @@ from typing import assert_never
 
 import msgspec
 
-from serve_lite.controller.goals import accept_fallback, configured_events, mark_proven
+from serve_lite.controller.goals import accept_fallback, mark_proven
 from serve_lite.policy import actions as act
 from serve_lite.policy.claims import with_claims
+from serve_lite.policy.meaning import configured_events
 from serve_lite.policy.reconcile import reconcile
 from serve_lite.policy.update import status_move
 from serve_lite.schema import ReplicaState
