@@ -132,6 +132,7 @@ OPTIONS: tuple[Option, ...] = (
     _http(
         "max_connections", "connections of HTTP at once, more get 503; `null`: nine tenths of the open files allowed"
     ),
+    _http("http3", "HTTP/3 too, on the same port of UDP; needs certificates, `pip install 'serve-lite[http3]'`"),
     _http("max_headers", "headers of a request; more get 431"),
     _http("max_header_bytes", "request line and headers; more get 431"),
     _http("max_body_bytes", "body of a request; more get 413; `null`: no limit"),
@@ -196,6 +197,8 @@ WHOLE = frozenset(
         "http_options.max_headers", "http_options.max_header_bytes", "http_options.max_body_bytes",
     }
 )  # fmt: skip
-FLAGS = frozenset({"grpc_options.enable_reflection", "logging_config.enable_access_log"})
+FLAGS = frozenset(
+    {"http_options.http3", "grpc_options.enable_reflection", "logging_config.enable_access_log"}
+)
 
 _LOGGING_DEFAULTS = LoggingConfig()

@@ -91,6 +91,7 @@ class RequestHandler:
     def __init__(self, routers: RouterSource, options: ProxyOptions) -> None:
         self.options = options
         self.accounts = Accounts(logs_access=options.access_log)
+        self.alt_svc = b""  #: where HTTP/3 is served; announced over TLS
         self.is_draining = False
         self.is_retiring = False  #: another daemon has taken over: answers end their connections
         self._routers = routers

@@ -197,6 +197,7 @@ class _Bridge(Exchange):
         self.headers, self.noted = _read_headers(scope["headers"])
         self.http_version = scope["http_version"]
         self.scheme = scope["scheme"]
+        self._is_secure = self.scheme in ("https", "wss")  # whatever a server in front tells
         self.client = _address(scope["client"])
         self.server = _address(scope["server"])
         if handler.forwarding.trusts(self.client[0]):
@@ -376,6 +377,8 @@ class HttpBridge(_Bridge):
         closes = handler.is_retiring or handler.is_draining or not self._body_ended
         if closes and not self._is_http2 and b"connection:" not in headers:
             pairs.append((b"connection", b"close"))
+        if handler.alt_svc and self._is_secure:
+            pairs.append((b"alt-svc", handler.alt_svc))
         self._start: Message = {"type": "http.response.start", "status": status, "headers": pairs}
         self._put(self._start)
 

@@ -26,7 +26,9 @@ class RequestRewriter:
         self.is_cut = False  #: the request being passed on goes wrong in its body; it cannot be completed
         self._reader: RequestReader[Http1Request] = RequestReader(Http1Request, options)
         self._expecting: set[int] = set()  #: numbers of requests that wait for `100 Continue`
-        self._is_ended = False  #: the last request of the connection was passed on; what follows it is nobody's
+        self._is_ended = (
+            False  #: the last request of the connection was passed on; what follows it is nobody's
+        )
         self._unended: Http1Request | None = None  #: its head was passed on, its end has not come
 
     @property
