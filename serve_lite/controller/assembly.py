@@ -14,6 +14,7 @@ from serve_lite.config import LoggingConfig
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite.options import apply_overrides, route_prefix
 from serve_lite.policy.capacity import initial_target
+from serve_lite.policy.standby import following
 from serve_lite.policy.update import settings_of, version_of
 from serve_lite.runtime_env.merging import own_environment
 from serve_lite.state.environment import RuntimeEnv
@@ -138,12 +139,13 @@ def _deployment_goal(
     direction: CapacityDirection,
     previous: DeploymentGoal | None,
 ) -> DeploymentGoal:
-    config = apply_overrides(spec.config, spec.configured_options, overrides)
+    where = f"Deployment {deployment.name!r}"
+    config = apply_overrides(spec.config, spec.configured_options, overrides, where)
     if config.logging_config is None:
         config = msgspec.structs.replace(config, logging_config=logging_config)
     if config.logging_config == _DEFAULT_LOGS:  # as `serve build` writes it: says as much as none
         config = msgspec.structs.replace(config, logging_config=None)
-    return DeploymentGoal(
+    goal = DeploymentGoal(
         id=deployment,
         spec=spec,
         config=config,
@@ -159,6 +161,7 @@ def _deployment_goal(
         environment=environment,
         route_prefix=prefix,
     )
+    return following(previous, goal)
 
 
 def _overrides_by_name(

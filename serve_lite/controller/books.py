@@ -15,7 +15,15 @@ import anyio
 from serve_lite.controller.store import EventRow, Store
 from serve_lite.policy.claims import with_claims
 from serve_lite.policy.meaning import configured_events
+from serve_lite.schema import ApplicationStatus
 from serve_lite.state import events as ev
+from serve_lite.state.applications import (
+    STATUS_OF,
+    Condition,
+    IllegalStatusError,
+    condition_of,
+    next_application_status,
+)
 from serve_lite.state.goal import DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.lifecycle import IllegalMoveError
@@ -34,6 +42,7 @@ class Books:
         self.wake = wake  #: has the loop look again soon
         self.clock = clock
         self._store = store
+        self._statuses: dict[str, ApplicationStatus] = {}  #: of applications, as last seen
         self._changing = anyio.Lock()  #: one change of the goal at a time, stored before it counts
         self._passed = anyio.Event()  #: replaced after every pass
 
@@ -69,20 +78,46 @@ class Books:
     def believe(self, goal: Goal, events: Callable[[Goal, Goal], Sequence[ev.Event]] | None = None) -> None:
         """Believe a goal and tell the view what it means, in one step: a status asked for now is true."""
         old, self.goal = self.goal, goal
-        self.fold(ev.AppForgotten(app=name, at=self.clock()) for name in old.apps.keys() - goal.apps.keys())
-        if events is None:
-            self.fold(configured_events(old, goal, self.observed, self.clock()))
-        else:
-            self.fold(events(old, goal))
+        gone = old.apps.keys() - goal.apps.keys()
+        told = (events or self._configured)(old, goal)
+        self.fold([*(ev.AppForgotten(app=name, at=self.clock()) for name in gone), *told])
+        self._follow(name for name, app in goal.apps.items() if old.apps.get(name) is not app)
         self.wake()
 
     def fold(self, events: Iterable[ev.Event]) -> None:
         """See what has happened. An event that does not fit is a fault of ours: it is logged and left out."""
+        moved: set[str] = set()
         for event in events:
             try:
                 self.observed = fold(self.observed, (event,))
             except (IllegalMoveError, KeyError):
                 logger.exception("an event does not fit what is known, and is left out: %r", event)
+            if isinstance(event, ev.DeploymentConfigured | ev.DeploymentMoved):
+                moved.add(event.deployment.app_name)
+            elif isinstance(event, ev.AppForgotten):
+                self._statuses.pop(event.app, None)
+        self._follow(moved)
+
+    def _configured(self, old: Goal, new: Goal) -> Sequence[ev.Event]:
+        return configured_events(old, new, self.observed, self.clock())
+
+    def _follow(self, apps: Iterable[str]) -> None:
+        """Write down where these applications stand now, if that is somewhere else than before."""
+        for name in apps:
+            app = self.goal.apps.get(name)
+            if app is None:
+                continue
+            was = self._statuses.get(name, ApplicationStatus.NOT_STARTED)
+            condition, _ = condition_of(app, self.observed)
+            try:
+                status = next_application_status(name, was, condition)
+            except IllegalStatusError:
+                logger.exception("the status of an application made a move that it should not make")
+                status = STATUS_OF[condition]
+            self._statuses[name] = status
+            is_known = was is not ApplicationStatus.NOT_STARTED or condition is not Condition.WELL
+            if status is not was and is_known:  # else only the daemon is new
+                self.record(name, f"{status}: {condition.value}")
 
     def record(self, subject: str | ReplicaId, text: str, level: int = logging.INFO) -> None:
         """Write a line of history, in the log and in the store."""

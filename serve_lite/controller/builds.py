@@ -133,5 +133,6 @@ class Builds:
     def wanted_environments(self) -> list[CodeEnvironment]:
         """Return the environments that the goal uses, or is about to."""
         apps = self._books.goal.apps.values()
-        deployments = [d for app in apps for d in (*app.deployments, *app.retired)]
+        wanted = [d for app in apps for d in (*app.deployments, *app.retired)]
+        deployments = [*wanted, *(d.before for d in wanted if d.before is not None)]
         return [*(app.submission.environment for app in apps), *(d.environment for d in deployments)]

@@ -25,6 +25,7 @@ import msgspec
 from serve_lite.controller import goals
 from serve_lite.controller.books import Books
 from serve_lite.controller.builds import Builder, Builds
+from serve_lite.controller.cgroups import ReplicaGroups
 from serve_lite.controller.custom_policies import Policy
 from serve_lite.controller.desk import Desk
 from serve_lite.controller.environments import Environments
@@ -40,10 +41,11 @@ from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow, Store, Stored
 from serve_lite.controller.upkeep import Upkeep
 from serve_lite.policy.reconcile import reconcile
+from serve_lite.policy.standby import goal_in_force
 from serve_lite.schema import ReplicaState
 from serve_lite.state import events as ev
 from serve_lite.state.goal import Goal
-from serve_lite.state.ids import DeploymentId, ReplicaId
+from serve_lite.state.ids import DeploymentId, ReplicaId, subject_of
 from serve_lite.state.observed import Observed, fold
 from serve_lite.state.resources import MachineOptions
 from serve_lite.state.status import InstanceFacts
@@ -73,6 +75,7 @@ class Controller:
         http_options: as REST shows them.
         logging_config: of applications that bring none.
         machine: what the instance was told of it.
+        groups: cgroups of replicas; made from the instance's id if none are given.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Controller:
         logging_config: dict[str, Any] | None = None,
         log_file: str | None = None,
         machine: MachineOptions = MachineOptions(),  # noqa: B008  (frozen)
+        groups: ReplicaGroups | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.epoch = store.stored.epoch  #: of this daemon; replicas obey the newest
@@ -112,9 +116,11 @@ class Controller:
             wake=self._inbox.wake,
             spawn=lambda look: group.start_soon(look, name="look for GPUs"),
         )
+        self._groups = groups or ReplicaGroups(store.stored.node_id)
         self._memory = MemoryWatch(
             tell=self._inbox.post,
             clock=clock,
+            is_held=self._groups.holds,
             spawn=lambda watch: group.start_soon(watch, name="watch memory"),
         )
         self._fleet = Fleet(
@@ -127,6 +133,7 @@ class Controller:
             epoch=self.epoch,
             on_stats=self._scaler.take_stats,
             environments=environments,
+            groups=self._groups,
         )
         self._fleet.prober.counts_of = self._ejects_outliers
         builds = Builds(group, self._books, builder, environments, post=self._inbox.post)
@@ -162,6 +169,7 @@ class Controller:
             self._pulse,
             facts,
             logging_config=logging_config,
+            memory_limits=lambda: self._groups.told,
         )
         publisher.on_load = self._scaler.take_load
 
@@ -233,6 +241,8 @@ class Controller:
         self._awaited = {row.id for row in alive if row.was_ready}
         self._books.observed = fold(self._books.observed, found)
         self._spawner.sweep()
+        if any(row.allotment.needs.memory_bytes for row in stored.replicas):
+            self._group.start_soon(self._groups.sweep, [row.id for row in alive])
         if found:
             logger.info("adopting %d replicas", len(found))
 
@@ -278,7 +288,9 @@ class Controller:
             return now
         if not self._publisher.published.is_set():  # replicas that are still to answer would be missed
             return self._wake_at(plan.wake_at)
-        scalings, scale_at = self._scaler.plan(goal, self._books.observed, now)
+        scalings, scale_at = self._scaler.plan(
+            goal_in_force(goal, self._books.observed.deployments), self._books.observed, now
+        )
         for scaling in scalings:
             self._group.start_soon(self._upkeep.scale, scaling)
         return self._wake_at(min((t for t in (plan.wake_at, scale_at) if t is not None), default=None))
@@ -320,5 +332,5 @@ class Controller:
                 was = old.get(deployment)
                 if was is None or (was.status, was.message) != (view.status, view.message):
                     self._books.record(
-                        str(deployment), f"{view.status} ({view.trigger}) {view.message}".rstrip()
+                        subject_of(deployment), f"{view.status} ({view.trigger}) {view.message}".rstrip()
                     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,18 +26,19 @@ from serve_lite.exceptions import RayServeException
 from serve_lite.instruments import Family
 from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.diff import AppPlan, compare
-from serve_lite.policy.meaning import scaled_events
+from serve_lite.policy.meaning import scaled_by_hand_events, scaled_events
+from serve_lite.policy.standby import goal_in_force, revision_in_force
 from serve_lite.schema import ServeStatus
 from serve_lite.state import events as ev
+from serve_lite.state.applications import is_settled
 from serve_lite.state.goal import CodeEnvironment, Goal
-from serve_lite.state.ids import DeploymentId
+from serve_lite.state.ids import DeploymentId, subject_of
 from serve_lite.state.status import (
     InstanceFacts,
     ProxyFacts,
     RevisionSummary,
     instance_details,
     instance_status,
-    is_settled,
     revision_summary,
 )
 from serve_lite.wire.messages import DeploymentLoad, DeployReply, DeployRequest
@@ -48,6 +50,7 @@ class Desk:
     Args:
         facts: what the instance tells of itself.
         logging_config: of applications that bring none.
+        memory_limits: tells who holds replicas to their memory.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class Desk:
         facts: InstanceFacts,
         *,
         logging_config: dict[str, Any] | None = None,
+        memory_limits: Callable[[], str] = lambda: "",
     ) -> None:
         self.proxies: Callable[[], tuple[ProxyFacts, ...]] = tuple  #: who answers requests; the daemon's
+        self._memory_limits = memory_limits
         self._books, self._store, self._builds, self._environments = books, store, builds, environments
         self._fleet, self._scaler, self._pulse, self._facts = fleet, scaler, pulse, facts
         self._logging_config = logging_config
@@ -130,9 +135,11 @@ class Desk:
         goal = await self._books.change(
             change,
             # A scaler's numbers change all day, and are no deploy: the application goes on being told as RUNNING.
-            None if is_manual else lambda old, _: self._outer_scaling_events(deployment, old, target),
+            partial(self._hand_scaling_events, deployment)
+            if is_manual
+            else partial(self._outer_scaling_events, deployment),
         )
-        self._books.record(str(deployment), f"scaled to {target} replicas")
+        self._books.record(subject_of(deployment), f"scaled to {target} replicas")
         return DeployReply(revision=goal.revision)
 
     async def events(self, limit: int) -> list[EventRow]:
@@ -142,7 +149,9 @@ class Desk:
     async def history(self, name: str) -> list[RevisionSummary]:
         """Return the revisions of an application that can be gone back to, newest first."""
         app = self._books.goal.apps.get(name)
-        return [revision_summary(past, app) for past in await self._store.revisions(name)]
+        known = await self._store.revisions(name)
+        current = revision_in_force(known, app, self._books.observed.deployments) if app is not None else 0
+        return [revision_summary(past, current) for past in known]
 
     async def rollback(
         self, name: str, revision: int | None, if_revisions: Collection[int] | None = None
@@ -229,7 +238,7 @@ class Desk:
 
     def details(self) -> dict[str, Any]:
         """Return what `GET /api/serve/applications/` answers."""
-        scaling = self._scaler.details(self._books.goal)
+        scaling = self._scaler.details(self._goal_in_force())
         return instance_details(self._books.goal, self._books.observed, self._current_facts(), scaling)
 
     async def metrics(self) -> list[Family]:
@@ -238,7 +247,7 @@ class Desk:
         replicas = tuple(self._books.observed.replicas.values())
         return [
             *lifecycle(self.status(), replicas),
-            *self._scaler.families(self._books.goal),
+            *self._scaler.families(self._goal_in_force()),
             *instruments.collect(),
             *self._fleet.pictures.families(),
         ]
@@ -269,15 +278,27 @@ class Desk:
                 return self.status()
             await self._books.next_pass()
 
+    def _goal_in_force(self) -> Goal:
+        return goal_in_force(self._books.goal, self._books.observed.deployments)
+
     def _current_facts(self) -> InstanceFacts:
+        apps = self._books.goal.apps.values()
+        has_limits = any(d.config.ray_actor_options.get("memory") for app in apps for d in app.deployments)
         return msgspec.structs.replace(
             self._facts,
             proxies=self.proxies(),
+            memory_limits=self._memory_limits() if has_limits else "",
             wall_minus_monotonic=time.time() - self._books.clock(),
         )
 
-    def _outer_scaling_events(self, deployment: DeploymentId, old: Goal, target: int) -> list[ev.Event]:
+    def _hand_scaling_events(self, deployment: DeploymentId, old: Goal, new: Goal) -> Sequence[ev.Event]:
+        return scaled_by_hand_events(deployment, old, new, self._books.observed, self._books.clock())
+
+    def _outer_scaling_events(self, deployment: DeploymentId, old: Goal, new: Goal) -> Sequence[ev.Event]:
         """Return what a number from a scaler outside means for the deployment's status."""
-        was = next(d.target for d in old.apps[deployment.app_name].deployments if d.id == deployment)
+        was, target = (
+            next(d.target for d in goal.apps[deployment.app_name].deployments if d.id == deployment)
+            for goal in (old, new)
+        )
         exactly = Bounds(target, target)
         return scaled_events(deployment, was, target, exactly, self._books.observed, self._books.clock())

@@ -20,12 +20,14 @@ from serve_lite.exceptions import RayServeException
 from serve_lite.options import route_prefix
 from serve_lite.policy.capacity import scaling_bounds
 from serve_lite.policy.schedules import NO_WINDOW, Window
+from serve_lite.policy.standby import following
 from serve_lite.state.goal import (
     AppGoal,
     BuildResult,
     CapacityDirection,
     DeploymentGoal,
     Goal,
+    takes_scaler,
 )
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.messages import DeployRequest
@@ -191,12 +193,16 @@ def accept_scale(goal: Goal, deployment: DeploymentId, target: int, *, is_manual
             f"Deployment {deployment.name!r} has an autoscaling_config, which decides how many replicas it has. "
             "Change its min_replicas and max_replicas, or give it num_replicas instead."
         )
-    if not is_manual and not (app.submission.document or {}).get("external_scaler_enabled", False):
+    if not is_manual and not takes_scaler(app.submission):
         raise NotScalableError(
-            f"Application {app.name!r} takes no external scaler: set external_scaler_enabled in its config."
+            f"Application {app.name!r} takes no external scaler: set external_scaler_enabled in its config, "
+            "or in `serve.run`."
         )
     revision = goal.revision + 1
-    new = msgspec.structs.replace(old, target=target)
+    before = old.before
+    if before is not None and before.config.autoscaling_config is None:
+        before = msgspec.structs.replace(before, target=target)
+    new = msgspec.structs.replace(old, target=target, before=before)
     deployments = tuple(new if d is old else d for d in app.deployments)
     scaled = msgspec.structs.replace(app, revision=revision, deployments=deployments)
     return msgspec.structs.replace(_with_app(goal, scaled), revision=revision)
@@ -224,10 +230,12 @@ def accept_rollback(
     names = {d.id.name for d in past.deployments}
     left_out = {d.id.name: d for d in running if d.id.name not in names and d.id in alive}
     revision = goal.revision + 1
+    had = {d.id: d for d in present.deployments} if present is not None and not present.is_deleting else {}
     app = msgspec.structs.replace(
         past,
         revision=revision,
         deployed_at=now,
+        deployments=tuple(following(had.get(d.id), d) for d in past.deployments),
         retired=tuple(left_out.values()),
         is_building=False,
         build_error="",
@@ -276,12 +284,29 @@ def accept_fallback(
     return _with_app(goal, msgspec.structs.replace(app, fallback=text))
 
 
-def mark_proven(goal: Goal, name: str, revision: int) -> Goal:
-    """Return the goal with this revision as the one to go back to; the same one if the application has changed."""
+def mark_proven(
+    goal: Goal, name: str, revision: int, deployments: Collection[str] = (), *, is_whole: bool = True
+) -> Goal:
+    """Return the goal with what is known to work; the same one if the application has changed.
+
+    Args:
+        deployments: run as they should, so nothing needs to stand by for them.
+        is_whole: the revision is one to go back to.
+    """
     app = goal.apps.get(name)
     if app is None or app.is_deleting or app.revision != revision:
         return goal
-    return _with_app(goal, msgspec.structs.replace(app, proven=revision))
+    return _with_app(
+        goal,
+        msgspec.structs.replace(
+            app,
+            proven=revision if is_whole else app.proven,
+            deployments=tuple(
+                msgspec.structs.replace(d, is_proven=True, before=None) if d.id.name in deployments else d
+                for d in app.deployments
+            ),
+        ),
+    )
 
 
 def accept_shutdown(goal: Goal) -> Goal:
@@ -313,6 +338,9 @@ def accept_scaling(goal: Goal, deployment: DeploymentId, target: int, window: Wi
 def _scaled(
     goal: DeploymentGoal, target: int, capacity: float | None, direction: CapacityDirection, window: Window
 ) -> DeploymentGoal:
+    if goal.before is not None:
+        before = _scaled(goal.before, target, capacity, direction, window)
+        goal = msgspec.structs.replace(goal, before=before)
     scaling = goal.config.autoscaling_config
     if scaling is None:
         return goal

@@ -20,10 +20,13 @@ from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow
 from serve_lite.controller.upkeep import Upkeep
 from serve_lite.policy import actions as act
+from serve_lite.policy.devices import in_ranges
+from serve_lite.policy.standby import standby_of
 from serve_lite.state import events as ev
 from serve_lite.state.goal import DeploymentGoal
 from serve_lite.state.ids import DeploymentId, replica_id
 from serve_lite.state.observed import ReplicaView
+from serve_lite.state.resources import Allotment
 from serve_lite.wire.messages import InitRequest, PlaceRequest, ReconfigureRequest
 
 _ALPHABET = string.ascii_lowercase + string.digits
@@ -82,7 +85,7 @@ class Orders:
                 assert_never(action)
 
     def _begin_start(self, action: act.StartReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
-        goal = self._wanted(action.deployment)
+        goal = self._wanted(action.deployment, is_standby=action.is_standby)
         name = replica_id(goal.id, "".join(secrets.choice(_ALPHABET) for _ in range(8)))
         row = ReplicaRow(
             id=name,
@@ -123,8 +126,7 @@ class Orders:
             allotment=action.allotment,
         )
         environment = with_devices(goal.environment, action.allotment, self._inventory.machine)
-        where = f" (GPU {', '.join(action.allotment.gpu_ids)})" if action.allotment.gpu_ids else ""
-        self._books.record(name, f"start: {action.reason}{where}")
+        self._books.record(name, f"start: {action.reason}{_told(action.allotment)}")
         return event, lambda: self._fleet.start(row, request, environment, planned_at=now)
 
     def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
@@ -143,7 +145,8 @@ class Orders:
     def _begin_reconfigure(
         self, action: act.ReconfigureReplica, now: float
     ) -> tuple[ev.Event, Callable[[], None]]:
-        goal = self._wanted(self._books.observed.replicas[action.replica].deployment)
+        deployment = self._books.observed.replicas[action.replica].deployment
+        goal = self._wanted(deployment, is_standby=action.is_standby)
         request = ReconfigureRequest(config=goal.config, route_prefix=goal.route_prefix, epoch=self._epoch)
         event = ev.ReplicaReconfiguring(replica=action.replica, settings=goal.settings, at=now)
         self._books.record(action.replica, f"reconfigure: {action.reason}")
@@ -163,6 +166,15 @@ class Orders:
             return StopOrder(is_graceful=is_graceful)
         return StopOrder(is_graceful=is_graceful, timeout_s=goal.config.graceful_shutdown_timeout_s)
 
-    def _wanted(self, deployment: DeploymentId) -> DeploymentGoal:
-        app = self._books.goal.apps[deployment.app_name]
-        return next(d for d in app.deployments if d.id == deployment)
+    def _wanted(self, deployment: DeploymentId, *, is_standby: bool) -> DeploymentGoal:
+        goal = self._books.deployment(deployment)
+        wanted = standby_of(goal) if goal is not None and is_standby else goal
+        assert wanted is not None, f"{deployment} was planned for and is not wanted"
+        return wanted
+
+
+def _told(allotment: Allotment) -> str:
+    """Return " (GPU 0, 1; CPU 2-3)" for what a replica was given by number."""
+    gpus, cpus = ", ".join(allotment.gpu_ids), in_ranges(allotment.cpu_ids)
+    told = "; ".join(f"{kind} {ids}" for kind, ids in (("GPU", gpus), ("CPU", cpus)) if ids)
+    return f" ({told})" if told else ""

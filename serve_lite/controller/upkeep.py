@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -21,8 +22,10 @@ from serve_lite.controller.store import Store
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.policy import actions as act
 from serve_lite.policy.meaning import scaled_events
+from serve_lite.policy.standby import goal_in_force
 from serve_lite.state import events as ev
 from serve_lite.state.goal import Goal
+from serve_lite.state.ids import subject_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +64,11 @@ class Upkeep:
         if isinstance(action, act.RollBack):
             self._group.start_soon(self._fall_back, key, action)
             return
-        self._group.start_soon(
-            self._tidy, key, lambda goal: goals.mark_proven(goal, action.app, action.revision), _no_events
+        self._group.start_soon(self._tidy, key, partial(self._proven, action), _no_events)
+
+    def _proven(self, action: act.MarkProven, goal: Goal) -> Goal:
+        return goals.mark_proven(
+            goal, action.app, action.revision, action.deployments, is_whole=action.is_whole
         )
 
     async def _fall_back(self, key: str, action: act.RollBack) -> None:
@@ -103,9 +109,11 @@ class Upkeep:
                 lambda _old, _new: self._scaled_events(scaling),
             )
             is_stored = True
-            now_wanted = {d.id: d.target for app in goal.apps.values() for d in app.deployments}
+            views = self._books.observed.deployments
+            in_force = goal_in_force(goal, views).apps.values()
+            now_wanted = {d.id: d.target for app in in_force for d in app.deployments}
             self._books.record(
-                str(scaling.deployment),
+                subject_of(scaling.deployment),
                 f"scaled from {scaling.was} to {now_wanted.get(scaling.deployment)} replicas: {scaling.reason}",
             )
         except ServeLiteError as error:

@@ -39,10 +39,25 @@ def configured_events(old: Goal, new: Goal, observed: Observed, at: float) -> li
                     settings=deployment.settings,
                     min_ready_s=deployment.config.min_ready_s,
                     move=status_move(previous, deployment),
+                    standby_version=deployment.before.version if deployment.before else "",
+                    standby_settings=deployment.before.settings if deployment.before else "",
                     at=at,
                 )
             )
     return events
+
+
+def scaled_by_hand_events(
+    deployment: DeploymentId, old: Goal, new: Goal, observed: Observed, at: float
+) -> list[ev.DeploymentConfigured]:
+    """Return what another number of replicas that a user asks for means for the deployment's status.
+
+    For one that has fallen back, nothing: what serves is scaled, and what failed is not tried again by it.
+    """
+    view = observed.deployments.get(deployment)
+    if view is not None and view.has_fallen_back:
+        return []
+    return [event for event in configured_events(old, new, observed, at) if event.deployment == deployment]
 
 
 def scaled_events(

@@ -339,9 +339,7 @@ async def test_after_the_last_application_is_gone_the_door_is_still_healthy(
         ("/hello", 200, b"hello"),
     ],
 )
-async def test_while_draining_the_door_says_so_and_answers_what_comes(
-    door: Door, path: str, status: int, body: bytes
-) -> None:
+async def test_while_draining_the_door_says_so(door: Door, path: str, status: int, body: bytes) -> None:
     client = await door.connect()
     async with anyio.create_task_group() as group:
         group.start_soon(lambda: door.server.drain(20, linger_s=20))
