@@ -143,15 +143,30 @@ class _Filtered:
 
     def __init__(self, app: ASGIApp, entry: Entry, transport: asyncio.Transport) -> None:
         self._app, self._entry, self._transport = app, entry, transport
+        self.expects_continue = False
+
+    @property
+    def holds_client(self) -> bool:
+        """Whether the client waits to be told to send its body."""
+        return self.expects_continue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = None
         if scope["type"] == "http" and scope["http_version"] != "2":
             refusal = self._entry.begin(self)
         if refusal is None:
-            await self._app(scope, receive, send)
+            await self._app(
+                scope, partial(self._receive, receive) if self.expects_continue else receive, send
+            )
         else:
             await _refuse(*refusal, send)
+
+    async def _receive(self, receive: Receive) -> Any:
+        if self.expects_continue:  # which the entry has kept from hypercorn
+            self.expects_continue = False
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._entry.continued()
+        return await receive()
 
     def give_up(self, status: int, text: str) -> None:
         """End the connection: the rest of a body is malformed or does not come, and someone waits for it."""
