@@ -136,13 +136,13 @@ class HttpServer:
         if self._listener is not None:
             self._listener.close()
         if self._front is not None:
-            await self._front.retire()
+            self._front.retire()
         with anyio.move_on_after(grace_s / 2):
             await self._wait_until_empty()
             return
-        if self._front is not None:
-            await self._front.hurry()
         with anyio.move_on_after(grace_s / 2):
+            if self._front is not None:
+                await self._front.hurry()
             await self._wait_until_empty()
             return
         for connection in tuple(self.open):
@@ -213,7 +213,7 @@ class HttpServer:
                 make_front = await anyio.to_thread.run_sync(_import_front)
                 self._front = make_front(self._handler)
                 if self._handler.is_retiring:
-                    await self._front.retire()
+                    self._front.retire()
                 elif self.is_draining:
                     await self._front.terminate()
             return self._front

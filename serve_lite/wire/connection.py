@@ -204,8 +204,10 @@ class Connection(CoalescingProtocol):
             self._welcome.set_exception(ConnectionLostError(f"{self.path} closed the connection at once"))
         if self.on_closed is not None:
             self.on_closed()
+            self.on_closed = None
         last = self._ledger.last_accepted() if self._ledger else None
         self.table.lost(last)
+        self.table.let_go()
         if self._ledger:
             self._ledger.close()
 

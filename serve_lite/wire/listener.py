@@ -81,6 +81,7 @@ class ServedConnection(CoalescingProtocol):
             self._listener.ledger.release(self.slot)
         if self._listener.on_lost is not None:
             self._listener.on_lost(self.table)
+        self.table.let_go()
 
 
 class Listener:

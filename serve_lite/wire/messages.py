@@ -386,6 +386,33 @@ class WatchRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     caller: str = ""  #: names whose `load` of this deployment is forgotten when the stream ends
 
 
+class RoutesRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`routes` (a stream of `Routes` items): where requests go, now and on every change."""
+
+    proxy: int  #: number of the proxy process that asks, from 1
+    pid: int
+
+
+class Routes(msgspec.Struct, array_like=True):
+    """The routes in force. Their order says nothing."""
+
+    targets: tuple[RouteTarget, ...]
+
+
+class AdviserRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`adviser` (a stream of `AdviserPlace` items): who ranks replicas as a user's router does; kept as long as the
+    stream is open."""
+
+    app: str
+    deployment: str
+
+
+class AdviserPlace(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Where the process listens, for `rank`."""
+
+    socket: str = ""  #: "": there is none at the moment
+
+
 class DeploymentLoad(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`load`: the calls that one caller has to one deployment, at one moment."""
 
