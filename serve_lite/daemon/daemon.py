@@ -47,6 +47,7 @@ from serve_lite.daemon.log_files import bound, prune, reopen, writes_into
 from serve_lite.daemon.memory import give_memory_back
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.daemon.plane import ControlPlane, open_plane
+from serve_lite.daemon.token import Tokens
 from serve_lite.exceptions import InstanceError, InvalidConfigError
 from serve_lite.outputs import drop_what_has_no_room
 from serve_lite.processes import set_title
@@ -290,7 +291,8 @@ class Daemon:
         )
         if self._options.proxy_location != "Disabled" and "http" in self._sockets:
             plane.controller.desk.proxies = self._proxies
-        await plane.open_to_clients(control, self._sockets, self._options, settings)
+        tokens = Tokens(self._paths)
+        await plane.open_to_clients(control, self._sockets, self._options, settings, tokens)
 
     def _proxies(self) -> tuple[ProxyFacts, ...]:
         """Return who answers requests, for status and REST."""

@@ -52,12 +52,13 @@ class ServedConnection(CoalescingProtocol):
         sock = transport.get_extra_info("socket")
         super().connection_made(transport)
         self._listener.connections.add(self)
-        if self._listener.facts:
-            self.table.tell_facts(self._listener.facts)
         try:
             check_peer(sock)
         except PermissionError:
-            self.transport.abort()
+            self.transport.abort()  # nothing was read, and nothing is told
+            return
+        if self._listener.facts:
+            self.table.tell_facts(self._listener.facts)
 
     def data_to_send(self) -> list[Buffer]:
         return self.table.data_to_send()
