@@ -146,7 +146,7 @@ class Doors:
                 enable_reflection=options.grpc_enable_reflection,
                 max_receive_message_bytes=options.grpc_max_receive_message_bytes,
                 max_send_message_bytes=options.grpc_max_send_message_bytes,
-                max_held_bytes=int((usable_memory_bytes() or 0) // 4) or 2**30,
+                max_held_bytes=int(usable_memory_bytes() or 2**32) // 4,
                 max_connections=options.grpc_max_connections or affordable_connections(),
                 backlog=options.backlog,
                 ssl_certfile=options.ssl_certfile,

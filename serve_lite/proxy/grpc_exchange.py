@@ -222,7 +222,9 @@ class GrpcExchange:
     def on_closed(self, *, is_complete: bool) -> None:
         self._is_deaf = True
         self._let_go()
-        self.work.on_over(is_complete=is_complete)
+        work = self.work
+        del self.work  # refers back to this
+        work.on_over(is_complete=is_complete)
 
     def _gather(self, data: bytes) -> None:
         gathered = self._gathered
@@ -250,6 +252,8 @@ class GrpcExchange:
             at = end
         else:
             self._needed_bytes = _HEAD_BYTES
+        if self._is_deaf:
+            return
         if at:  # messages refer to the old one
             self._gathered = gathered[at:]
         self._stock()
