@@ -110,6 +110,9 @@ def _submission(
         if app.autoscaling_policy is None
         else AutoscalingPolicy.from_value(app.autoscaling_policy, f"{where}autoscaling_policy"),
         rollback_on_failure=app.rollback_on_failure,
+        require_api_key=app.require_api_key,
+        rate_limit=app.rate_limit,
+        client_rate_limit=app.client_rate_limit,
     )
 
 

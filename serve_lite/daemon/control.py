@@ -26,6 +26,7 @@ from serve_lite.wire.messages import (
     InstanceInfo,
     InstanceSettings,
     Membership,
+    ReloadKeysReply,
     UpgradeReply,
     UpgradeRequest,
     WaitRequest,
@@ -68,9 +69,10 @@ class ControlSocket:
         settings: InstanceSettings,
         leave: Callable[[], Any],
         upgrade: Callable[[UpgradeRequest], Awaitable[UpgradeReply]],
+        reload_keys: Callable[[], Awaitable[ReloadKeysReply]],
     ) -> None:
         self._controller, self._memberships, self._info, self._leave = controller, memberships, info, leave
-        self._settings, self._upgrade = settings, upgrade
+        self._settings, self._upgrade, self._reload_keys = settings, upgrade, reload_keys
         self._upgraders = 0
         self._left = asyncio.Event()
         self._leavers = 0
@@ -86,6 +88,7 @@ class ControlSocket:
         methods.method("ingress", IngressRequest, self._ingress)
         methods.method("shutdown", Empty, self._shutdown)
         methods.method("upgrade", UpgradeRequest, self._wait_for_upgrade)
+        methods.method("reload_keys", Empty, self._tell_keys)
         methods.method("load", DeploymentLoad, self._load)
         methods.stream("watch", WatchRequest, self._watch)
 
@@ -112,6 +115,9 @@ class ControlSocket:
 
     async def _tell_settings(self, _: Empty) -> InstanceSettings:
         return self._settings
+
+    async def _tell_keys(self, _: Empty) -> ReloadKeysReply:
+        return await self._reload_keys()
 
     async def _wait_apps(self, request: WaitRequest) -> msgspec.Struct:
         return await self._controller.wait_apps(request.names)

@@ -37,6 +37,7 @@ from serve_lite.controller.store_copy import BEFORE, copy_state, drop_state, res
 from serve_lite.controller.warm import Template
 from serve_lite.daemon.activation import tell_ready
 from serve_lite.daemon.control import ControlSocket
+from serve_lite.daemon.door_parts import DoorParts
 from serve_lite.daemon.effective import shown
 from serve_lite.daemon.grpc_memory import GrpcMemory
 from serve_lite.daemon.handover import MEMORY_FORM
@@ -153,6 +154,7 @@ class Daemon:
         self._leaving: asyncio.Event
         self._keeper: KeeperLink | None = None
         self._plane: ControlPlane | None = None  #: None while another daemon has the instance
+        self._parts = DoorParts(options, where.home)
         self._http: HttpServer | None = None
         self._grpc: grpc.GrpcDoor | None = None
 
@@ -161,7 +163,7 @@ class Daemon:
         self._leaving = asyncio.Event()
         set_title("serve-lite: daemon")
         try:
-            async with anyio.create_task_group() as group:
+            async with self._parts, anyio.create_task_group() as group:
                 await group.start(self._watch_signals)
                 if self._keeper_socket is not None:
                     self._keeper = KeeperLink(self._keeper_socket, self._report_exit, self._keeper_is_gone)
@@ -189,6 +191,7 @@ class Daemon:
                 if not self.is_ready:
                     await self._open_doors(group, routers, publisher, plane.importer)
                     group.start_soon(self._keep_logs_small)
+                    group.start_soon(self._parts.watch_keys)
                 else:
                     routers.ask_anew()
                 await self._open_to_clients(group, plane, publisher)
@@ -245,6 +248,7 @@ class Daemon:
     async def _open_doors(
         self, group: anyio.abc.TaskGroup, routers: Routers, publisher: Publisher, importer: Importer
     ) -> None:
+        await self._parts.reload_keys()
         self._http = await self._open_http(group, routers, publisher)
         # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
         self._grpc = await self._open_grpc(group, routers, publisher, importer)
@@ -261,6 +265,7 @@ class Daemon:
             settings,
             self._shut_down,
             self._upgrade,
+            self._parts.reload_keys,
         )
         await plane.open_to_clients(control, self._sockets, self._options, settings)
 
@@ -430,7 +435,8 @@ class Daemon:
     ) -> HttpServer | None:
         if "http" not in self._sockets:
             return None
-        handler = RequestHandler(routers, _proxy_options(self._options))
+        parts = self._parts
+        handler = RequestHandler(routers, _proxy_options(self._options), parts.keeper, parts.log)
         publisher.watch_routes(handler.set_routes)
         server: HttpServer = await group.start(serve_http, self._sockets["http"], handler)
         return server
@@ -461,6 +467,8 @@ class Daemon:
                 ssl_keyfile_password=options.ssl_keyfile_password,
                 ssl_ca_certs=options.ssl_ca_certs,
             ),
+            self._parts.keeper,
+            self._parts.log,
         )
         publisher.watch_routes(door.set_routes)
         await group.start(grpc.serve_grpc, self._sockets["grpc"], door)
@@ -568,9 +576,10 @@ class Daemon:
                     self._leaving.set()
 
     async def _reload(self) -> None:
-        """Open the log anew, which somebody may have moved, and read the certificates anew."""
+        """Open the log anew, which somebody may have moved, and read certificates and API keys anew."""
         if self._writes_log:
             reopen(self._log)
+        await self._parts.reload_keys()
         await asyncio.to_thread(self.reload_certificates)
 
     def _close(self) -> None:

@@ -26,9 +26,12 @@ from grpclib.protocol import AbstractHandler, H2Protocol, Stream
 from hyperframe.frame import GoAwayFrame
 
 from serve_lite.proxy import grpc_builtins as builtins
+from serve_lite.proxy.access_log import AccessLog
 from serve_lite.proxy.accounts import Accounts, RouteAccount
 from serve_lite.proxy.exchange import request_ids
 from serve_lite.proxy.grpc_exchange import GrpcExchange, GrpcRequestError
+from serve_lite.proxy.grpc_guard import refuse_grpc
+from serve_lite.proxy.guard import Doorkeeper, Guard
 from serve_lite.proxy.http import DRAINING, NOT_POPULATED, RouterLike, RouterSource
 from serve_lite.proxy.tls import certificates_of
 from serve_lite.routing.router import PendingCall
@@ -54,7 +57,6 @@ class GrpcOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     request_timeout_s: float | None = None
     enable_reflection: bool = True
-    access_log: bool = True
     backlog: int = 4096
     ssl_certfile: str | None = None  #: with the key: the door speaks TLS
     ssl_keyfile: str | None = None
@@ -68,6 +70,7 @@ class _Lane(NamedTuple):
     app: str
     router: RouterLike
     account: RouteAccount
+    guard: Guard | None
 
 
 class GrpcDoor:
@@ -76,11 +79,20 @@ class GrpcDoor:
     Lifetime: `serve_grpc`. `set_routes` is given to the publisher of routes.
     """
 
-    def __init__(self, routers: RouterSource, services: GrpcServices, options: GrpcOptions) -> None:
-        self.accounts = Accounts(logs_access=options.access_log)
+    def __init__(
+        self,
+        routers: RouterSource,
+        services: GrpcServices,
+        options: GrpcOptions,
+        keeper: Doorkeeper | None = None,
+        log: AccessLog | None = None,
+    ) -> None:
+        self.accounts = Accounts()
+        self._log = log
         self._options = options
         self._certificates = certificates_of(options, ("h2",))
         self._routers = routers
+        self._keeper = keeper or Doorkeeper()
         self._methods = {method.name: method for method in services.methods}
         self._services = {
             builtins.RAY_SERVICE,
@@ -107,6 +119,7 @@ class GrpcDoor:
                 target.app,
                 self._routers.get(target.app, target.deployment),
                 self.accounts.route(target.app, target.app, target.deployment),
+                self._keeper.guard_of(target),
             )
             for target in targets
         }
@@ -178,7 +191,6 @@ class GrpcDoor:
         if self._tasks:
             with anyio.move_on_after(_CLOSE_S, shield=True):
                 await asyncio.wait(tuple(self._tasks))
-        self.accounts.flush()
 
     def accept(self, stream: Stream, headers: list[tuple[str, str]]) -> asyncio.Task[None]:
         """Begin to answer a request."""
@@ -231,12 +243,20 @@ class GrpcDoor:
             self.accounts.ongoing -= 1
             self._tell_ended()
             account = self._nowhere if isinstance(lane, GrpcStatus) else lane.account
-            account.note(
-                method.name,
-                status.NAMES[outcome.code],
-                time.monotonic() - exchange.started,
-                exchange.request_id.encode("ascii"),
-            )
+            latency_s, name = time.monotonic() - exchange.started, status.NAMES[outcome.code]
+            account.count(method.name, name, latency_s)
+            if self._log is not None:
+                self._log.note(
+                    "grpc",
+                    exchange.client_host(),
+                    exchange.request_id.encode("ascii"),
+                    account.app,
+                    method.name,
+                    "-",
+                    name,
+                    latency_s,
+                    exchange.sent_bytes,
+                )
 
     async def _outcome(
         self, exchange: GrpcExchange, method: GrpcMethod, lane: _Lane | GrpcStatus
@@ -244,6 +264,8 @@ class GrpcDoor:
         """Send the messages of the answer and return how it ended."""
         if isinstance(lane, GrpcStatus):
             return lane
+        if (refused := refuse_grpc(lane.guard, exchange)) is not None:
+            return refused
         try:
             limits = (exchange.timeout_s(), self._options.request_timeout_s)
             timeout_s = min((limit for limit in limits if limit is not None), default=None)

@@ -43,8 +43,9 @@ class GrpcExchange:
 
     def __init__(self, stream: Stream, headers: list[tuple[str, str]], new_request_id: str) -> None:
         self.started = time.monotonic()
+        self.sent_bytes = 0  #: of messages to the client, as they were before any compression
         self._stream = stream
-        self._headers = headers
+        self.headers = headers
         self._first = dict(reversed(headers))  # of a name that comes twice the first
         self._has_answered = False
         self._encoding = 0  #: what compressed messages are; told at the start
@@ -84,7 +85,7 @@ class GrpcExchange:
             GrpcRequestError: it cannot be read.
         """
         found: Metadata = []
-        for name, value in self._headers:
+        for name, value in self.headers:
             if name.startswith((":", "grpc-")) or name in _NOT_METADATA:
                 continue
             if name.endswith("-bin"):
@@ -108,6 +109,11 @@ class GrpcExchange:
             return ""
         host = f"ipv6:[{address[0]}]" if ":" in address[0] else f"ipv4:{address[0]}"
         return f"{host}:{address[1]}"
+
+    def client_host(self) -> str:
+        """Return the address that the client has; "" if it has none."""
+        address = self._stream.connection.get_peer().addr()
+        return str(address[0]) if address else ""
 
     async def receive(self) -> bytes | None:
         """Return the client's next message, None after the last one.
@@ -136,6 +142,7 @@ class GrpcExchange:
     async def send(self, message: Buffer, compression: int) -> None:
         """Send one message; waits while the client is slow."""
         await self._start(compression)
+        self.sent_bytes += len(message)
         flag = b"\0"
         if compression and compression == self._encoding:
             deflate = zlib.compressobj(wbits=_WINDOW_BITS[ENCODINGS[compression]])

@@ -390,7 +390,7 @@ class HttpBridge(_Bridge):
         if refusal is not None:
             status, text = refusal
             request_id = self.request_id = self._handler.new_request_id()
-            self._handler.count_malformed(status, request_id)
+            self._handler.count_malformed(status, request_id, self.client)
             self.respond(status, TEXT if self._is_http2 else b"connection: close\r\n" + TEXT, text.encode())
             return True
         limit = self._handler.options.max_body_bytes
@@ -569,16 +569,16 @@ class WebSocketBridge(_Bridge):
         self._put({"type": "websocket.close", "code": message.code, "reason": message.reason})
         return self._put(None)
 
-    def refuse(self, status: int, text: str) -> None:
-        """Answer the handshake with an HTTP error."""
+    def refuse(self, status: int, text: str, headers: bytes = TEXT) -> None:
+        """Answer the handshake with an HTTP error; `headers` are lines as of any answer."""
         self._has_closed = True
         body = text.encode()
-        headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
+        pairs = [
+            *_pairs(headers),
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", self.request_id or self._handler.new_request_id()),
         ]
-        self._put({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        self._put({"type": "websocket.http.response.start", "status": status, "headers": pairs})
         self._put({"type": "websocket.http.response.body", "body": body, "more_body": False})
         self._put(None)
 
