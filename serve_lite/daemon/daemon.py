@@ -242,6 +242,10 @@ class Daemon:
             machine=self._options.machine,
         )
 
+    def _controller(self) -> Controller:
+        assert self._plane is not None  # without it there is nobody to ask
+        return self._plane.controller
+
     def _make_adviser(self, membership: Membership) -> Adviser | None:
         return self._plane.advisers.make(membership) if self._plane is not None else None
 
@@ -249,6 +253,7 @@ class Daemon:
         self, group: anyio.abc.TaskGroup, routers: Routers, publisher: Publisher, importer: Importer
     ) -> None:
         await self._parts.reload_keys()
+        self._parts.measure(self._controller, routers)
         self._http = await self._open_http(group, routers, publisher)
         # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
         self._grpc = await self._open_grpc(group, routers, publisher, importer)
@@ -437,6 +442,7 @@ class Daemon:
             return None
         parts = self._parts
         handler = RequestHandler(routers, _proxy_options(self._options), parts.keeper, parts.log)
+        parts.accounts["http"] = handler.accounts
         publisher.watch_routes(handler.set_routes)
         server: HttpServer = await group.start(serve_http, self._sockets["http"], handler)
         return server
@@ -470,6 +476,7 @@ class Daemon:
             self._parts.keeper,
             self._parts.log,
         )
+        self._parts.accounts["grpc"] = door.accounts
         publisher.watch_routes(door.set_routes)
         await group.start(grpc.serve_grpc, self._sockets["grpc"], door)
         return door

@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 import uvloop
 
-from serve_lite import logs, shipping
+from serve_lite import instruments, logs, shipping
 from serve_lite.config import DeploymentConfig, RequestRouterConfig
 from serve_lite.context import (
     ReplicaContext,
@@ -41,6 +41,7 @@ from serve_lite.replica.user_code import UserCode, called_exit
 from serve_lite.replica.watchdog import Watchdog
 from serve_lite.replica.wear import Wear, has_limits
 from serve_lite.routing import runtime as caller_runtime
+from serve_lite.routing.metrics import router_metrics
 from serve_lite.schema import Phase
 from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.calls import CalleeTable, IncomingCall
@@ -200,6 +201,8 @@ class Replica:
         if request.control_socket:
             self._runtime = caller_runtime.open_here(request.control_socket)
             caller_runtime.install(self._runtime)
+            routers = self._runtime.routers
+            instruments.add_source(lambda: router_metrics(routers, "REPLICA"))
         on_loop = os.environ.get("RAY_SERVE_RUN_SYNC_IN_THREADPOOL", "1") == "0"
         user = self._user = UserCode(self.load_code(request), request.config, sync_on_loop=on_loop)
         args, kwargs = shipping.load_init(request.init)
