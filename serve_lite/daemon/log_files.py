@@ -1,19 +1,20 @@
 """The files that an instance writes its logs into: opened again when somebody has moved them, and bounded.
 
-A process's log is what its descriptors 1 and 2 lead to, so that everything it says is in it, the interpreter's last
-words too. Keeping it small therefore is renaming the file and leading the descriptors to a new one.
+`rotation` has the means.
 """
 
 from __future__ import annotations
 
 import os
 
+from serve_lite.rotation import MOST_BYTES, bound, reopen, shift
+
+__all__ = ["LogFile", "bound", "prune", "reopen", "write_out", "writes_into"]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the keeper imports this, and little else
     from collections.abc import Collection
 
-MOST_BYTES = 32 * 1024 * 1024  #: of `daemon.log`; then it becomes `daemon.log.1`
-KEPT_FILES = 3  #: with an older one's number, for each log
 KEPT_DEAD_REPLICAS = 200  #: whose logs are kept, the newest
 
 
@@ -24,29 +25,6 @@ def writes_into(path: str) -> bool:
     except OSError:
         return False
     return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
-
-
-def reopen(path: str) -> None:
-    """Lead our output to the file that has this name now; made if there is none."""
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    for fd in (1, 2):
-        os.dup2(log, fd)
-    os.close(log)
-
-
-def bound(path: str, most_bytes: int = MOST_BYTES) -> None:
-    """Begin a new log if ours is full; follow if another process of the instance has begun one."""
-    ours = os.fstat(2)
-    try:
-        named = os.stat(path)
-    except FileNotFoundError:
-        reopen(path)
-        return
-    if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino):
-        if ours.st_size < most_bytes:
-            return
-        _shift(path)
-    reopen(path)
 
 
 class LogFile:
@@ -86,7 +64,7 @@ class LogFile:
             if named is not None and (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino):
                 if ours.st_size < self._most_bytes:
                     return
-                _shift(self.path)
+                shift(self.path)
             self.close()
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
@@ -120,10 +98,3 @@ def prune(folder: str, alive: Collection[str], keep: int = KEPT_DEAD_REPLICAS) -
     for name in gone:
         os.unlink(os.path.join(folder, name))
     return gone
-
-
-def _shift(path: str) -> None:
-    for number in range(KEPT_FILES - 1, 0, -1):
-        if os.path.exists(f"{path}.{number}"):
-            os.replace(f"{path}.{number}", f"{path}.{number + 1}")
-    os.replace(path, f"{path}.1")

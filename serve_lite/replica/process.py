@@ -32,6 +32,7 @@ from serve_lite.context import (
 )
 from serve_lite.exceptions import RayServeException
 from serve_lite.replica import reporting
+from serve_lite.replica.access_log import ReplicaAccessLog
 from serve_lite.replica.admission import Admission
 from serve_lite.replica.asgi import AsgiApp, Lifespan, limit_threads
 from serve_lite.replica.facts import Facts
@@ -123,6 +124,7 @@ class Replica:
         self._context: ReplicaContext | None = None
         self._user: UserCode | None = None
         self._runner: RequestRunner | None = None
+        self._access: ReplicaAccessLog | None = None  #: None: there is to be none
         self._lifespan: Lifespan | None = None
         self._runtime: caller_runtime.Runtime | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -218,6 +220,7 @@ class Replica:
             await teller.enter(Phase.FIRST_HEALTH_CHECK)
             await user.check_health_within(request.config.health_check_timeout_s)
         self._runner = RequestRunner(user, self.admission, app)
+        self._runner.log = self._access
         if self._lifespan is not None:
             self._runner.lifespan_state = self._lifespan.state
         self.admission.ready = True
@@ -306,6 +309,8 @@ class Replica:
     async def aclose(self) -> None:
         """Let go of what the process holds."""
         self._orphan_timer.cancel()
+        if self._access is not None:
+            self._access.close()
         if self.watchdog is not None:
             self.watchdog.close()
         if self._facts is not None:
@@ -358,7 +363,12 @@ class Replica:
 
     def write_logs(self, config: DeploymentConfig, context: ReplicaContext) -> None:
         """Write this process's logs as the deployment says."""
-        logs.configure(config.logging_config, context)
+        if self._access is not None:
+            self._access.close()  # into the files that are about to be closed
+        streams = logs.configure(config.logging_config, context)
+        self._access = None if streams is None else ReplicaAccessLog(streams, context)
+        if self._runner is not None:
+            self._runner.log = self._access
 
     def load_code(self, request: InitRequest) -> Callable[..., Any]:
         """Return the user's class or function."""
