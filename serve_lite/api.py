@@ -151,12 +151,14 @@ def run(
             `RAY_SERVE_FORCE_LOCAL_TESTING_MODE=1` does so for every call. See docs/testing.md.
         route_prefix: path under which HTTP reaches it; None for none. Not given: the one that the ingress
             deployment names (code for 2.7), else "/".
+        external_scaler_enabled: scalers outside may set numbers of replicas by REST; docs/autoscaling.md.
         rollback_on_failure: if this version is given up, the last one that worked is wanted again; docs/updates.md.
         host, port: accepted from older code; used if this call starts the instance.
 
     Raises:
         TypeError: `target` is not an application.
         RayServeException: an empty name, or a prefix that another application has.
+        ValueError: `external_scaler_enabled`, and a deployment that scales by itself.
         RuntimeError: it could not be deployed; the message ends with the user's exception.
     """
     given = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
@@ -309,6 +311,8 @@ def _run_many(
     if local or inline.is_forced():
         return _run_here(targets)
     built = [with_runtime_envs(build_deployments(entry.target, entry.name)) for entry in targets]
+    for entry, deployments in zip(targets, built, strict=True):
+        _check_scaler(entry, deployments)
     runtime = driver.open_instance(
         _instance_options(None, http_options, caller="serve.run"), is_explicit=http_options is not None
     )
@@ -322,6 +326,7 @@ def _run_many(
             environment=environment,
             deployments=d,
             logging_config=_logging(e.logging_config),
+            external_scaler_enabled=e.external_scaler_enabled,
             rollback_on_failure=e.rollback_on_failure,
         )
         for e, d in zip(targets, built, strict=True)
@@ -374,6 +379,15 @@ def _check(entry: RunTarget) -> None:
         )
     if "{" in prefix or "}" in prefix:
         raise ValueError(f"Invalid route_prefix {prefix!r}: it may not contain wildcards.")
+
+
+def _check_scaler(entry: RunTarget, deployments: Sequence[DeploymentSpec]) -> None:
+    scaling = [d.name for d in deployments if d.config.autoscaling_config is not None]
+    if entry.external_scaler_enabled and scaling:
+        raise ValueError(
+            f"external_scaler_enabled of application {entry.name!r} is not allowed together with autoscaling of "
+            f"its own, which {', '.join(map(repr, scaling))} has: give it num_replicas, or leave one of both out."
+        )
 
 
 def _raise_if_failed(overview: ServeStatus, names: Sequence[str]) -> None:

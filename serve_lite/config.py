@@ -825,6 +825,8 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     max_replica_age_s: float | None = None  #: a replica that is older is replaced; None: never for that
     max_replica_requests: int | None = None  #: the same for one that has answered as many
     max_replica_memory_bytes: int | None = None  #: the same for one that occupies more
+    #: "own": each replica is bound to as many CPUs of its own as `num_cpus` says; numbers: to these
+    cpu_affinity: str | list[int] | None = None
     logging_config: dict[str, Any] | None = None
     request_router_config: dict[str, Any] | None = None
     accepted: dict[str, Any] = {}  #: options that Ray knows and one machine does not need, as given

@@ -22,6 +22,7 @@ import msgspec
 import psutil
 
 import serve_lite as serve
+from serve_lite.daemon.machine_options import machine_from_environment
 from serve_lite.daemon.options import InstanceOptions, paths
 from serve_lite.engines import local
 from serve_lite.handle import DeploymentHandle
@@ -180,7 +181,8 @@ class Instances:
         """Return options with a fresh home and ports that the kernel chooses."""
         home = os.path.join(self._folder.name, f"home{len(self._homes)}")
         self._homes.append(home)
-        return InstanceOptions(**{"home": home, "http_port": 0, "admin_port": 0, **given})
+        machine = machine_from_environment()
+        return InstanceOptions(**{"home": home, "http_port": 0, "admin_port": 0, "machine": machine, **given})
 
     def watch_home(self, home: str) -> None:
         """Look for leftovers in this home too."""
@@ -254,7 +256,8 @@ class Instances:
         return problems
 
     def _new_shared_memory(self) -> set[str]:
-        return set(os.listdir(SHARED_MEMORY)) - self._shared_memory
+        new = set(os.listdir(SHARED_MEMORY)) - self._shared_memory
+        return new - _mapped_by_others() if new else new
 
     def _strays(self) -> list[int]:
         self._reap()
@@ -306,6 +309,21 @@ def _descendants(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _mapped_by_others() -> set[str]:
+    """Names of shared memory that programs use which no test has started."""
+    names: set[str] = set()
+    ours = {os.getpid(), *_own_children()}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        if int(maps.parent.name) in ours:
+            continue
+        try:
+            lines = maps.read_text().splitlines()
+        except OSError:  # it has just ended, or is somebody else's
+            continue
+        names |= {line.partition(f"{SHARED_MEMORY}/")[2] for line in lines if f"{SHARED_MEMORY}/" in line}
+    return names
 
 
 def _descriptors() -> int:

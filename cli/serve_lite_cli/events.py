@@ -13,7 +13,7 @@ from serve_lite_cli.output import print_json, print_table, when
 
 MOST = 2000  #: as many as an instance keeps
 
-#: How a deployment is written where it is the subject of an event.
+#: How a deployment is written where it is the subject of an event of an older release.
 DEPLOYMENT = re.compile(r"Deployment\(name='(?P<deployment>.*)', app='(?P<app>.*)'\)")
 
 

@@ -20,16 +20,16 @@ def command(
 ) -> None:
     """List the revisions of an application that `serve rollback` can go back to, newest first.
 
-    The present one is marked with `*`.
+    The one that serves is marked with `*`: after a deploy that failed, that is an earlier one than the newest.
 
     With --json: a list of {"revision", "is_current", "deployed_at_s", "source", "import_path", "route_prefix",
-    "replicas": {DEPLOYMENT: N}, "config"}.
+    "replicas": {DEPLOYMENT: N}, "config", "reason"}.
     """
     answer = control_plane(address).get(f"{APPLICATIONS}{quote(app, safe='')}/history")
     if as_json:
         print_json(answer["revisions"])
         return
-    columns = ("", "REVISION", "DEPLOYED", "SOURCE", "IMPORT PATH", "ROUTE", "REPLICAS")
+    columns = ("", "REVISION", "DEPLOYED", "SOURCE", "IMPORT PATH", "ROUTE", "REPLICAS", "WHY")
     print_table(columns, [row_of(revision) for revision in answer["revisions"]])
 
 
@@ -43,4 +43,5 @@ def row_of(revision: dict[str, Any]) -> tuple[str, ...]:
         revision["import_path"] or "serve.run",
         revision["route_prefix"] or "-",
         ", ".join(f"{name} x {number}" for name, number in revision["replicas"].items()),
+        next(iter(revision["reason"].splitlines()), ""),  # of one that came back by itself
     )

@@ -1,6 +1,6 @@
 """What the control plane needs of a controller and of the instance, and how it answers and refuses.
 
-`controller/controller.py` fits `Controls`; tests fit a small double. Next: `v2.py`, then `app.py`.
+`controller/desk.py` fits `Controls`; tests fit a small double. Next: `v2.py`, then `app.py`.
 """
 
 from __future__ import annotations

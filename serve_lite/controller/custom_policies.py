@@ -18,7 +18,7 @@ from serve_lite.exceptions import ServeLiteError
 from serve_lite.instruments import Counter
 from serve_lite.policy.autoscaling import Bounds, Load, aggregate, plan_pace_s
 from serve_lite.state.goal import DeploymentGoal
-from serve_lite.state.ids import DeploymentId, ReplicaId
+from serve_lite.state.ids import DeploymentId, ReplicaId, subject_of
 from serve_lite.wire.connection import RemoteControlError
 from serve_lite.wire.messages import DecideAppReply, DecideAppRequest, DecideReply, DecideRequest
 
@@ -213,7 +213,8 @@ class CustomPolicy:
             )
 
     def _say(self, text: str, level: int) -> None:
-        self._record(str(self._subject), text, level)
+        subject = self._subject
+        self._record(subject_of(subject) if isinstance(subject, DeploymentId) else subject, text, level)
 
 
 def metrics_of(

@@ -187,7 +187,7 @@ def ingress_in_force(app: AppGoal, observed: Observed) -> DeploymentGoal | None:
 
 def _has_given_up(goal: DeploymentGoal, view: DeploymentView) -> bool:
     tries = budget(goal.target, goal.config.max_constructor_retry_count)
-    return has_given_up(view.starts, tries, has_older=False)
+    return not view.has_fallen_back and has_given_up(view.starts, tries, has_older=False)
 
 
 def _find(app: AppGoal, deployment: DeploymentId) -> DeploymentGoal | None:

@@ -37,7 +37,7 @@ from serve_lite.policy.capacity import scaling_bounds
 from serve_lite.policy.schedules import NO_WINDOW, Window
 from serve_lite.schema import AutoscalingDecision, AutoscalingDetail
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
-from serve_lite.state.ids import DeploymentId, ReplicaId
+from serve_lite.state.ids import DeploymentId, ReplicaId, subject_of
 from serve_lite.state.observed import Observed
 from serve_lite.wire.messages import DeploymentLoad
 
@@ -276,7 +276,7 @@ class Scaler:
         """Return what is known of a deployment now."""
         state = self._state(app, deployment, config, now)
         state.follow_schedules(
-            config, self._wall(), lambda text: self._record(str(deployment.id), text, logging.INFO)
+            config, self._wall(), lambda text: self._record(subject_of(deployment.id), text, logging.INFO)
         )
         state.bounds = scaling_bounds(config, *goal.capacity_of(app.submission.source), state.window)
         queued, sent = self._board.series(deployment.id, config, now)
@@ -394,7 +394,7 @@ class Scaler:
                     f"its autoscaling policy {own!r} is not asked, because {policy.name!r} decides for the whole "
                     "application"
                 )
-                self._record(str(look.goal.id), text, logging.WARNING)
+                self._record(subject_of(look.goal.id), text, logging.WARNING)
 
     def _ask_if_due(self, policy: CustomPolicy, looks: list[Look], now: float) -> None:
         question = policy.question(

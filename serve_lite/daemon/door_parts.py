@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self
+from typing import Final, Literal, Self
 
 import anyio
 
-from serve_lite import instruments
 from serve_lite.config import EncodingType
 from serve_lite.daemon.log_files import LogFile, write_out
 from serve_lite.daemon.options import InstanceOptions
-from serve_lite.instruments import Family, Series
+from serve_lite.instruments import Family
 from serve_lite.proxy.access_log import AccessLog
 from serve_lite.proxy.accounts import Accounts
 from serve_lite.proxy.guard import Doorkeeper
@@ -22,32 +20,13 @@ from serve_lite.proxy.key_file import FILE_NAME, KeyFile
 from serve_lite.proxy.metrics import door_metrics
 from serve_lite.routing.metrics import router_metrics
 from serve_lite.routing.router import Routers
-from serve_lite.schema import ProxyStatus
 from serve_lite.wire.messages import ReloadKeysReply
 
-STDOUT = "stdout"
+STDOUT: Final = "stdout"
+ADDRESS: Final = "127.0.0.1"  #: of this machine, as metrics and REST tell it
 
 #: How soon a file of keys that was changed by hand counts; `serve keys` and SIGHUP need not wait for it.
 _LOOK_AT_KEYS_S = 2.0
-
-
-#: Ray Serve's numbers.
-_STATUSES: Final = {
-    ProxyStatus.STARTING: 1,
-    ProxyStatus.HEALTHY: 2,
-    ProxyStatus.UNHEALTHY: 3,
-    ProxyStatus.DRAINING: 4,
-    ProxyStatus.DRAINED: 5,
-}
-
-
-class NodeFacts(Protocol):
-    """What is asked of the controller."""
-
-    @property
-    def node_id(self) -> str: ...
-    @property
-    def proxy_status(self) -> ProxyStatus: ...
 
 
 class DoorParts:
@@ -69,26 +48,14 @@ class DoorParts:
             write = write_out if self._file is None else self._file.write
             self.log = AccessLog(write, "JSON" if is_json else "TEXT")
 
-    def measure(self, node: Callable[[], NodeFacts], routers: Routers) -> None:
-        """Show what the doors and the daemon's routers count to whoever scrapes."""
-        instruments.add_source(lambda: self._metrics(node(), routers))
-
-    def _metrics(self, node: NodeFacts, routers: Routers) -> list[Family]:
-        where = (node.node_id, "127.0.0.1")
-        status = Family(
-            "serve_proxy_status",
-            "gauge",
-            "1 STARTING, 2 HEALTHY, 3 UNHEALTHY, 4 DRAINING, 5 DRAINED.",
-            ["node_id", "node_ip_address"],
-            [Series([*where], [_STATUSES[node.proxy_status]])],
-        )
+    def families(self, node_id: str, routers: Routers) -> list[Family]:
+        """Return what the doors and routers of this process have counted."""
         doors = [
             family
             for door, accounts in self.accounts.items()
-            for family in door_metrics(door, accounts, where)
+            for family in door_metrics(door, accounts, (node_id, ADDRESS))
         ]
-        families = [*(doors and [status]), *doors, *router_metrics(routers, "PROXY")]
-        return [family for family in families if family.series]
+        return [family for family in (*doors, *router_metrics(routers, "PROXY")) if family.series]
 
     async def reload_keys(self) -> ReloadKeysReply:
         """Read the file of keys; tell what is in force now."""

@@ -51,7 +51,7 @@ class ControlPlane:
     ) -> None:
         self.spawner, self.store, self.controller = spawner, store, controller
         self.importer = importer
-        self.advisers = Advisers(group, spawner, controller.code_of, environments)
+        self.advisers = Advisers(group, spawner, controller.desk.code_of, environments)
         controller.ask_policies(self.advisers.policy)
         self._group = group
         self._is_released = False
@@ -100,7 +100,7 @@ class ControlPlane:
     ) -> None:
         assert self._admin_ended is not None
         try:
-            await serve_admin(sock, self.controller, options, settings, self._closes_admin)
+            await serve_admin(sock, self.controller.desk, options, settings, self._closes_admin)
         finally:
             self._admin_ended.set()
 
@@ -110,7 +110,7 @@ async def open_plane(
     make_spawner: Callable[[], Spawner],
     store: Store,
     make_environments: Callable[[anyio.abc.TaskGroup, Spawner], Environments],
-    make_controller: Callable[[Spawner, Importer, Environments], Controller],
+    make_controller: Callable[[anyio.abc.TaskGroup, Spawner, Importer, Environments], Controller],
 ) -> AsyncIterator[ControlPlane]:
     """Open a control plane with the replicas of an earlier daemon adopted; close it without ending any.
 
@@ -120,7 +120,7 @@ async def open_plane(
     async with make_spawner() as spawner, store, anyio.create_task_group() as group:
         environments = make_environments(group, spawner)
         importer = Importer(spawner, environments)
-        controller = make_controller(spawner, importer, environments)
+        controller = make_controller(group, spawner, importer, environments)
         plane = ControlPlane(group, spawner, store, environments, importer, controller)
         await group.start(controller.run)
         yield plane

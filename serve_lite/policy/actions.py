@@ -1,6 +1,6 @@
 """What the loop can be asked to do. Each action carries the reason that is logged when it is carried out.
 
-Actions are made by `policy/reconcile.py` and what it composes; `controller/controller.py` obeys.
+Actions are made by `policy/reconcile.py` and what it composes; `controller/orders.py` obeys.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class StartReplica(_Action, frozen=True, kw_only=True):
     deployment: DeploymentId
     rank: int = 0
     allotment: Allotment = NO_ALLOTMENT  #: what it is given of the machine
+    is_standby: bool = False  #: of the version that stands by (standby.py)
 
 
 class StopReplica(_Action, frozen=True, kw_only=True):
@@ -37,6 +38,7 @@ class ReconfigureReplica(_Action, frozen=True, kw_only=True):
     """Have one replica take the goal's settings in place."""
 
     replica: ReplicaId
+    is_standby: bool = False  #: those of the version that stands by
 
 
 class PlaceReplica(_Action, frozen=True, kw_only=True):
@@ -75,10 +77,12 @@ class ForgetApp(_Action, frozen=True, kw_only=True):
 
 
 class MarkProven(_Action, frozen=True, kw_only=True):
-    """Write down that this revision of the application works: a later one that fails may make way for it."""
+    """Write down what works of this revision of the application: a later one that fails may make way for it."""
 
     app: str
     revision: int
+    deployments: tuple[str, ...] = ()  #: that run as they should
+    is_whole: bool = True  #: these are all
 
 
 class RollBack(_Action, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ it to keep, and its calls wait for a callee that is not ready.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from serve_lite.policy.available import is_available
 from serve_lite.policy.rollout import is_current
@@ -46,13 +46,19 @@ def waits_for(
     before: Sequence[DeploymentGoal],
     replicas: Replicas,
     now: float,
+    fallen_back: Collection[DeploymentId] = (),
 ) -> DeploymentGoal | None:
-    """Return the deployment of `before` whose update comes first now; None if nothing holds this one back."""
+    """Return the deployment of `before` whose update comes first now; None if nothing holds this one back.
+
+    Args:
+        fallen_back: what was wanted of these was given up, and will not come.
+    """
     own = replicas.get(goal.id, ())
     if view.starts.has_started or any(r.is_running and is_current(goal, r) for r in own):
         return None  # its update has begun, or there is none
     if not any(_is_older(goal, r) for r in own):
-        return None
+        # What stands by takes the place of what is gone, if the wait is without an end.
+        return next((d for d in before if d.id in fallen_back), None) if goal.before is not None else None
     return next((d for d in before if not _has_taken_over(d, replicas.get(d.id, ()), now)), None)
 
 

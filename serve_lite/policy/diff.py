@@ -1,6 +1,6 @@
 """What a deploy would do, deployment by deployment: the step from one goal to the next in words for its user.
 
-Pure. `controller/controller.py` makes the next goal as a deploy would, and does not believe it.
+Pure. `controller/desk.py` makes the next goal as a deploy would, and does not believe it.
 """
 
 from __future__ import annotations

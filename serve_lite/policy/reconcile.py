@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from serve_lite.policy.actions import (
     Action,
     CancelBuild,
@@ -16,8 +18,10 @@ from serve_lite.policy.actions import (
     ForgetApp,
     MarkProven,
     Plan,
+    ReconfigureReplica,
     RollBack,
     StartBuild,
+    StartReplica,
     StopReplica,
 )
 from serve_lite.policy.admission import Room
@@ -30,6 +34,7 @@ from serve_lite.policy.ranks import plan_ranks
 from serve_lite.policy.restart import StartGate, budget, plan_start
 from serve_lite.policy.rollout import NO_LOAD, is_current, places_at_once, plan_rollout
 from serve_lite.policy.slow import describe_slow_starts
+from serve_lite.policy.standby import describe_fall_back, standby_gate, standby_of
 from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 from serve_lite.state import rollback
 from serve_lite.state.events import (
@@ -78,7 +83,12 @@ def reconcile(
     for app in live:
         if not is_in_place(app, observed) and app.name not in room.crowded:
             # Callers of the version before may still need them.
-            known.update(d.id for d in app.retired)
+            for deployment in app.retired:
+                known.add(deployment.id)
+                view = observed.deployments.get(deployment.id)
+                if view is not None and view.starts.has_started:
+                    replicas = by_deployment.get(deployment.id, ())
+                    plans.append(_plan_deployment(deployment, view, replicas, now, load, room, (), ""))
     plans += [_plan_removal(d, by_deployment.get(d, ()), observed, now) for d in _unknown(observed, known)]
     plans.append(_plan_forgetting(goal, observed))
     if not goal.is_shutting_down:
@@ -89,7 +99,9 @@ def reconcile(
 def _start_gate(
     goal: DeploymentGoal, view: DeploymentView, replicas: Iterable[ReplicaView], now: float
 ) -> StartGate:
-    """Return whether replicas of this deployment may be started now."""
+    """Return whether replicas of what is wanted of this deployment may be started now."""
+    if view.has_fallen_back:
+        return StartGate(is_open=False, has_given_up=True)
     has_older = any(r.is_running and not is_current(goal, r) for r in replicas)
     tries = budget(
         goal.target, goal.config.max_constructor_retry_count, places_at_once(goal) if has_older else None
@@ -107,11 +119,13 @@ def _plan_deployment(
     retired: Sequence[ReplicaView],
     held_by: str,
 ) -> Plan:
+    standby = standby_of(goal) if view.has_fallen_back or held_by else None
+    aim = standby or goal  # what replicas are to be now
     alive = [r for r in replicas if r.is_alive]
     sick = {r.id: Illness(reason=r.overuse) for r in alive if r.overuse}
-    sick |= {r.id: illness for r in alive if (illness := diagnose(r, goal.config)) is not None}
+    sick |= {r.id: illness for r in alive if (illness := diagnose(r, aim.config)) is not None}
     well = [r for r in alive if r.id not in sick]
-    ejections = plan_ejections(goal.config.outlier_ejection, [r for r in well if r.is_running], now)
+    ejections = plan_ejections(aim.config.outlier_ejection, [r for r in well if r.is_running], now)
     sick |= {
         r.id: Illness(reason=f"it was ejected {r.calls.ejections} times, and fails again")
         for r in ejections.incurable
@@ -122,16 +136,19 @@ def _plan_deployment(
         StopReplica(replica=replica, is_failure=True, reason=illness.reason, can_obey=illness.can_obey)
         for replica, illness in sick.items()
     )
-    wanted = (*removals, *plan_rollout(goal, well, gate, load, now))
-    moves, hold = room.admit(goal, wanted, replicas, retired)
+    aim_gate = gate if standby is None else standby_gate(view, now)
+    wanted = (*removals, *plan_rollout(aim, well, aim_gate, load, now))
+    moves, hold = room.admit(aim, wanted, replicas, retired)
+    if standby is not None:
+        moves = tuple(_of_standby(move) for move in moves)
     leaving = {a.replica for a in moves if isinstance(a, StopReplica)}
-    places = plan_ranks(goal, alive) if not moves else []
-    checks, check_at = _plan_checks(goal, [r for r in well if r.is_running and r.id not in leaving], now)
+    places = plan_ranks(aim, alive) if not moves else []
+    checks, check_at = _plan_checks(aim, [r for r in well if r.is_running and r.id not in leaving], now)
     # Else the hold is what there is to tell.
     is_told = hold is None or view.status is DeploymentStatus.HEALTHY
     finding, note_at = _find(goal, view, replicas, gate, now) if is_told else (None, None)
     held, tell_hold_at = find_hold(goal, view, gate, hold, now)
-    wants_start = sum(r.version == goal.version for r in well) < goal.target or bool(_stale(goal, well))
+    wants_start = sum(r.version == aim.version for r in well) < aim.target or bool(_stale(aim, well))
     return Plan(
         actions=(*moves, *places, *checks),
         findings=(*ejections.findings, *(f for f in (held, finding) if f is not None)),
@@ -140,10 +157,16 @@ def _plan_deployment(
             note_at,
             tell_hold_at,
             ejections.wake_at,
-            next_available_at(goal, well, now),
-            gate.opens_at if wants_start else None,
+            next_available_at(aim, well, now),
+            aim_gate.opens_at if wants_start else None,
         ),
     )
+
+
+def _of_standby(move: Action) -> Action:
+    if isinstance(move, StartReplica | ReconfigureReplica):
+        return msgspec.structs.replace(move, is_standby=True)
+    return move
 
 
 def _held(
@@ -154,11 +177,14 @@ def _held(
 ) -> dict[DeploymentId, str]:
     """Return the deployments that are not updated yet, and why."""
     before = updated_before(app)
+    fallen_back = {d for d, view in observed.deployments.items() if view.has_fallen_back}
     held = {}
     for deployment in app.deployments:
         view = observed.deployments.get(deployment.id)
         first = (
-            waits_for(deployment, view, before[deployment.id], replicas, now) if view is not None else None
+            waits_for(deployment, view, before[deployment.id], replicas, now, fallen_back)
+            if view is not None
+            else None
         )
         if first is not None:
             held[deployment.id] = _describe_hold(app, first, observed)
@@ -213,8 +239,16 @@ def _find(
             deployment=goal.id, move=DeploymentMove.HEALTH_FAILED, message=message, at=now
         ), None
     if gate.has_given_up:
-        message = _given_up_message(view)
-        move = DeploymentMoved(deployment=goal.id, move=DeploymentMove.START_FAILED, message=message, at=now)
+        older = [r for r in replicas if r.is_running and not is_current(goal, r)]
+        falls_back = view.has_fallen_back or (goal.before is not None and bool(older))
+        message = _given_up_message(goal, view, older if falls_back else None)
+        move = DeploymentMoved(
+            deployment=goal.id,
+            move=DeploymentMove.START_FAILED,
+            message=message,
+            falls_back=falls_back,
+            at=now,
+        )
         has_told = view.trigger is DeploymentStatusTrigger.REPLICA_STARTUP_FAILED and view.message == message
         # A healthy deployment is not failed by it, in Ray Serve's table and here.
         return None if has_told or view.status is DeploymentStatus.HEALTHY else move, None
@@ -234,8 +268,14 @@ def is_reached(goal: DeploymentGoal, replicas: Sequence[ReplicaView], now: float
     )
 
 
-def _given_up_message(view: DeploymentView) -> str:
-    return (
+def _given_up_message(goal: DeploymentGoal, view: DeploymentView, older: Sequence[ReplicaView] | None) -> str:
+    """Return why what is wanted was given up, and how what serves instead (`older`) fares."""
+    standby = standby_of(goal) if older is not None else None
+    instead = ""
+    if standby is not None and older is not None:
+        running = sum(is_current(standby, r) for r in older)
+        instead = describe_fall_back(standby, view, running)
+    return (f"{instead}\n" if instead else "") + (
         f"The deployment failed to start {view.starts.failures} times in a row. This may be due to a problem "
         "with its constructor or initial health check failing. See controller logs for details. Error:\n"
         f"{view.starts.error}"
@@ -326,9 +366,19 @@ def _plan_forgetting(goal: Goal, observed: Observed) -> Plan:
 
 def _plan_rollback(app: AppGoal, observed: Observed) -> Plan:
     """Write down a revision that works, and take back one that was given up if it is to be."""
-    if app.proven != app.revision and rollback.has_proved(app, observed):
-        reason = "all its deployments run as they should"
-        return Plan(actions=(MarkProven(app=app.name, revision=app.revision, reason=reason),))
+    working = rollback.working(app, observed)
+    is_whole = len(working) == len(app.deployments) > 0
+    news = [d for d in working if not d.is_proven or d.before is not None]
+    if news or (is_whole and app.proven != app.revision):
+        reason = "all its deployments run as they should" if is_whole else "some of its deployments do"
+        proven = MarkProven(
+            app=app.name,
+            revision=app.revision,
+            deployments=tuple(d.id.name for d in news),
+            is_whole=is_whole,
+            reason=reason,
+        )
+        return Plan(actions=(proven,))
     if rollback.is_due(app, observed):
         reason = rollback.why_given_up(app, observed)
         return Plan(actions=(RollBack(app=app.name, revision=app.revision, reason=reason),))

@@ -99,19 +99,23 @@ class Doorkeeper:
 
     def guard_of(self, target: RouteTarget) -> Guard | None:
         """Return who guards an application's route; None if everybody may come in as often as they like."""
-        needs_key = self.requires_key if target.requires_key is None else target.requires_key
+        needs_key = self._needs_key(target)
         if not needs_key and target.rate is None and target.client_rate is None:
             return None
-        self.is_on_duty = self.is_on_duty or needs_key
         # What is used of a rate outlives new routes, unless the rate itself is new.
         kept = (target.app, f"{target.rate} {target.client_rate}")
         buckets = self._rates_of_apps.setdefault(kept, (Buckets(), Buckets()))
         return Guard(self, target, needs_key, *buckets)
 
-    def forget_but(self, targets: Iterable[RouteTarget]) -> None:
-        """Forget what has been used of the rates of applications that are gone."""
+    def look_at(self, targets: Iterable[RouteTarget]) -> None:
+        """Take note of the routes in force: forget what has been used of the rates of applications that are gone."""
+        targets = tuple(targets)
+        self.is_on_duty = any(map(self._needs_key, targets))
         kept = {(target.app, f"{target.rate} {target.client_rate}") for target in targets}
         self._rates_of_apps = {key: value for key, value in self._rates_of_apps.items() if key in kept}
+
+    def _needs_key(self, target: RouteTarget) -> bool:
+        return self.requires_key if target.requires_key is None else target.requires_key
 
 
 class Guard:

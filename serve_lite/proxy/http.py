@@ -124,7 +124,7 @@ class RequestHandler:
             )
             for target in targets
         }
-        self._keeper.forget_but(targets)
+        self._keeper.look_at(targets)
         self._table = RouteTable(targets)
         self._was_populated = self._was_populated or bool(targets)
 

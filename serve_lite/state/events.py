@@ -191,6 +191,8 @@ class DeploymentConfigured(_Event, frozen=True, kw_only=True):
     move: DeploymentMove | None  #: None: nothing about the deployment changed
     min_ready_s: float = 0.0  #: of the deployment's options
     message: str = ""
+    standby_version: str = ""  #: of what serves if this fails; "": nothing does
+    standby_settings: str = ""
 
 
 class DeploymentMoved(_Event, frozen=True, kw_only=True):
@@ -199,6 +201,7 @@ class DeploymentMoved(_Event, frozen=True, kw_only=True):
     deployment: DeploymentId
     move: DeploymentMove
     message: str = ""
+    falls_back: bool = False  #: what was wanted is given up, and what stands by is kept instead
 
 
 class DeploymentNoted(_Event, frozen=True, kw_only=True):

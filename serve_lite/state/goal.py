@@ -85,10 +85,17 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     autoscaling_policy: AutoscalingPolicy | None = (
         None  #: decides for all deployments that scale by themselves
     )
+    external_scaler_enabled: bool = False  #: others than its user may set numbers of replicas
     rollback_on_failure: bool = False  #: given up, it makes way for the last revision that worked
     require_api_key: bool | None = None  #: of HTTP and gRPC clients; None: as the instance's options say
     rate_limit: str | None = None  #: of requests from outside, as `rates.parse_rate` takes it
     client_rate_limit: str | None = None  #: of those of each client
+
+
+def takes_scaler(submission: AppSubmission) -> bool:
+    """Whether scalers outside may set the numbers of replicas of an application."""
+    document = submission.document or {}  # all that an older release wrote down
+    return submission.external_scaler_enabled or bool(document.get("external_scaler_enabled", False))
 
 
 class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -103,10 +110,15 @@ class DeploymentGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     environment: CodeEnvironment = CodeEnvironment()
     route_prefix: str | None = None  #: of its application; None for deployments that are no ingress
     claim: int = 0  #: lower ones get resources first (policy/claims.py)
+    is_proven: bool = False  #: it ran as it should at some time
+    before: DeploymentGoal | None = (
+        None  #: the last one that did; serves if this one fails (policy/standby.py)
+    )
 
     def without_payload(self) -> DeploymentGoal:
-        """Return the deployment with neither code nor constructor arguments."""
-        return msgspec.structs.replace(self, spec=msgspec.structs.replace(self.spec, code=b"", init=b""))
+        """Return the deployment with neither code nor constructor arguments, and without the one before."""
+        spec = msgspec.structs.replace(self.spec, code=b"", init=b"")
+        return msgspec.structs.replace(self, spec=spec, before=None)
 
 
 class AppGoal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

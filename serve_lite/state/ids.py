@@ -18,9 +18,14 @@ class DeploymentId(msgspec.Struct, frozen=True, order=True):
         return f"Deployment(name='{self.name}', app='{self.app_name}')"
 
 
+def subject_of(deployment: DeploymentId) -> str:
+    """Return how events name a deployment: `app#Deployment`, as the ids of its replicas begin."""
+    return f"{deployment.app_name}#{deployment.name}"
+
+
 def replica_id(deployment: DeploymentId, suffix: str) -> ReplicaId:
     """Return the full id of a replica."""
-    return f"{deployment.app_name}#{deployment.name}#{suffix}"
+    return f"{subject_of(deployment)}#{suffix}"
 
 
 def suffix_of(replica: ReplicaId) -> str:

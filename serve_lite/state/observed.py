@@ -98,6 +98,7 @@ class StartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     failures: int = 0  #: starts that failed, and runs that ended soon, with no stable run since
     rounds: int = 0  #: the same, those of replicas that were started together counted once
+    round_at: float | None = None  #: first failure of the last round: who was started by then belongs to it
     has_started: bool = (
         False  #: a replica of this version was ready at some time, and stayed so for `min_ready_s`
     )
@@ -105,6 +106,14 @@ class StartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     failed_at: float | None = None
     spread: float = 0.0  #: jitter of the next start
     error: str = ""  #: last failure; ends with the user's exception
+
+
+class Standby(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The version before the wanted one, as long as that has not proved itself."""
+
+    version: str
+    settings: str
+    starts: StartRecord = StartRecord(has_started=True)
 
 
 class DeploymentView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,6 +133,8 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     )
     dead: tuple[ReplicaView, ...] = ()  #: the last replicas that ended by themselves or failed, newest first
     min_ready_s: float = 0.0  #: a run that ends sooner was a failure
+    standby: Standby | None = None
+    has_fallen_back: bool = False  #: the wanted version was given up, and what stood by is kept instead
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,6 +242,8 @@ class _Draft:
             case ev.DeploymentConfigured():
                 self._configured(event)
             case ev.DeploymentMoved():
+                if event.falls_back:
+                    self._change_deployment(event.deployment, has_fallen_back=True)
                 self._deployment_moved(event.deployment, event.move, event.message, event.at)
             case ev.DeploymentNoted():
                 self._change_deployment(event.deployment, message=event.message)
@@ -379,19 +392,37 @@ class _Draft:
             deployment.settings,
         )
 
-    def _count_success(self, view: ReplicaView, at: float) -> None:
+    def _record_of(self, view: ReplicaView) -> StartRecord | None:
+        """Return how starting what this replica is went so far; None if that is of no interest any more."""
         if self._is_wanted(view):
-            deployment = self.deployments[view.deployment]
-            has_started = deployment.starts.has_started or not deployment.min_ready_s
-            starts = msgspec.structs.replace(deployment.starts, has_started=has_started, ready_at=at)
+            return self.deployments[view.deployment].starts
+        deployment = self.deployments.get(view.deployment)
+        standby = deployment.standby if deployment is not None else None
+        is_standby = standby is not None and (view.version, view.settings) == (
+            standby.version,
+            standby.settings,
+        )
+        return standby.starts if standby is not None and is_standby else None
+
+    def _put_record(self, view: ReplicaView, starts: StartRecord) -> None:
+        if self._is_wanted(view):
             self._change_deployment(view.deployment, starts=starts)
+        elif (standby := self.deployments[view.deployment].standby) is not None:
+            standby = msgspec.structs.replace(standby, starts=starts)
+            self._change_deployment(view.deployment, standby=standby)
+
+    def _count_success(self, view: ReplicaView, at: float) -> None:
+        starts = self._record_of(view)
+        if starts is not None:
+            has_started = starts.has_started or not self.deployments[view.deployment].min_ready_s
+            self._put_record(view, msgspec.structs.replace(starts, has_started=has_started, ready_at=at))
 
     def _count_failure(self, view: ReplicaView, at: float, error: str, spread: float) -> None:
-        """Count a failed start or a short run of the wanted version; forget the count after a stable run."""
-        if not self._is_wanted(view):
+        """Count a failed start or a short run; forget the count after a stable run."""
+        starts = self._record_of(view)
+        if starts is None:
             return
-        deployment = self.deployments[view.deployment]
-        starts, stable_s = deployment.starts, max(STABLE_S, deployment.min_ready_s)
+        stable_s = max(STABLE_S, self.deployments[view.deployment].min_ready_s)
         ran_s = at - view.ready_at if view.ready_at is not None else 0.0
         was_calm = (
             starts.ready_at is not None
@@ -402,18 +433,25 @@ class _Draft:
             has_started = starts.has_started or ran_s > stable_s
             starts = StartRecord(has_started=has_started, ready_at=starts.ready_at)
         if ran_s <= stable_s:
-            is_new_round = starts.failed_at is None or view.begun_at >= starts.failed_at
+            round_at = starts.round_at if starts.round_at is not None else starts.failed_at
+            is_new_round = round_at is None or view.begun_at >= round_at or round_at > at
             starts = msgspec.structs.replace(
                 starts,
                 failures=starts.failures + 1,
                 rounds=starts.rounds + 1 if is_new_round else starts.rounds,
+                round_at=at if is_new_round else round_at,
                 failed_at=at,
                 spread=spread,
             )
-        self._change_deployment(view.deployment, starts=msgspec.structs.replace(starts, error=error))
+        self._put_record(view, msgspec.structs.replace(starts, error=error))
 
     def _configured(self, event: ev.DeploymentConfigured) -> None:
         old = self.deployments.get(event.deployment)
+        standby = (
+            Standby(version=event.standby_version, settings=event.standby_settings)
+            if event.standby_version
+            else None
+        )
         is_same = old is not None and (old.version, old.settings) == (event.version, event.settings)
         if old is None:
             self.deployments[event.deployment] = DeploymentView(
@@ -422,6 +460,7 @@ class _Draft:
                 since=event.at,
                 message=event.message,
                 min_ready_s=event.min_ready_s,
+                standby=standby,
             )
             return
         has_started = old.starts.has_started if is_same else self._runs(event)
@@ -431,6 +470,8 @@ class _Draft:
             settings=event.settings,
             starts=StartRecord(has_started=has_started),
             min_ready_s=event.min_ready_s,
+            standby=standby,
+            has_fallen_back=False,
         )
         move = event.move
         if move is None and old.status is DeploymentStatus.DEPLOY_FAILED:
@@ -452,8 +493,8 @@ class _Draft:
         view = self.deployments.get(deployment)
         if view is None:
             return
-        if move is DeploymentMove.REACHED and view.is_recycling:
-            self._change_deployment(deployment, is_recycling=False)
+        if move is DeploymentMove.REACHED:
+            self._change_deployment(deployment, is_recycling=False, standby=None, has_fallen_back=False)
         after = next_deployment_phase((view.status, view.trigger), move)
         if after is None:
             return

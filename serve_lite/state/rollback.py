@@ -1,4 +1,4 @@
-"""Which revision of an application proved to work, which was given up, and what is told after an automatic rollback.
+"""Which revision of an application proved to work, and which was given up.
 
 A revision has *proved* itself once all its deployments ran as they should (`AppGoal.proven`). One that is
 *given up* was not built, or replicas of it failed to start so often that no more are started. What is done
@@ -7,19 +7,19 @@ about it is in `policy/reconcile.py`; there is no rollback of what a rollback br
 
 from __future__ import annotations
 
-from serve_lite.schema import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger
-from serve_lite.state.goal import AppGoal
+from serve_lite.schema import DeploymentStatus, DeploymentStatusTrigger
+from serve_lite.state.goal import AppGoal, DeploymentGoal
 from serve_lite.state.observed import DeploymentView, Observed
 
 _GIVEN_UP = frozenset({DeploymentStatus.DEPLOY_FAILED, DeploymentStatus.UNHEALTHY})
 
 
-def has_proved(app: AppGoal, observed: Observed) -> bool:
-    """Whether the newest revision of the application runs as it should."""
-    if app.is_building or app.build_error or app.is_deleting or not app.deployments:
-        return False
-    views = (observed.deployments.get(d.id) for d in app.deployments)
-    return all(view is not None and view.status is DeploymentStatus.HEALTHY for view in views)
+def working(app: AppGoal, observed: Observed) -> list[DeploymentGoal]:
+    """Return the deployments of the newest revision of the application that run as they should."""
+    if app.is_building or app.build_error or app.is_deleting:
+        return []
+    views = ((d, observed.deployments.get(d.id)) for d in app.deployments)
+    return [d for d, view in views if view is not None and view.status is DeploymentStatus.HEALTHY]
 
 
 def why_given_up(app: AppGoal, observed: Observed) -> str:
@@ -37,23 +37,6 @@ def is_due(app: AppGoal, observed: Observed) -> bool:
     """Whether the application is to go back to the revision that proved itself."""
     may_go_back = app.submission.rollback_on_failure and not app.fallback
     return may_go_back and 0 < app.proven < app.revision and bool(why_given_up(app, observed))
-
-
-def told(
-    app: AppGoal, observed: Observed, status: ApplicationStatus, message: str
-) -> tuple[ApplicationStatus, str]:
-    """Return status and message with what a rollback means for them.
-
-    What the user deployed has failed, however well the earlier revision serves: who waits for the deploy must
-    not take it for done, and the next deploy clears it.
-    """
-    if status is ApplicationStatus.DEPLOY_FAILED and is_due(app, observed):
-        return ApplicationStatus.DEPLOYING, message
-    if not app.fallback or app.is_deleting:
-        return status, message
-    if status is ApplicationStatus.RUNNING:
-        status = ApplicationStatus.DEPLOY_FAILED
-    return status, "\n".join(part for part in (message, app.fallback) if part)
 
 
 def _is_given_up(view: DeploymentView) -> bool:

@@ -1,13 +1,13 @@
 """What users are told: derived from the goal and what is observed, every time it is asked for.
 
-The shapes are Ray Serve's (schema.py). Where an application stands follows from where its deployments stand;
-where those stand is kept in the view (`lifecycle.DEPLOYMENT_MOVES`).
+The shapes are Ray Serve's (schema.py). Where an application stands follows from where its deployments stand
+(applications.py); where those stand is kept in the view (`lifecycle.DEPLOYMENT_MOVES`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,6 @@ import msgspec
 from serve_lite.options import config_to_dict
 from serve_lite.schema import (
     ApplicationDetails,
-    ApplicationStatus,
     ApplicationStatusOverview,
     AutoscalingDetail,
     DeploymentDetails,
@@ -36,15 +35,27 @@ from serve_lite.schema import (
     TargetGroup,
     TopologyNode,
 )
-from serve_lite.state import rollback
+from serve_lite.state.applications import app_status
 from serve_lite.state.environment import without_credentials
-from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
+from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal, takes_scaler
 from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
-from serve_lite.state.observed import DeploymentView, Observed, ReplicaView
+from serve_lite.state.observed import Observed, ReplicaView
 from serve_lite.state.resources import needs_of
 
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 REDACTED = "<redacted>"  #: stands for the values of environment variables, which are often secrets
+
+
+class ProxyFacts(msgspec.Struct, frozen=True):
+    """One process that answers requests."""
+
+    number: int  #: of a proxy process, from 1; 0: it is the daemon
+    pid: int  #: 0: not known
+    status: ProxyStatus
+
+    def name_in(self, node_id: str) -> str:
+        """Return what it is called: Ray Serve has one proxy for each node."""
+        return f"{node_id}-proxy-{self.number}" if self.number else node_id
 
 
 class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +67,9 @@ class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
     http_options: dict[str, Any] = {}
     grpc_options: dict[str, Any] = {}
     proxy_location: str | None = "EveryNode"
-    proxy_status: ProxyStatus = ProxyStatus.HEALTHY
+    proxies: tuple[ProxyFacts, ...] = ()
     log_file: str | None = None
+    memory_limits: str = ""  #: who holds replicas to their memory; "": none has any
     wall_minus_monotonic: float = 0.0  #: seconds between the clock of events and the one that is shown
 
 
@@ -65,7 +77,7 @@ class RevisionSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One revision of an application, as its history shows it."""
 
     revision: int
-    is_current: bool
+    is_current: bool  #: it is what serves, or is about to
     deployed_at_s: float  #: seconds since the Unix epoch
     source: str  #: "declarative" or "imperative"
     import_path: str | None  #: None for applications from scripts
@@ -78,7 +90,7 @@ class RevisionSummary(msgspec.Struct, frozen=True, kw_only=True):
 def instance_status(goal: Goal, observed: Observed, facts: InstanceFacts) -> ServeStatus:
     """Return what `serve.status()` answers."""
     return ServeStatus(
-        proxies={facts.node_id: facts.proxy_status} if facts.proxy_location != "Disabled" else {},
+        proxies={proxy.name_in(facts.node_id): proxy.status for proxy in facts.proxies},
         applications={name: app_overview(app, observed) for name, app in goal.apps.items()},
         target_capacity=goal.target_capacity,
     )
@@ -93,38 +105,6 @@ def app_overview(app: AppGoal, observed: Observed) -> ApplicationStatusOverview:
         last_deployed_time_s=app.deployed_at,
         deployments={d.id.name: deployment_overview(d.id, observed) for d in _shown(app, observed)},
     )
-
-
-def app_status(app: AppGoal, observed: Observed) -> tuple[ApplicationStatus, str]:
-    """Return an application's status and message: those of its worst deployment, unless it is built or deleted."""
-    return rollback.told(app, observed, *_status(app, observed))
-
-
-def _status(app: AppGoal, observed: Observed) -> tuple[ApplicationStatus, str]:
-    if app.is_deleting:
-        return ApplicationStatus.DELETING, ""
-    if app.is_building:
-        return ApplicationStatus.DEPLOYING, ""
-    if app.build_error:
-        return ApplicationStatus.DEPLOY_FAILED, app.build_error
-    views = {d.id.name: observed.deployments.get(d.id) for d in app.deployments}
-    failed = [n for n, v in views.items() if v is not None and v.status is DeploymentStatus.DEPLOY_FAILED]
-    if failed:
-        text = f"Failed to update the deployments {failed}."
-        return ApplicationStatus.DEPLOY_FAILED, "\n".join([text, *_reasons(views, failed)])
-    sick = [n for n, v in views.items() if v is not None and v.status is DeploymentStatus.UNHEALTHY]
-    if sick:
-        text = f"The deployments {sick} are UNHEALTHY."
-        return ApplicationStatus.UNHEALTHY, "\n".join([text, *_reasons(views, sick)])
-    if any(v is None or _is_deploying(v) for v in views.values()):
-        return ApplicationStatus.DEPLOYING, ""
-    return ApplicationStatus.RUNNING, ""
-
-
-def is_settled(app: AppGoal, observed: Observed) -> bool:
-    """Whether the application is neither being deployed nor being deleted."""
-    status, _ = app_status(app, observed)
-    return status not in (ApplicationStatus.DEPLOYING, ApplicationStatus.DELETING)
 
 
 def deployment_overview(deployment: DeploymentId, observed: Observed) -> DeploymentStatusOverview:
@@ -146,36 +126,41 @@ def instance_details(
     scaling: Mapping[DeploymentId, AutoscalingDetail] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return what `GET /api/serve/applications/` answers: `ServeInstanceDetails` as plain data."""
-    daemon = {"actor_id": f"{facts.pid}-{facts.epoch}", "worker_id": str(facts.pid)}  # controller and proxy
+    daemon = {"actor_id": f"{facts.pid}-{facts.epoch}", "worker_id": str(facts.pid)}
     controller = ServeActorDetails(**_actor(facts), **daemon, actor_name=_CONTROLLER)
-    proxy = ProxyDetails(
-        **_actor(facts),
-        **daemon,
-        actor_name=f"{_CONTROLLER}:SERVE_PROXY_ACTOR-{facts.node_id}",
-        status=facts.proxy_status,
-    )
     details = ServeInstanceDetails(
         controller_info=controller,
         proxy_location=facts.proxy_location,
         http_options=dict(facts.http_options),
         grpc_options=dict(facts.grpc_options),
-        proxies={facts.node_id: proxy} if facts.proxy_location != "Disabled" else {},
+        proxies={proxy.name_in(facts.node_id): _proxy_details(proxy, facts) for proxy in facts.proxies},
         deploy_mode=deploy_mode(goal),
         applications={name: _app_details(app, observed, facts, scaling) for name, app in goal.apps.items()},
         target_capacity=goal.target_capacity,
         target_groups=_target_groups(goal, facts),
         deployed_config=redacted(document_in_force(goal)),
+        memory_limits=facts.memory_limits or msgspec.UNSET,
     )
     plain: dict[str, Any] = msgspec.to_builtins(details)
     return plain
 
 
-def revision_summary(past: AppGoal, present: AppGoal | None) -> RevisionSummary:
-    """Return one revision of an application as its history shows it."""
+def _proxy_details(proxy: ProxyFacts, facts: InstanceFacts) -> ProxyDetails:
+    return ProxyDetails(
+        **_actor(facts),
+        actor_id=f"{proxy.pid}-{facts.epoch}",
+        worker_id=str(proxy.pid),
+        actor_name=f"{_CONTROLLER}:SERVE_PROXY_ACTOR-{proxy.name_in(facts.node_id)}",
+        status=proxy.status,
+    )
+
+
+def revision_summary(past: AppGoal, current: int) -> RevisionSummary:
+    """Return one revision of an application as its history shows it; `current` is the one that serves."""
     build = past.submission.build
     return RevisionSummary(
         revision=past.revision,
-        is_current=present is not None and present.revision == past.revision,
+        is_current=past.revision == current,
         deployed_at_s=past.deployed_at,
         source=past.submission.source,
         import_path=build.import_path if build is not None else None,
@@ -229,7 +214,7 @@ def _app_details(
             d.id.name: _deployment_details(d, observed, facts, scaling.get(d.id))
             for d in _shown(app, observed)
         },
-        external_scaler_enabled=bool((app.submission.document or {}).get("external_scaler_enabled", False)),
+        external_scaler_enabled=takes_scaler(app.submission),
         deployment_topology=_topology(app) if app.deployments and is_live else None,
         phase=(progress.phase if progress else Phase.IMPORTING) if is_building else None,
         phase_started_s=(_shown_time(progress.since, facts) if progress else app.deployed_at)
@@ -244,8 +229,9 @@ def _deployment_details(
 ) -> DeploymentDetails:
     overview = deployment_overview(goal.id, observed)
     view = observed.deployments.get(goal.id)
+    has_fallen_back = view is not None and view.has_fallen_back
     # As Ray shows it, with its default of one CPU, which is not set aside here.
-    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options).shown()
+    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options, goal.config.cpu_affinity).shown()
     if not goal.config.ray_actor_options.get("num_cpus", 1):
         del needs["CPU"]
     return DeploymentDetails(
@@ -254,7 +240,7 @@ def _deployment_details(
         status_trigger=overview.status_trigger,
         message=overview.message,
         deployment_config=redacted(config_to_dict(goal.config, goal.id.name)),
-        target_num_replicas=goal.target,
+        target_num_replicas=goal.before.target if has_fallen_back and goal.before else goal.target,
         required_resources=needs,
         replicas=[_replica_details(r, facts) for r in observed.replicas_of(goal.id)],
         recent_dead_replicas=[_replica_details(r, facts) for r in (view.dead if view else ())],
@@ -288,6 +274,7 @@ def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetai
         last_error=replica.error or str(replica.pulse) or _ejection(replica) or replica.health.error,
         allotted_resources=replica.allotment.shown(),
         gpu_ids=list(replica.allotment.gpu_ids),
+        cpu_ids=list(replica.allotment.cpu_ids),
     )
 
 
@@ -365,18 +352,6 @@ def _shown(app: AppGoal, observed: Observed) -> list[DeploymentGoal]:
         return list(app.deployments)
     alive = {r.deployment for r in observed.replicas.values()}
     return [d for d in (*app.deployments, *app.retired) if d.id in alive]
-
-
-def _is_deploying(view: DeploymentView) -> bool:
-    if view.status is DeploymentStatus.UPDATING:
-        return True
-    is_scaling = view.status in (DeploymentStatus.UPSCALING, DeploymentStatus.DOWNSCALING)
-    return is_scaling and view.trigger is DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
-
-
-def _reasons(views: Mapping[str, DeploymentView | None], names: Sequence[str]) -> list[str]:
-    """Return what the deployments say, so that the message ends with the user's own exception."""
-    return [f"{name}: {view.message}" for name in names if (view := views[name]) is not None and view.message]
 
 
 def redacted(value: Any) -> Any:

@@ -387,6 +387,44 @@ class WatchRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     caller: str = ""  #: names whose `load` of this deployment is forgotten when the stream ends
 
 
+class RoutesRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`routes` (a stream of `Routes` items): where requests go, now and on every change."""
+
+    proxy: int  #: number of the proxy process that asks, from 1
+    pid: int
+
+
+class Routes(msgspec.Struct, array_like=True):
+    """The routes in force. Their order says nothing."""
+
+    targets: tuple[RouteTarget, ...]
+    keys: int = 0  #: another number than before: the proxy is to read its API keys again
+    scrape: int = 0  #: another number than before: it is to tell what it has counted, by `proxy_metrics`
+
+
+class ProxyMetrics(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`proxy_metrics`: what the doors and routers of a proxy process have counted."""
+
+    number: int
+    pid: int
+    serial: int  #: the number that asked for it
+    families: list[Family]
+
+
+class AdviserRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`adviser` (a stream of `AdviserPlace` items): who ranks replicas as a user's router does; kept as long as the
+    stream is open."""
+
+    app: str
+    deployment: str
+
+
+class AdviserPlace(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Where the process listens, for `rank`."""
+
+    socket: str = ""  #: "": there is none at the moment
+
+
 class DeploymentLoad(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`load`: the calls that one caller has to one deployment, at one moment."""
 

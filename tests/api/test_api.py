@@ -114,6 +114,22 @@ async def test_running_again_replaces_the_replicas_and_keeps_other_applications(
     assert await other.add.remote(1) == 2
 
 
+async def test_a_scaler_outside_may_set_the_numbers_of_an_application_that_says_so(daemon: Instance) -> None:
+    url = "/api/v1/applications/{}/deployments/Adder/scale"
+    for name, takes_scaler in (("open", True), ("closed", False)):
+        await blocking(
+            serve.run, Adder.bind(1), name=name, route_prefix=None, external_scaler_enabled=takes_scaler
+        )
+        answer = await daemon.admin.post(url.format(name), json={"target_num_replicas": 2})
+        assert answer.status_code == (200 if takes_scaler else 412), answer.text
+    await until(lambda: len(daemon.pids("replica open/")) == 2, "it is scaled")
+    shown = (await daemon.admin.get("/api/serve/applications/")).json()["applications"]
+    assert [shown[name]["external_scaler_enabled"] for name in ("open", "closed")] == [True, False]
+    scaling = Adder.options(num_replicas="auto").bind(1)
+    with pytest.raises(ValueError, match="'Adder' has: give it num_replicas"):
+        await blocking(serve.run, scaling, name="both", route_prefix=None, external_scaler_enabled=True)
+
+
 async def test_a_failing_constructor_raises_with_the_users_exception_and_others_go_on(
     daemon: Instance,
 ) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import anyio
 import httpx
-import pytest
 
 from serve_lite.schema import ApplicationStatus
 from tests.chaos.crowd import Crowd, Trouble
@@ -130,9 +129,6 @@ async def test_a_killed_keeper_ends_the_instance_in_order_and_a_start_brings_it_
     assert not second.pids("replica") & old
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the goal of a deployment is its newest version; what ran before it is not kept"
-)
 async def test_what_serves_after_a_failed_deploy_is_replaced_when_it_dies(daemon: Instance) -> None:
     status = await daemon.deploy("storm_app:app", folder=HERE, args={"version": "1"})
     assert status.applications["default"].status is ApplicationStatus.RUNNING
@@ -140,10 +136,13 @@ async def test_what_serves_after_a_failed_deploy_is_replaced_when_it_dies(daemon
     status = await daemon.deploy("storm_app:app", folder=HERE, args=bad)
     assert status.applications["default"].status is ApplicationStatus.DEPLOY_FAILED
     assert (await daemon.http.get("/", params={"n": 1})).status_code == 200
-    for pid in daemon.pids("replica default/Worker"):
+    old = daemon.pids("replica default/Worker")
+    for pid in old:
         os.kill(pid, signal.SIGKILL)
-    await until(lambda: len(daemon.pids("replica default/Worker")) == 2, deadline_s=5.0)
+    await until(lambda: len(set(daemon.pids("replica default/Worker")) - set(old)) == 2, "both are replaced")
     assert (await daemon.http.get("/", params={"n": 1})).status_code == 200
+    status = await daemon.status()
+    assert status.applications["default"].status is ApplicationStatus.DEPLOY_FAILED
 
 
 def free_port() -> int:

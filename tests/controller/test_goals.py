@@ -18,12 +18,12 @@ from serve_lite.controller.goals import (
     accept_scaling,
     accept_shutdown,
     at_revision,
-    configured_events,
     forget_app,
     known_build,
     reject_build,
 )
 from serve_lite.exceptions import InvalidConfigError, RayServeException
+from serve_lite.policy.meaning import configured_events
 from serve_lite.policy.schedules import Window
 from serve_lite.state.goal import AppSubmission, BuildRequest, BuildResult, DeploymentSpec, Goal
 from serve_lite.state.ids import DeploymentId

@@ -18,6 +18,7 @@ from serve_lite.controller import goals
 from serve_lite.controller.scaling import Scaler
 from serve_lite.policy.autoscaling import Bounds, report_every_s
 from serve_lite.policy.capacity import initial_target, scaling_bounds
+from serve_lite.policy.meaning import scaled_events
 from serve_lite.policy.schedules import window_at
 from serve_lite.state.goal import AppSubmission, CapacityDirection, DeploymentGoal
 from serve_lite.wire.messages import DeploymentLoad
@@ -206,7 +207,7 @@ class ScaledWorld(World):
                     self.goal, scaling.deployment, scaling.target, scaling.window
                 )
                 self.fold(
-                    goals.scaled_events(
+                    scaled_events(
                         scaling.deployment, before, self.target, scaling.bounds, self.observed, self.now
                     )
                 )

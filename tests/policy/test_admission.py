@@ -271,13 +271,22 @@ def test_nothing_is_stopped_for_a_version_that_would_not_fit_even_then() -> None
     assert "is stopped" not in view(world).message
 
 
-def test_a_failing_version_takes_the_place_of_one_old_replica_only() -> None:
+def test_a_failing_version_takes_the_place_of_one_old_replica_and_gives_it_back() -> None:
+    fewest = 2
+
+    def look(done: Pass) -> None:
+        nonlocal fewest
+        never_too_much(done)
+        fewest = min(fewest, sum(r.is_running and r.version == "v1" for r in done.after.replicas.values()))
+
     world = World({"bad": Behaviour(starts=False)}, machine=TWO_GPUS, check=never_too_much)
     world.deploy(on(1, target=2))
     world.run(5)
+    world.check = look
     world.deploy(on(1, version="bad", target=2))
     world.settle()
-    assert len(gpus_of(world, A, "v1")) == 1
+    assert fewest == 1
+    assert len(gpus_of(world, A, "v1")) == 2
     assert view(world).status is DeploymentStatus.DEPLOY_FAILED
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from serve_lite.policy.callers import updated_before
 from serve_lite.schema import ApplicationStatus, DeploymentStatus, ReplicaState
+from serve_lite.state.applications import app_status
 from serve_lite.state.goal import DeploymentGoal
 from serve_lite.state.ids import DeploymentId
-from serve_lite.state.status import app_status
 from tests.policy.cases import application, wanted
 from tests.policy.world import Behaviour, World
 

@@ -8,6 +8,7 @@ from serve_lite.schema import (
     DeploymentStatusTrigger,
     ReplicaState,
 )
+from serve_lite.state.applications import app_status
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.lifecycle import (
     REPLICA_MOVES,
@@ -19,7 +20,6 @@ from serve_lite.state.lifecycle import (
     replica_diagram,
 )
 from serve_lite.state.observed import DeploymentView, Observed
-from serve_lite.state.status import app_status
 from tests.policy.cases import application, wanted
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from serve_lite.schema import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger, ReplicaState
+from serve_lite.state.applications import app_status
 from serve_lite.state.ids import DeploymentId
-from serve_lite.state.status import InstanceFacts, app_status, instance_details, instance_status
+from serve_lite.state.status import InstanceFacts, instance_details, instance_status
 from tests.policy.cases import MODEL, wanted
 from tests.policy.world import Behaviour, World
 
@@ -186,7 +187,7 @@ def test_replicas_that_refused_settings_are_replaced_when_the_old_ones_are_wante
     world.settle()
     before = {r.id for r in world.running()}
     world.deploy(wanted("v1", 2, "bad"))
-    world.settle()
+    world.run(0.2)
     assert {r.id for r in world.running()} == before
     refused = {r.id for r in world.running() if r.refused}
     assert len(refused) == 1, "the others are left alone"
@@ -195,6 +196,19 @@ def test_replicas_that_refused_settings_are_replaced_when_the_old_ones_are_wante
     after = {r.id for r in world.running()}
     assert len(after) == 2 and before - after == refused
     assert phase(world)[0] is S.HEALTHY
+
+
+def test_a_replica_that_refused_settings_is_replaced_when_these_are_given_up() -> None:
+    """It may have taken half of them."""
+    world = World({"bad": Behaviour(starts=False)})
+    world.deploy(wanted("v1", 2, "s1"))
+    world.settle()
+    before = {r.id for r in world.running()}
+    world.deploy(wanted("v1", 2, "bad"))
+    world.settle()
+    after = {r.id for r in world.running()}
+    assert len(after) == 2 and len(after & before) == 1, "the other one is left alone"
+    assert not any(r.refused for r in world.running())
 
 
 def test_a_slow_start_is_mentioned() -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from serve_lite.controller.goals import accept_fallback, mark_proven
 from serve_lite.schema import ApplicationStatus, DeploymentStatus
+from serve_lite.state.applications import app_status, is_settled
 from serve_lite.state.goal import AppSubmission, Goal
-from serve_lite.state.status import app_status, is_settled
 from tests.policy.cases import MODEL, application, goal_of, wanted
 from tests.policy.test_callers import chain, running
 from tests.policy.world import Behaviour, World

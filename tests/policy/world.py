@@ -14,11 +14,12 @@ from typing import assert_never
 
 import msgspec
 
-from serve_lite.controller.goals import accept_fallback, configured_events, mark_proven
+from serve_lite.controller.goals import accept_fallback, mark_proven
 from serve_lite.policy import actions as act
 from serve_lite.policy.claims import with_claims
+from serve_lite.policy.meaning import configured_events
 from serve_lite.policy.reconcile import reconcile
-from serve_lite.policy.update import status_move
+from serve_lite.policy.standby import following
 from serve_lite.schema import ReplicaState
 from serve_lite.state import events as ev
 from serve_lite.state.goal import AppGoal, AppSubmission, DeploymentGoal, Goal
@@ -80,8 +81,9 @@ class World:
         names = {d.id for d in deployments}
         retired = tuple(d for d in (*(old.retired if old else ()), *had.values()) if d.id not in names)
         revision = self.goal.revision + 1
+        before = self.goal
         app = application(
-            *deployments,
+            *(following(had.get(d.id), d) for d in deployments),
             retired=retired,
             revision=revision,
             submission=AppSubmission(name="shop", rollback_on_failure=rollback_on_failure),
@@ -89,17 +91,7 @@ class World:
         )
         self.goal = with_claims(self.goal, msgspec.structs.replace(goal_of(app), revision=revision))
         self.revisions[revision] = self.goal.apps["shop"]
-        self.fold(
-            ev.DeploymentConfigured(
-                deployment=d.id,
-                version=d.version,
-                settings=d.settings,
-                min_ready_s=d.config.min_ready_s,
-                move=status_move(had.get(d.id), d),
-                at=self.now,
-            )
-            for d in deployments
-        )
+        self.fold(configured_events(before, self.goal, self.observed, self.now))
         self.look()
 
     def delete(self) -> None:
@@ -203,7 +195,7 @@ class World:
                     )
                 ]
             case act.ReconfigureReplica():
-                return [self.reconfigure(self.observed.replicas[action.replica])]
+                return [self.reconfigure(self.observed.replicas[action.replica], action.is_standby)]
             case act.PlaceReplica():
                 return [
                     ev.ReplicaPlaced(
@@ -218,7 +210,10 @@ class World:
                 self.goal = Goal()
                 return []
             case act.MarkProven():
-                self.goal = mark_proven(self.goal, action.app, action.revision)
+                self.goal = mark_proven(
+                    self.goal, action.app, action.revision, action.deployments, is_whole=action.is_whole
+                )
+                self.revisions[action.revision] = self.goal.apps[action.app]
                 return []
             case act.RollBack():
                 return self.roll_back(action)
@@ -239,7 +234,7 @@ class World:
 
     def start(self, action: act.StartReplica) -> ev.Event:
         self.starts += 1
-        goal = self.wanted(action.deployment)
+        goal = self.wanted(action.deployment, action.is_standby)
         name = f"{goal.id.app_name}#{goal.id.name}#{next(self._numbers):08}"
         planned = ev.ReplicaPlanned(
             replica=name,
@@ -272,8 +267,8 @@ class World:
         self.forget(name)
         return ev.ReplicaExited(replica=name, at=self.now, detail=detail)
 
-    def reconfigure(self, view: ReplicaView) -> ev.Event:
-        settings = self.wanted(view.deployment).settings
+    def reconfigure(self, view: ReplicaView, is_standby: bool) -> ev.Event:
+        settings = self.wanted(view.deployment, is_standby).settings
 
         def answer() -> ev.Event:
             if self.behaviours.get(settings, Behaviour()).starts:
@@ -298,8 +293,13 @@ class World:
     def behaviour(self, view: ReplicaView) -> Behaviour:
         return self.behaviours.get(view.version, Behaviour())
 
-    def wanted(self, deployment: DeploymentId) -> DeploymentGoal:
-        return next(d for d in self.goal.apps["shop"].deployments if d.id == deployment)
+    def wanted(self, deployment: DeploymentId, is_standby: bool = False) -> DeploymentGoal:
+        app = self.goal.apps["shop"]
+        goal = next(d for d in (*app.deployments, *app.retired) if d.id == deployment)
+        if not is_standby:
+            return goal
+        assert goal.before is not None
+        return goal.before
 
     def running(self, version: str | None = None) -> list[ReplicaView]:
         return [

@@ -319,7 +319,7 @@ async def test_a_crash_loop_costs_under_one_percent_of_a_processor(shop: Shop) -
 
         STARTS = pathlib.Path(__file__).parent / "starts"
 
-        @serve.deployment
+        @serve.deployment(num_replicas=2)
         class Looping:
             def __init__(self):
                 with open(STARTS, "a") as file:
@@ -332,7 +332,7 @@ async def test_a_crash_loop_costs_under_one_percent_of_a_processor(shop: Shop) -
     starts = shop.folder / "starts"
     await shop.daemon.deploy("looping:app", folder=shop.folder)
     # It has served once, so it is tried for ever; by then the waits are several seconds long.
-    await until(lambda: len(starts.read_text().splitlines()) >= 5, "it has crashed four times")
+    await until(lambda: len(starts.read_text().splitlines()) >= 10, "each has crashed four times")
     processes = [
         psutil.Process(shop.daemon.keeper_pid),
         *shop.daemon.processes("daemon"),
@@ -340,7 +340,7 @@ async def test_a_crash_loop_costs_under_one_percent_of_a_processor(shop: Shop) -
     ]
     assert len(processes) >= 3
     before, begun_at = processor_s(processes), time.monotonic()
-    await until(lambda: len(starts.read_text().splitlines()) >= 6, "it was started again")
+    await until(lambda: len(starts.read_text().splitlines()) >= 12, "it was started again")
     await anyio.sleep(max(0.0, 10.0 - (time.monotonic() - begun_at)))
     window_s = time.monotonic() - begun_at
     used_s = processor_s(processes) - before
