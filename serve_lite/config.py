@@ -333,6 +333,9 @@ class gRPCOptions(Checked, kw_only=True):  # noqa: N801  (Ray Serve's name)
     grpc_servicer_functions: list[str] = []  #: import paths of generated `add_XServicer_to_server` functions
     request_timeout_s: float | None = None
     enable_reflection: bool = True
+    max_receive_message_bytes: int = 2**31 - 1  #: of a client; a larger message ends its request
+    max_send_message_bytes: int = 2**31 - 1  #: of an application; a larger message ends its answer
+    max_connections: int | None = None  #: more are turned away; None: what open descriptors allow
 
     _thing: ClassVar[str] = "gRPC options"
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -340,6 +343,9 @@ class gRPCOptions(Checked, kw_only=True):  # noqa: N801  (Ray Serve's name)
         "grpc_servicer_functions": checks.list_of(checks.import_path),
         "request_timeout_s": checks.real(above=0, none=True),
         "enable_reflection": checks.flag,
+        "max_receive_message_bytes": checks.integer(at_least=0, at_most=2**31 - 1),
+        "max_send_message_bytes": checks.integer(at_least=0, at_most=2**31 - 1),
+        "max_connections": checks.integer(at_least=1, none=True),
     }
 
     @property

@@ -88,6 +88,7 @@ class Spawner:
         self._serial = 0
         self._asked: dict[int, _Asked] = {}  #: of the template and not answered, by serial
         self._children: dict[int, Child] = {}  #: alive, by pid
+        self.num_ended = 0  #: children that have ended
         self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Spawner:
@@ -416,6 +417,7 @@ class Spawner:
         return template
 
     def _on_child_exit(self, child: Child) -> None:
+        self.num_ended += 1
         self._children.pop(child.pid, None)
         if child.files.socket_path:
             _remove_sockets(child.files.socket_path)

@@ -45,9 +45,11 @@ from serve_lite.daemon.home import Paths
 from serve_lite.daemon.keeper import EXIT_HOPELESS, UPGRADE_LOG
 from serve_lite.daemon.keeper_link import KeeperLink
 from serve_lite.daemon.log_files import bound, prune, reopen, writes_into
+from serve_lite.daemon.memory import give_memory_back
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.daemon.plane import ControlPlane, open_plane
 from serve_lite.daemon.proxy_asks import ProxyAsks, proxy_status
+from serve_lite.daemon.token import Tokens
 from serve_lite.exceptions import InstanceError, InvalidConfigError
 from serve_lite.instruments import Family
 from serve_lite.outputs import drop_what_has_no_room
@@ -75,7 +77,7 @@ logger = logging.getLogger("serve_lite.daemon")
 #: How long requests may finish before their replicas are told to stop, which they do gracefully anyway.
 _DRAIN_FIRST_S = 1.0
 
-_LOOK_AT_LOGS_S = 15.0
+_LOOK_EVERY_S = 15.0  #: at logs and memory
 
 
 def run(
@@ -195,7 +197,7 @@ class Daemon:
                 self._plane, self._epoch = plane, plane.controller.epoch
                 if not self.is_ready:
                     await self._open_doors(group, routers, publisher, plane.importer)
-                    group.start_soon(self._keep_logs_small)
+                    group.start_soon(self._keep_small)
                     group.start_soon(self._parts.watch_keys)
                 else:
                     routers.ask_anew()
@@ -327,7 +329,8 @@ class Daemon:
         plane.controller.desk.ask_proxies = self._ask_proxies
         if self._options.proxy_location != "Disabled" and "http" in self._sockets:
             plane.controller.desk.proxies = self._proxies
-        await plane.open_to_clients(control, self._sockets, self._options, settings)
+        tokens = Tokens(self._paths)
+        await plane.open_to_clients(control, self._sockets, self._options, settings, tokens)
 
     def _proxies(self) -> tuple[ProxyFacts, ...]:
         """Return who answers requests, for status and REST."""
@@ -503,6 +506,9 @@ class Daemon:
             "grpc_servicer_functions": list(options.grpc_servicer_functions),
             "request_timeout_s": options.grpc_request_timeout_s,
             "enable_reflection": options.grpc_enable_reflection,
+            "max_receive_message_bytes": options.grpc_max_receive_message_bytes,
+            "max_send_message_bytes": options.grpc_max_send_message_bytes,
+            "max_connections": options.grpc_max_connections,
         }
 
     def _http_options(self) -> dict[str, Any]:
@@ -557,10 +563,14 @@ class Daemon:
         except OSError as error:
             logger.warning("systemd could not be told that the instance is up: %s", error)
 
-    async def _keep_logs_small(self) -> None:
-        """Bound our log, and the number of logs of replicas that are gone, until cancelled."""
+    async def _keep_small(self) -> None:
+        """Bound our log, the number of logs of replicas that are gone, and our memory, until cancelled."""
+        ended = 0
         while True:
             if self._plane is not None:
+                if self._plane.spawner.num_ended != ended:
+                    ended = self._plane.spawner.num_ended
+                    give_memory_back()
                 try:
                     if self._writes_log:
                         bound(self._log)
@@ -568,7 +578,7 @@ class Daemon:
                     await asyncio.to_thread(prune, self._paths.logs, alive)
                 except OSError as error:  # a full disk, or a folder that is gone: nothing else needs it
                     logger.warning("the logs could not be bounded: %s", error)
-            await anyio.sleep(_LOOK_AT_LOGS_S)
+            await anyio.sleep(_LOOK_EVERY_S)
 
     async def _watch_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

@@ -15,12 +15,13 @@ import anyio
 import anyio.abc
 import msgspec
 
+from serve_lite.controller.machine import usable_memory_bytes
 from serve_lite.daemon.door_parts import DoorParts
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.options import ProxyOptions
-from serve_lite.proxy.server import HttpServer, serve_http
+from serve_lite.proxy.server import HttpServer, affordable_connections, serve_http
 from serve_lite.routing.router import Routers
 from serve_lite.wire.messages import RouteTarget
 from serve_lite.wire.spawning import GrpcServices
@@ -74,6 +75,10 @@ class Doors:
         if "grpc" in sockets:
             # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
             await self._open_grpc(group, sockets["grpc"], options, routers, routes, await read_services())
+        # After the doors have heard of the routes, which are all that they need routers for.
+        routes.watch_routes(
+            lambda targets: routers.keep_only({(target.app, target.deployment) for target in targets})
+        )
 
     async def drain(self) -> None:
         """Accept nothing more, and return when every request is answered."""
@@ -121,14 +126,18 @@ class Doors:
             grpc.GrpcOptions(
                 request_timeout_s=options.grpc_request_timeout_s,
                 enable_reflection=options.grpc_enable_reflection,
+                max_receive_message_bytes=options.grpc_max_receive_message_bytes,
+                max_send_message_bytes=options.grpc_max_send_message_bytes,
+                max_held_bytes=int((usable_memory_bytes() or 0) // 4) or 2**30,
+                max_connections=options.grpc_max_connections or affordable_connections(),
                 backlog=options.backlog,
                 ssl_certfile=options.ssl_certfile,
                 ssl_keyfile=options.ssl_keyfile,
                 ssl_keyfile_password=options.ssl_keyfile_password,
                 ssl_ca_certs=options.ssl_ca_certs,
             ),
-            self._parts.keeper,
-            self._parts.log,
+            keeper=self._parts.keeper,
+            log=self._parts.log,
         )
         self._parts.accounts["grpc"] = door.accounts
         routes.watch_routes(door.set_routes)

@@ -26,9 +26,10 @@ import sys
 import time
 
 from serve_lite.daemon.handover import MEMORY_FORM, DaemonProcess, Handover
-from serve_lite.daemon.home import Paths, paths, take_secrets
+from serve_lite.daemon.home import TOKEN_VARIABLE, Paths, paths, take_secrets
 from serve_lite.daemon.log_files import reopen, writes_into
 from serve_lite.daemon.proxy_keeping import ProxyProcesses
+from serve_lite.daemon.token import prepare_token
 from serve_lite.processes import (
     become_subreaper,
     children_of,
@@ -434,6 +435,7 @@ def main() -> int:
     """
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     handshake_fd = int(arguments.get("--handshake-fd", "-1"))
+    token = os.environ.pop(TOKEN_VARIABLE, "")  # not for the daemon, nor for user code
     options = _options()
     settings = json.loads(options)
     where = paths(settings["home"])
@@ -446,7 +448,8 @@ def main() -> int:
         where.prepare()
         lock_fd = take_lock(where.lock)
         where.prepare()  # again, because the last instance may have removed its directory in the end
-        sockets = _bind(settings, where)
+        sockets = _bind(settings, where, has_token=bool(token) or os.path.exists(where.token))
+        prepare_token(where, token)
     except Exception as error:
         facts = error.facts if isinstance(error, StartError) else {"ok": False, "error": str(error)}
         _shake_hands(handshake_fd, facts)
@@ -515,24 +518,18 @@ def _already_up(path: str, holder: int) -> StartError:
     )
 
 
-def _bind(settings: dict[str, Any], where: Paths) -> dict[str, socket.socket]:
+def _bind(settings: dict[str, Any], where: Paths, *, has_token: bool) -> dict[str, socket.socket]:
     sockets = {}
     if settings["http_host"] is not None:
         sockets["http"] = _listen(settings["http_host"], settings["http_port"], settings["backlog"])
     if settings["grpc_servicer_functions"]:
         sockets["grpc"] = _listen(settings["grpc_host"], settings["grpc_port"], settings["backlog"])
-    sockets["admin"] = admin = _listen(settings["admin_host"], settings["admin_port"], 128)
-    if not admin.getsockname()[0].startswith(("127.", "::1")):
-        raise StartError(
-            f"The control plane would listen on {settings['admin_host']!r}, where other machines could reach it and "
-            "start any code. Listen on 127.0.0.1.",
-            kind="bind",
-        )
+    sockets["admin"] = _listen(settings["admin_host"], settings["admin_port"], 128, may_be_exposed=has_token)
     sockets["control"] = _listen_unix(where.control)
     return sockets
 
 
-def _listen(host: str, port: int, backlog: int) -> socket.socket:
+def _listen(host: str, port: int, backlog: int, *, may_be_exposed: bool = True) -> socket.socket:
     sock: socket.socket | None = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -540,6 +537,8 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
             key=lambda entry: entry[0] != socket.AF_INET
         )  # `localhost` may be both: most clients try this first
         family, kind, protocol, _, address = found[0]
+        if not may_be_exposed and address[0] != "::1" and not str(address[0]).startswith("127."):
+            raise _exposed(host)
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
@@ -557,6 +556,15 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
             f"Cannot listen on '{host}:{port}': {why}. Choose another address.", kind="bind"
         ) from error
     return sock
+
+
+def _exposed(host: str) -> StartError:
+    return StartError(
+        f"The control plane would listen on {host!r}, where other machines can reach it and start any code, and the "
+        f"instance has no token yet. Make one with `serve token rotate`, or set {TOKEN_VARIABLE}, or listen on "
+        "127.0.0.1.",
+        kind="bind",
+    )
 
 
 def _listen_unix(path: str) -> socket.socket:

@@ -43,6 +43,9 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     grpc_sys_path: tuple[str, ...] = ()  #: where they are looked for first
     grpc_request_timeout_s: float | None = None  #: None: no limit but the clients' own
     grpc_enable_reflection: bool = True
+    grpc_max_receive_message_bytes: int = 2**31 - 1
+    grpc_max_send_message_bytes: int = 2**31 - 1
+    grpc_max_connections: int | None = None  #: None: what open descriptors allow
     request_timeout_s: float | None = None  #: None: no limit
     keep_alive_timeout_s: float = 90.0
     root_path: str = ""

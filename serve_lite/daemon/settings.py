@@ -184,6 +184,18 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _grpc("request_timeout_s", "seconds for a gRPC call; `null`: the client's own deadline only"),
     _grpc("enable_reflection", "gRPC reflection", flag="--grpc-enable-reflection"),
+    _grpc(
+        "max_receive_message_bytes", "of one message of a client; a larger one is RESOURCE_EXHAUSTED",
+        foreign=(("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str),),
+    ),
+    _grpc(
+        "max_send_message_bytes", "of one message of an application; a larger one is RESOURCE_EXHAUSTED",
+        foreign=(("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str),),
+    ),
+    _grpc(
+        "max_connections",
+        "connections of gRPC at once, more are turned away; `null`: nine tenths of the open files allowed",
+    ),
     Option("admin_host", "admin_host", checks.text(empty=False), "address of the REST API; loopback only"),
     Option(
         "admin_port", "admin_port", checks.integer(at_least=0, at_most=65535),
@@ -241,6 +253,7 @@ WHOLE = frozenset(
         "http_options.port", "grpc_options.port", "admin_port", "proxy_processes", "backlog",
         "http_options.max_connections",
         "http_options.max_headers", "http_options.max_header_bytes", "http_options.max_body_bytes", "num_gpus",
+        "grpc_options.max_receive_message_bytes", "grpc_options.max_send_message_bytes", "grpc_options.max_connections",
     }
 )  # fmt: skip
 FLAGS = frozenset(

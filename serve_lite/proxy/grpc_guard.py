@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from serve_lite.proxy.grpc_exchange import GrpcExchange
+from serve_lite.proxy.grpc_exchange import GrpcExchange, Peer
 from serve_lite.proxy.guard import API_KEY, AUTHORIZATION, KEY_NAME, Guard, Refusal, take_shown
 from serve_lite.wire import grpc_status as status
-from serve_lite.wire.messages import GrpcStatus
+from serve_lite.wire.messages import GrpcStatus, Headers
 
 _CODES: Final = {401: status.UNAUTHENTICATED, 403: status.PERMISSION_DENIED, 429: status.RESOURCE_EXHAUSTED}
 _NO_KEY: Final = (
     "This application needs an API key, in the metadata 'authorization' (Bearer KEY) or 'x-api-key'."
 )
-_LOOKED_AT: Final = {name.decode() for name in (API_KEY, AUTHORIZATION, KEY_NAME)}
+_LOOKED_AT: Final = frozenset((API_KEY, AUTHORIZATION, KEY_NAME))
 
 
 def refuse_grpc(guard: Guard | None, exchange: GrpcExchange) -> GrpcStatus | None:
@@ -31,20 +31,23 @@ def refuse_grpc(guard: Guard | None, exchange: GrpcExchange) -> GrpcStatus | Non
     return GrpcStatus(_CODES[refusal.status], text, trailing=trailing)
 
 
+def client_host(peer: Peer) -> str:
+    """Return the address of a client; "" if it has none."""
+    return peer.address.partition(":")[2].rpartition(":")[0].strip("[]")
+
+
 def _ask(guard: Guard, exchange: GrpcExchange) -> Refusal | None:
-    client = exchange.client_host()
+    head, client = exchange.head, client_host(exchange.peer)
     if not guard.needs_key:
         return guard.spend(None, client)
-    seen = [
-        (name.encode("latin-1"), value.encode("latin-1"))
-        for name, value in exchange.headers
-        if name.replace("_", "-") in _LOOKED_AT
-    ]
-    shown, kept = take_shown(seen)
-    known = guard.identify(shown, exchange.path.encode("latin-1"))
+    others: Headers = []
+    looked_at: Headers = []
+    for field in head.fields:
+        (looked_at if field[0].replace(b"_", b"-") in _LOOKED_AT else others).append(field)
+    shown, kept = take_shown(looked_at)
+    known = guard.identify(shown, head.path.encode("latin-1"))
     if isinstance(known, Refusal):
         return known
-    kept.append((KEY_NAME, known.key.name.encode("ascii")))
-    others = [(name, value) for name, value in exchange.headers if name.replace("_", "-") not in _LOOKED_AT]
-    exchange.headers[:] = others + [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]
+    # A new one: requests that are alike share theirs.
+    exchange.head = head.with_fields([*others, *kept, (KEY_NAME, known.key.name.encode("ascii"))])
     return guard.spend(known, client)

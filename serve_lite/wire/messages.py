@@ -115,7 +115,9 @@ class WsMessage(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 class GrpcHead(msgspec.Struct, array_like=True, omit_defaults=True):
-    """Envelope of a gRPC request. Messages travel as the client sent them, uncompressed."""
+    """Envelope of a gRPC request. Messages travel as the client sent them; one whose envelope is not empty, or that
+    comes with `is_compressed`, is compressed with `encoding`.
+    """
 
     method: str  #: full name, "/package.Service/Method"
     servicer: str  #: import path of what knows the messages of this method
@@ -129,6 +131,11 @@ class GrpcHead(msgspec.Struct, array_like=True, omit_defaults=True):
     traceparent: str = ""
     peer: str = ""
     metadata: Metadata = []
+    encoding: str = ""  #: as the client named it
+    is_compressed: bool = False
+    readable: list[str] = []  #: encodings that the client can read
+    max_message_bytes: int = 2**31 - 1  #: of the client's messages, decompressed
+    certificate: dict[str, list[str]] = {}  #: names in the one that the client has shown: see `auth_context`
 
 
 class GrpcStatus(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -137,9 +144,10 @@ class GrpcStatus(msgspec.Struct, array_like=True, omit_defaults=True):
     code: int = 0
     details: str = ""
     trailing: Metadata = []  #: without the request id
-    compression: int = (
-        0  #: of the answer's one message: 0 none, 1 deflate, 2 gzip; an item's envelope is this byte
-    )
+    #: what the answer's one message is compressed with: 0 nothing, 1 deflate, 2 gzip. For a message of a stream, this
+    #: is the first byte of its envelope; behind it the first message has `initial`, if there is any, as msgpack.
+    compression: int = 0
+    initial: Metadata = []  #: metadata to be sent before anything else
 
 
 class ErrorHead(msgspec.Struct, array_like=True, omit_defaults=True):

@@ -93,6 +93,9 @@ GRPC: dict[str, list[tuple[Any, Any]]] = {
     "grpc_servicer_functions": [([], SAME), (["my_pb2_grpc:add_X", "my_pb2_grpc.add_Y"], SAME)],
     "request_timeout_s": [(None, None), (30, 30.0)],
     "enable_reflection": [(False, False)],
+    "max_receive_message_bytes": [(2**31 - 1, SAME), (0, SAME)],
+    "max_send_message_bytes": [(2**31 - 1, SAME), (0, SAME)],
+    "max_connections": [(None, None), (1, SAME)],
 }
 
 LOGGING: dict[str, list[tuple[Any, Any]]] = {

@@ -54,6 +54,9 @@ TWO: dict[str, tuple[Any, Any]] = {
     "grpc_options.grpc_servicer_functions": (["a:add", "b:add"], ["c:add"]),
     "grpc_options.request_timeout_s": (1.0, 2.0),
     "grpc_options.enable_reflection": (False, True),
+    "grpc_options.max_receive_message_bytes": (1000, 0),
+    "grpc_options.max_send_message_bytes": (1000, 0),
+    "grpc_options.max_connections": (10, 20),
     "admin_host": ("127.0.0.2", "::1"),
     "admin_port": (52366, 0),
     "orphan_grace_s": (1.0, 0.0),
@@ -236,6 +239,7 @@ FOREIGN = {
     "RAY_SERVE_LOG_ENCODING": ("logging_config.encoding", "JSON", "JSON"),
     "RAY_SERVE_ENABLE_JSON_LOGGING": ("logging_config.encoding", "1", "JSON"),
     "SERVE_DEBUG_LOG": ("log_level", "1", "DEBUG"),
+    "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": ("grpc_options.max_receive_message_bytes", "5000", 5000),
 }
 
 
@@ -283,6 +287,9 @@ WRONG = {
     "http_options.forwarded_allow_ips": ("10.0.0.0/33", "a network"),
     "http_options.require_api_key": ("perhaps", "true or false"),
     "grpc_options.enable_reflection": ("perhaps", "true or false"),
+    "grpc_options.max_receive_message_bytes": ("2147483648", "at most 2147483647"),
+    "grpc_options.max_send_message_bytes": ("-1", "at least 0"),
+    "grpc_options.max_connections": ("0", "at least 1"),
     "admin_host": (None, ""),
     "orphan_grace_s": ("-1", "at least 0"),
     "backlog": ("0", "at least 1"),
