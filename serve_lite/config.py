@@ -282,6 +282,7 @@ class HTTPOptions(Checked, kw_only=True):
     access_log: str | None = (
         None  #: file of the proxy's access log; "stdout": the daemon's output; None: none
     )
+    http3: bool = False  #: HTTP/3 on the same port, by UDP; needs certificates, and aioquic
 
     _thing: ClassVar[str] = "HTTP options"
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -313,6 +314,7 @@ class HTTPOptions(Checked, kw_only=True):
         "require_api_key": checks.flag,
         "api_keys_file": checks.text(none=True, empty=False),
         "access_log": checks.text(none=True, empty=False),
+        "http3": checks.flag,
     }
 
     def _check_whole(self) -> None:

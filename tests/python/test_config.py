@@ -71,6 +71,7 @@ DEFAULTS: dict[type[Checked], dict[str, Any]] = {
         "require_api_key": False,
         "api_keys_file": None,
         "access_log": None,
+        "http3": False,
     },
     gRPCOptions: {
         "port": 9000,
