@@ -210,6 +210,16 @@ def flag(value: Any, where: str, lax: bool) -> bool:
     raise wrong(value, where, "true or false", wrong_type=True)
 
 
+@described({"type": ["boolean", "null"]})
+def flag_or_null(value: Any, where: str, lax: bool) -> bool | None:
+    """True or False, or None for what is the rule elsewhere."""
+    if value is None:
+        return None
+    if not isinstance(value, bool):
+        raise wrong(value, where, "true, false or null", wrong_type=True)
+    return value
+
+
 def one_of(members: type[E]) -> Check:
     """A member of an enumeration, or its value as a string."""
     expected = "one of " + ", ".join(repr(m.value) for m in members)

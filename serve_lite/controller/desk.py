@@ -6,10 +6,11 @@ A change is made to the goal here (`goals.py` says how) and carried out by the l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import anyio
 import msgspec
 
 from serve_lite import instruments
@@ -68,6 +69,9 @@ class Desk:
         memory_limits: Callable[[], str] = lambda: "",
     ) -> None:
         self.proxies: Callable[[], tuple[ProxyFacts, ...]] = tuple  #: who answers requests; the daemon's
+        self.ask_proxies: Callable[[], Coroutine[Any, Any, None]] = (
+            _nobody  #: for their numbers; the daemon's
+        )
         self._memory_limits = memory_limits
         self._books, self._store, self._builds, self._environments = books, store, builds, environments
         self._fleet, self._scaler, self._pulse, self._facts = fleet, scaler, pulse, facts
@@ -243,7 +247,9 @@ class Desk:
 
     async def metrics(self) -> list[Family]:
         """Ask all replicas, wait about a second at most, and return what everything of the instance measures."""
-        await self._fleet.ask_metrics()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.ask_proxies)
+            group.start_soon(self._fleet.ask_metrics)
         replicas = tuple(self._books.observed.replicas.values())
         return [
             *lifecycle(self.status(), replicas),
@@ -302,3 +308,7 @@ class Desk:
         )
         exactly = Bounds(target, target)
         return scaled_events(deployment, was, target, exactly, self._books.observed, self._books.clock())
+
+
+async def _nobody() -> None:
+    """There are no proxy processes to ask."""

@@ -168,6 +168,9 @@ def routes(goal: Goal, observed: Observed) -> tuple[RouteTarget, ...]:
                     app=app.name,
                     deployment=ingress.id.name,
                     is_asgi=ingress.spec.is_asgi,
+                    requires_key=app.submission.require_api_key,
+                    rate=app.submission.rate_limit,
+                    client_rate=app.submission.client_rate_limit,
                 )
             )
     return tuple(sorted(targets, key=lambda t: t.prefix))

@@ -16,9 +16,9 @@ import anyio.abc
 import msgspec
 
 from serve_lite.controller.machine import usable_memory_bytes
+from serve_lite.daemon.door_parts import DoorParts
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.exceptions import InvalidConfigError
-from serve_lite.proxy.accounts import Accounts
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.options import ProxyOptions
 from serve_lite.proxy.server import HttpServer, affordable_connections, serve_http
@@ -44,11 +44,11 @@ class Doors:
     Lifetime: `open` starts them in the caller's task group. A graceful end is `drain` or `retire`, then cancel.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parts: DoorParts) -> None:
+        self._parts = parts
         self._http: HttpServer | None = None
         self._http3: http3_server.Http3Server | None = None
         self._grpc: grpc.GrpcDoor | None = None
-        self.accounts: list[Accounts] = []  #: of each door
 
     async def open(
         self,
@@ -68,10 +68,11 @@ class Doors:
             InvalidConfigError: a certificate or a servicer function cannot be used.
         """
         if "http" in sockets:
-            handler = RequestHandler(routers, proxy_options(options))
+            parts = self._parts
+            handler = RequestHandler(routers, proxy_options(options), parts.keeper, parts.log)
+            parts.accounts["http"] = handler.accounts
             routes.watch_routes(handler.set_routes)
             self._http = await group.start(serve_http, sockets["http"], handler)
-            self.accounts.append(handler.accounts)
             if options.http3:
                 await self._open_http3(group, sockets.get("http3"), handler)
         if "grpc" in sockets:
@@ -146,7 +147,7 @@ class Doors:
                 enable_reflection=options.grpc_enable_reflection,
                 max_receive_message_bytes=options.grpc_max_receive_message_bytes,
                 max_send_message_bytes=options.grpc_max_send_message_bytes,
-                max_held_bytes=int((usable_memory_bytes() or 0) // 4) or 2**30,
+                max_held_bytes=int(usable_memory_bytes() or 2**32) // 4,
                 max_connections=options.grpc_max_connections or affordable_connections(),
                 backlog=options.backlog,
                 ssl_certfile=options.ssl_certfile,
@@ -154,11 +155,13 @@ class Doors:
                 ssl_keyfile_password=options.ssl_keyfile_password,
                 ssl_ca_certs=options.ssl_ca_certs,
             ),
+            keeper=self._parts.keeper,
+            log=self._parts.log,
         )
+        self._parts.accounts["grpc"] = door.accounts
         routes.watch_routes(door.set_routes)
         await group.start(grpc.serve_grpc, sock, door)
         self._grpc = door
-        self.accounts.append(door.accounts)
 
 
 def proxy_options(options: InstanceOptions) -> ProxyOptions:

@@ -6,6 +6,7 @@ what a running instance says of them in `effective.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ class Option(msgspec.Struct, frozen=True):
     foreign: tuple[tuple[str, Reader], ...] = ()  #: variables of Ray Serve that are heeded if ours is not set
     is_secret: bool = False
     is_path: bool = False
+    words: tuple[str, ...] = ()  #: of a path, what is none
 
     @property
     def section(self) -> str:
@@ -56,6 +58,12 @@ class Option(msgspec.Struct, frozen=True):
     def id(self) -> str:
         """What the option is called where its origin is noted."""
         return self.name if self.section == LOGGING else self.field
+
+    def placed(self, value: Any, folder: str) -> Any:
+        """Return a checked value; of a path, the absolute one that is meant by somebody in `folder`."""
+        if not self.is_path or not value or value in self.words:
+            return value
+        return os.path.normpath(os.path.join(folder, os.path.expanduser(value)))
 
     @property
     def variable(self) -> str:
@@ -162,6 +170,14 @@ OPTIONS: tuple[Option, ...] = (
         "forwarded_allow_ips",
         "addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; `*`: everybody's",
     ),
+    _http(
+        "require_api_key", "whether applications that do not say need an [API key](keys.md), at HTTP and gRPC"
+    ),
+    _http("api_keys_file", "file of API keys; `null`: `api-keys` in the state directory", is_path=True),
+    _http(
+        "access_log", "file with a line for each request of HTTP and gRPC; `stdout`: the daemon's output; `null`: none",
+        is_path=True, words=("stdout",),
+    ),
     _grpc("port", "port of gRPC; 0: the kernel chooses", flag="--grpc-port"),
     _grpc(
         "grpc_servicer_functions", "import paths of `add_..._to_server` functions; without any there is no gRPC",
@@ -245,7 +261,12 @@ WHOLE = frozenset(
     }
 )  # fmt: skip
 FLAGS = frozenset(
-    {"http_options.http3", "grpc_options.enable_reflection", "logging_config.enable_access_log"}
+    {
+        "grpc_options.enable_reflection",
+        "http_options.http3",
+        "http_options.require_api_key",
+        "logging_config.enable_access_log",
+    }
 )
 
 _LOGGING_DEFAULTS = LoggingConfig()

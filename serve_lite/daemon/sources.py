@@ -119,7 +119,10 @@ def layer_of(section: str, options: Mapping[str, Any], origin: str) -> Layer:
         key: BY_NAME[f"{section}.{key}" if section else key] for key in options if _is_known(section, key)
     }
     return Layer(
-        {option.id: option.check(options[key], option.name, True) for key, option in found.items()},
+        {
+            option.id: option.placed(option.check(options[key], option.name, True), os.getcwd())
+            for key, option in found.items()
+        },
         {option.id: origin.format(option.name) for option in found.values()},
     )
 
@@ -173,8 +176,7 @@ def _checked(option: Option, text: str, variable: str) -> Any:
         value = {"1": True, "0": False}.get(text, text)
     # Whole numbers are spelt with digits only: " 80" and "8e1" are slips.
     lax = option.name not in WHOLE or (text.isascii() and text.isdigit())
-    checked = option.check(value, variable, lax)
-    return os.path.abspath(os.path.expanduser(checked)) if option.is_path and checked else checked
+    return option.placed(option.check(value, variable, lax), os.getcwd())
 
 
 def _is_known(section: str, key: str) -> bool:

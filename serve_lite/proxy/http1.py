@@ -542,7 +542,7 @@ class Http1Connection(asyncio.Protocol):
     def _refuse(self, status: int, text: str, headers: bytes = b"") -> None:
         """Answer what is no proper request, and close."""
         request_id = self._handler.new_request_id()
-        self._handler.count_malformed(status, request_id)
+        self._handler.count_malformed(status, request_id, self.client)
         body = text.encode()
         self.push(
             b"%b%bx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"

@@ -299,7 +299,7 @@ class Http3Connection(QuicConnectionProtocol):
             exchange.streams_body = True
         if refusal is not None:
             exchange.request_id = self._handler.new_request_id()
-            self._handler.count_malformed(refusal[0], exchange.request_id)
+            self._handler.count_malformed(refusal[0], exchange.request_id, exchange.client)
             exchange.respond(refusal[0], TEXT, refusal[1].encode())
             return
         if self._handler.forwarding.trusts(self._client_address[0]):

@@ -158,7 +158,7 @@ class HttpBridge(Bridge):
         if refusal is not None:
             status, text = refusal
             request_id = self.request_id = self._handler.new_request_id()
-            self._handler.count_malformed(status, request_id)
+            self._handler.count_malformed(status, request_id, self.client)
             self.respond(status, TEXT if self._is_http2 else b"connection: close\r\n" + TEXT, text.encode())
             return True
         limit = self._handler.options.max_body_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from serve_lite.proxy.answers import TEXT
 from serve_lite.proxy.exchange import SMALL_BODY_BYTES
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.hypercorn_bridge import Bridge, Receive
@@ -71,12 +72,13 @@ class WebSocketBridge(Bridge):
         self._put({"type": "websocket.close", "code": message.code, "reason": message.reason})
         return self._put(None)
 
-    def refuse(self, status: int, text: str) -> None:
-        """Answer the handshake with an HTTP error."""
+    def refuse(self, status: int, text: str, headers: bytes = TEXT) -> None:
+        """Answer the handshake with an HTTP error; `headers` are lines as of any answer."""
         self._has_closed = True
         body = text.encode()
         length = (b"content-length", b"%d" % len(body))
-        self._put_refusal(status, [(b"content-type", b"text/plain; charset=utf-8"), length])
+        lines = (line.partition(b": ") for line in headers.split(b"\r\n"))
+        self._put_refusal(status, [*((name, value) for name, _, value in lines if name), length])
         self._put_refusal_body(body, more=False)
 
     def _put_refusal(self, status: int, headers: Headers) -> None:

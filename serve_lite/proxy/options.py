@@ -24,7 +24,6 @@ class ProxyOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int | None = None  #: more are answered 503; None: what open descriptors allow
     forwarded_allow_ips: tuple[str, ...] = ()  #: whose `X-Forwarded-...` headers are believed
     backlog: int = 4096  #: connections that wait in the kernel
-    access_log: bool = True
     debug: bool = False  #: put tracebacks of user code into the body of a 500
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None

@@ -274,7 +274,6 @@ async def serve_http(
             await anyio.sleep_forever()
         finally:
             await server.close()
-            handler.accounts.flush()
 
 
 def _import_front() -> partial[hypercorn_front.Front] | type[hypercorn_front.Front]:

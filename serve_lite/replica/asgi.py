@@ -135,6 +135,7 @@ class HttpAnswer:
     ) -> None:
         self.started = False
         self.complete = False
+        self.status = 0  #: once it has started
         self._call = call
         self._before_end = before_end
         self._on_failure = on_failure
@@ -150,7 +151,7 @@ class HttpAnswer:
             if self.started:
                 raise RuntimeError("the application sent http.response.start twice")
             self.started = True
-            status = message["status"]
+            status = self.status = message["status"]
             if status >= 500 and self._on_failure is not None:
                 self._on_failure()
             self._head = HttpResponseHead(status, render_headers(message.get("headers", ())))
@@ -203,6 +204,7 @@ class HttpAnswer:
         """Answer with a body that is known whole: in one frame, or under flow control if it is large."""
         call = self._call
         self.started = True
+        self.status = head.status
         head = _with_length(head, len(body))
         if len(body) <= _ONE_FRAME_BYTES:
             self.complete = True
