@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OLDER := .venvs/older-fastapi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check docs format lint layers types bench bench-setup bench-quick clean
+.PHONY: help demo test soak check docs format lint layers types bench bench-setup bench-quick hot-path clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -51,11 +51,14 @@ types: $(VENV)/.has-dev
 bench-setup: $(VENV)/.has-bench  ## install the servers we compare with, each into .venvs/
 	$(BIN)/python -m benchmarks setup
 
-bench: $(VENV)/.has-bench  ## the full comparison; writes benchmarks/results/latest.md
-	$(BIN)/python -m benchmarks run
+bench: $(VENV)/.has-bench  ## all that is installed, side by side; writes benchmarks/results/latest.md (BENCH="--rounds 5")
+	$(BIN)/python -m benchmarks run $(BENCH)
 
-bench-quick: $(VENV)/.has-bench  ## the same in short rounds, to see that it works
-	$(BIN)/python -m benchmarks run --quick
+bench-quick: $(VENV)/.has-bench  ## serve-lite beside bare servers, in minutes
+	$(BIN)/python -m benchmarks run --quick --contenders serve-lite,limits $(BENCH)
+
+hot-path: $(VENV)/.has-test  ## count the calls of a request anew, after a change that is meant to alter them
+	UPDATE_HOT_PATH=1 $(BIN)/python -m pytest -q tests/benchmarks/test_hot_path.py
 
 clean:  ## remove environments, caches and build products
 	rm -rf .venv .venvs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import load
 from benchmarks.contenders.base import program_version
+from benchmarks.loads import http
 
 
 def describe() -> dict[str, str]:
     """Return the machine, its system and the load generator, as words for the report."""
-    generator = load.generator()
+    generator = http.generator()
     if generator == "wrk":
         generator = f"wrk {program_version('wrk', '-v')}, 1 thread"
     return {

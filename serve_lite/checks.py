@@ -375,11 +375,11 @@ def _range(
 ) -> str:
     parts = []
     if at_least is not None:
-        parts.append(f"at least {at_least:g}")
+        parts.append(f"at least {at_least:.15g}")
     if above is not None:
-        parts.append(f"larger than {above:g}")
+        parts.append(f"larger than {above:.15g}")
     if at_most is not None:
-        parts.append(f"at most {at_most:g}")
+        parts.append(f"at most {at_most:.15g}")
     return kind + (", " + " and ".join(parts) if parts else "") + (" or null" if none else "")
 
 

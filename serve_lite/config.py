@@ -323,6 +323,9 @@ class gRPCOptions(Checked, kw_only=True):  # noqa: N801  (Ray Serve's name)
     grpc_servicer_functions: list[str] = []  #: import paths of generated `add_XServicer_to_server` functions
     request_timeout_s: float | None = None
     enable_reflection: bool = True
+    max_receive_message_bytes: int = 2**31 - 1  #: of a client; a larger message ends its request
+    max_send_message_bytes: int = 2**31 - 1  #: of an application; a larger message ends its answer
+    max_connections: int | None = None  #: more are turned away; None: what open descriptors allow
 
     _thing: ClassVar[str] = "gRPC options"
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -330,6 +333,9 @@ class gRPCOptions(Checked, kw_only=True):  # noqa: N801  (Ray Serve's name)
         "grpc_servicer_functions": checks.list_of(checks.import_path),
         "request_timeout_s": checks.real(above=0, none=True),
         "enable_reflection": checks.flag,
+        "max_receive_message_bytes": checks.integer(at_least=0, at_most=2**31 - 1),
+        "max_send_message_bytes": checks.integer(at_least=0, at_most=2**31 - 1),
+        "max_connections": checks.integer(at_least=1, none=True),
     }
 
     @property
@@ -815,6 +821,8 @@ class DeploymentConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     max_replica_age_s: float | None = None  #: a replica that is older is replaced; None: never for that
     max_replica_requests: int | None = None  #: the same for one that has answered as many
     max_replica_memory_bytes: int | None = None  #: the same for one that occupies more
+    #: "own": each replica is bound to as many CPUs of its own as `num_cpus` says; numbers: to these
+    cpu_affinity: str | list[int] | None = None
     logging_config: dict[str, Any] | None = None
     request_router_config: dict[str, Any] | None = None
     accepted: dict[str, Any] = {}  #: options that Ray knows and one machine does not need, as given

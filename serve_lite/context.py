@@ -220,6 +220,11 @@ class ReplicaContext:
         """The GPUs of this replica, as in CUDA_VISIBLE_DEVICES; one with a share of a GPU has one."""
         return self._allotment.gpu_ids
 
+    @property
+    def cpu_ids(self) -> tuple[int, ...]:
+        """The CPUs that this replica is bound to by `cpu_affinity`; () if to none."""
+        return self._allotment.cpu_ids
+
 
 _of_process: ReplicaContext | None = None
 #: of a replica that shares its process with others, in local testing mode

@@ -254,6 +254,7 @@ class Deployment(Generic[T_co]):
         max_replica_age_s: float | None | Default = DEFAULT,
         max_replica_requests: int | None | Default = DEFAULT,
         max_replica_memory_bytes: int | None | Default = DEFAULT,
+        cpu_affinity: str | list[int] | None | Default = DEFAULT,
         min_ready_s: float | Default = DEFAULT,
     ) -> Self:
         """Return a new deployment with the given options changed; this one stays as it is.
@@ -283,6 +284,7 @@ class Deployment(Generic[T_co]):
             checks.warn_deprecated("init_args and init_kwargs are deprecated: give the arguments to bind().")
         try:
             options = canonical(given) if given else {}
+            config = apply_overrides(self._config, self._configured, options)
             if version is not DEFAULT:
                 checks.text(none=True)(version, "version", True)
             if init_args is not None:
@@ -292,7 +294,6 @@ class Deployment(Generic[T_co]):
         except InvalidConfigError as error:
             raise type(error)(f"Deployment {checked_name!r}: {error}") from error
         _warn_of_2_7(given, version)
-        config = apply_overrides(self._config, self._configured, options)
         if options.keys() & _SCALING_OPTIONS and (advice := scaling_advice(config)):
             checks.warn(f"Deployment {checked_name!r}: {advice}", UserWarning)
         args = init_args if _init_args is None else _init_args
@@ -445,6 +446,7 @@ if TYPE_CHECKING:
         max_replica_age_s: float | None | Default
         max_replica_requests: int | None | Default
         max_replica_memory_bytes: int | None | Default
+        cpu_affinity: str | list[int] | None | Default
         min_ready_s: float | Default
 
 else:
@@ -508,6 +510,7 @@ def deployment(
     max_replica_age_s: float | None | Default = DEFAULT,
     max_replica_requests: int | None | Default = DEFAULT,
     max_replica_memory_bytes: int | None | Default = DEFAULT,
+    cpu_affinity: str | list[int] | None | Default = DEFAULT,
     min_ready_s: float | Default = DEFAULT,
 ) -> Any:
     """Make a class or function a `Deployment`; as `@deployment` or `@deployment(option=...)`.
@@ -534,6 +537,7 @@ def deployment(
         outlier_ejection: when a replica that keeps failing calls is sent nothing for a while; None: never.
         max_replica_age_s, max_replica_requests, max_replica_memory_bytes: a replica that is older, has answered as
             many requests or occupies more is replaced, the new one before the old one; never unless given.
+        cpu_affinity: "own" binds each replica to CPUs of its own, as many as its `num_cpus`; a list of CPUs, to these.
         max_concurrent_queries, is_driver_deployment, route_prefix, init_args, init_kwargs, version:
             options of Ray Serve 2.7; accepted with a DeprecationWarning.
 

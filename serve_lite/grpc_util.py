@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from serve_lite.wire import grpc_status
@@ -12,6 +13,15 @@ __all__ = ["RayServegRPCContext", "gRPCInputStream"]
 
 _NAME = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[ -~]*")
+_DETAILS = "grpc-status-details-bin"  #: where `google.rpc.Status` travels
+_OF_HTTP = frozenset(
+    (
+        "connection", "content-length", "content-type", "keep-alive", "proxy-connection", "te", "transfer-encoding",
+        "upgrade",
+    )
+)  # fmt: skip
+
+_IDENTITY_KEYS = ("x509_subject_alternative_name", "x509_common_name")  #: as grpcio prefers them
 
 #: name and value; bytes where the name ends with "-bin"
 MetadataPair = tuple[str, str | bytes]
@@ -33,6 +43,8 @@ class RayServegRPCContext:
         peer: str = "",
         multiplexed_model_id: str = "",
         traceparent: str = "",
+        readable_encodings: Iterable[str] = (),
+        certificate: Mapping[str, Iterable[str]] = MappingProxyType({}),
     ) -> None:
         self._invocation_metadata = list(invocation_metadata)
         self._request_id = request_id
@@ -44,6 +56,10 @@ class RayServegRPCContext:
         self._details: str | None = None
         self._trailing: list[MetadataPair] = []
         self._compression: Any = None
+        self._readable = frozenset(readable_encodings)
+        self._encoding: int | None = None  #: that the answer's messages may have; decided with the first one
+        self._initial: list[MetadataPair] = []
+        self._identities = {key: [name.encode() for name in names] for key, names in certificate.items()}
 
     # --- the request ---
 
@@ -75,17 +91,21 @@ class RayServegRPCContext:
         """Return where the client is, for example `ipv4:127.0.0.1:50000`."""
         return self._peer
 
-    def auth_context(self) -> dict[str, Any]:
-        """Return nothing: connections are not authenticated."""
-        return {}
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """Return the names in the certificate that the client has shown, as grpcio has them; empty without one.
+
+        Keys: `transport_security_type`, `x509_common_name`, `x509_subject_alternative_name`.
+        """
+        return {key: list(names) for key, names in self._identities.items()}
 
     def peer_identities(self) -> list[bytes] | None:
-        """Return None: connections are not authenticated."""
-        return None
+        """Return who the client is by its certificate, None without one."""
+        key = self.peer_identity_key()
+        return None if key is None else list(self._identities[key])
 
     def peer_identity_key(self) -> str | None:
-        """Return None: connections are not authenticated."""
-        return None
+        """Return the key in `auth_context` of `peer_identities`, None without a certificate."""
+        return next((key for key in _IDENTITY_KEYS if key in self._identities), None)
 
     # --- the answer ---
 
@@ -124,6 +144,14 @@ class RayServegRPCContext:
         """
         pairs = [_checked(pair) for pair in trailing_metadata]
         self._trailing = [pair for pair in pairs if pair[0] != "request_id"]
+
+    def set_initial_metadata(self, initial_metadata: Iterable[MetadataPair]) -> None:
+        """Set what is sent before the first message, or before the status if there is none. Ray Serve cannot do this.
+
+        Raises:
+            ValueError: a name or value cannot be sent.
+        """
+        self._initial = [_checked(pair) for pair in initial_metadata]
 
     def set_compression(self, compression: Any) -> None:
         """Have messages compressed from now on: a `grpc.Compression`. A client that cannot read it gets plain ones.
@@ -181,14 +209,33 @@ def code_of(context: RayServegRPCContext) -> int | None:
     return None if context._code is None else _number_of(context._code)
 
 
-def compression_of(context: RayServegRPCContext) -> int:
-    """Return the number of the compression that was set, 0 if none was."""
-    return 0 if context._compression is None else int(context._compression)
+def encoding_for(context: RayServegRPCContext) -> int:
+    """Return the number of the compression for the next message, 0 for none.
+
+    An answer has one encoding, which its header names: what was set for the first message, if the client can read it.
+    Later messages have that or none.
+    """
+    wanted = 0 if context._compression is None else int(context._compression)
+    if context._encoding is None:
+        context._encoding = wanted if grpc_status.ENCODINGS[wanted] in context._readable else 0
+    return wanted if wanted == context._encoding else 0
 
 
 def trailing_of(context: RayServegRPCContext) -> list[tuple[str, bytes]]:
-    """Return the metadata that was set, as it travels."""
-    return [(name, v if isinstance(v, bytes) else v.encode("ascii")) for name, v in context._trailing]
+    """Return the metadata for after the answer, as it travels."""
+    return _as_bytes(context._trailing) if context._trailing else []
+
+
+def initial_of(context: RayServegRPCContext) -> list[tuple[str, bytes]]:
+    """Return the metadata for before the answer, as it travels: only the first time, for it is sent once."""
+    if not context._initial:
+        return []
+    initial, context._initial = context._initial, []
+    return _as_bytes(initial)
+
+
+def _as_bytes(pairs: list[MetadataPair]) -> list[tuple[str, bytes]]:
+    return [(name, v if isinstance(v, bytes) else v.encode("ascii")) for name, v in pairs]
 
 
 def number_of(code: Any) -> int | None:
@@ -212,9 +259,11 @@ def _checked(pair: Any) -> MetadataPair:
         name, value = pair
     except (TypeError, ValueError):
         raise ValueError(f"Metadata is a list of pairs of name and value, and {pair!r} is none.") from None
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("grpc-"):
+    is_name = isinstance(name, str) and _NAME.fullmatch(name) is not None and name not in _OF_HTTP
+    if not is_name or (name.startswith("grpc-") and name != _DETAILS):
         raise ValueError(
-            f"{name!r} is no name of metadata: lower-case letters, digits, '_', '-' and '.', and no 'grpc-' in front."
+            f"{name!r} is no name of metadata: lower-case letters, digits, '_', '-' and '.', no 'grpc-' in front, and "
+            "no header of HTTP's own."
         )
     if name.endswith("-bin"):
         if not isinstance(value, bytes):

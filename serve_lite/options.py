@@ -9,6 +9,7 @@ one as REST does, `config_to_document` as a config file has it.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -115,6 +116,9 @@ def _num_gpus(value: Any, where: str, lax: bool) -> float | None:
     return number
 
 
+#: `cpu_affinity` that binds each replica to CPUs that no other one has.
+OWN_CPUS = "own"
+
 #: Resources that have options of their own.
 _OWN_OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory", "object_store_memory": "memory"}
 _AMOUNTS = checks.mapping_of(checks.real(at_least=0), none=True)
@@ -157,6 +161,43 @@ def actor_options(value: Any, where: str, lax: bool) -> dict[str, Any]:
         raise wrong(value, where, "a dict", wrong_type=True)
     given = checks.check_fields(value, ACTOR_OPTIONS, where, lax, thing="ray_actor_options", elsewhere=PLACES)
     return {k: checks.plain(v) for k, v in given.items()}
+
+
+@described(
+    {
+        "anyOf": [
+            {"const": OWN_CPUS},
+            {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
+            {"type": "null"},
+        ]
+    }
+)
+def _cpu_affinity(value: Any, where: str, lax: bool) -> str | list[int] | None:
+    if value is None:
+        return None
+    if not sys.platform.startswith("linux"):
+        raise invalid(where, f"{where} needs Linux: this system cannot bind processes to CPUs. Leave it out.")
+    if value == OWN_CPUS:
+        return OWN_CPUS
+    expected = f"{OWN_CPUS!r}, a list of CPU numbers such as [0, 1], or null"
+    if not isinstance(value, list | tuple):
+        raise wrong(value, where, expected, wrong_type=not isinstance(value, str))
+    cpus = [checks.integer(at_least=0)(cpu, f"{where}[{i}]", lax) for i, cpu in enumerate(value)]
+    if not cpus or len(set(cpus)) < len(cpus):
+        raise wrong(value, where, f"{expected}; each CPU once")
+    return sorted(cpus)
+
+
+def _check_affinity(affinity: object, needs: Mapping[str, Any], prefix: str) -> None:
+    """Refuse CPUs of a replica's own without a number of them."""
+    cpus = needs.get("num_cpus") or 0
+    if affinity == OWN_CPUS and (cpus < 1 or cpus != int(cpus)):
+        given = f"it is {cpus:g}" if cpus else "there is none"
+        raise invalid(
+            f"{prefix}cpu_affinity",
+            f"{prefix}cpu_affinity {OWN_CPUS!r} needs a whole num_cpus, 1 or more, in ray_actor_options, and {given}: "
+            "a replica is bound to as many CPUs.",
+        )
 
 
 @described({"enum": [*STRATEGIES, None]})
@@ -223,6 +264,7 @@ OPTIONS: Mapping[str, Check] = MappingProxyType(
         "max_replica_age_s": checks.real(at_least=1, none=True),
         "max_replica_requests": checks.integer(at_least=1, none=True),
         "max_replica_memory_bytes": checks.integer(at_least=1, none=True),
+        "cpu_affinity": _cpu_affinity,
         # What one machine does not need: checked, remembered in `DeploymentConfig.accepted`, not used.
         "placement_group_bundles": checks.list_of(checks.mapping_of(checks.real(at_least=0)), none=True),
         "placement_group_strategy": _strategy,
@@ -310,6 +352,8 @@ def _check_together(options: Mapping[str, Any], prefix: str) -> None:
             f"{prefix}num_replicas: Manually setting num_replicas is not allowed when autoscaling_config "
             'is provided; leave it out, or write "auto".',
         )
+    if "ray_actor_options" in options:
+        _check_affinity(options.get("cpu_affinity"), options["ray_actor_options"], prefix)
     bundles = options.get("placement_group_bundles")
     for name in ("placement_group_strategy", "placement_group_bundle_label_selector"):
         if options.get(name) is not None and bundles is None:
@@ -369,7 +413,9 @@ def apply_overrides(
         where: what stands before the names in errors.
     """
     options = canonical(overrides, where, also_known=("name",), warn=_say_nothing)
-    return _laid_over(config, options)
+    laid_over = _laid_over(config, options)
+    _check_affinity(laid_over.cpu_affinity, laid_over.ray_actor_options, f"{where}." if where else "")
+    return laid_over
 
 
 def scaling_advice(config: DeploymentConfig) -> str | None:
@@ -461,6 +507,7 @@ def config_to_dict(config: DeploymentConfig, name: str | None = None) -> dict[st
         "max_replica_age_s": config.max_replica_age_s,
         "max_replica_requests": config.max_replica_requests,
         "max_replica_memory_bytes": config.max_replica_memory_bytes,
+        "cpu_affinity": config.cpu_affinity,
         "is_driver_deployment": False,
     }
     if config.logging_config is not None:
@@ -477,7 +524,14 @@ def config_to_document(config: DeploymentConfig, name: str) -> dict[str, Any]:
     for only_shown in ("max_concurrent_queries", "is_driver_deployment"):
         if only_shown not in config.accepted:
             del entry[only_shown]
-    for unset in ("max_surge_percent", "sync_threads", "progress_timeout_s", "outlier_ejection", *RECYCLING):
+    for unset in (
+        "max_surge_percent",
+        "sync_threads",
+        "progress_timeout_s",
+        "outlier_ejection",
+        "cpu_affinity",
+        *RECYCLING,
+    ):
         if entry[unset] is None:
             del entry[unset]
     if not config.min_ready_s:  # Ray does not know it

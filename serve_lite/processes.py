@@ -123,6 +123,16 @@ def be_killed_first() -> None:
         return
 
 
+def enter_cgroup(folder: str) -> None:
+    """Move this process, all its threads, into a cgroup of version 2.
+
+    Raises:
+        OSError: the kernel refuses, or there is no such cgroup.
+    """
+    with open(f"{folder}/cgroup.procs", "wb", buffering=0) as members:
+        members.write(b"0")
+
+
 def set_title(title: str) -> None:
     """Show `title` in `ps`. The environment stays readable in /proc, so that it can tell whose process it is."""
     os.environ["SPT_NOENV"] = "1"

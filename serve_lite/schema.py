@@ -251,6 +251,7 @@ class ReplicaDetails(ServeActorDetails, frozen=True, kw_only=True):
     last_error: str = ""  #: of its start, a health check or a `reconfigure`; ends with the user's exception
     allotted_resources: dict[str, float] = {}  #: set aside for it, by Ray's names
     gpu_ids: list[str] = []  #: its GPUs, as in CUDA_VISIBLE_DEVICES
+    cpu_ids: list[int] = []  #: the CPUs that it is bound to by `cpu_affinity`
 
 
 class DeploymentNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -372,6 +373,8 @@ class ServeInstanceDetails(msgspec.Struct, frozen=True, kw_only=True):
     restores_unset_config_options: bool = True
     #: the document in force, as submitted, with the applications that there are; None if there is none
     deployed_config: dict[str, Any] | None = None
+    #: who holds replicas to their `memory`: "kernel", or "watched: " and why not the kernel; only where one has some
+    memory_limits: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReplicaRank(msgspec.Struct, frozen=True):

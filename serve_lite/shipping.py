@@ -11,7 +11,6 @@ import ast
 import importlib
 import io
 import os
-import pickle
 import sys
 import threading
 import types
@@ -26,6 +25,7 @@ import msgspec
 
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.unpicklable import find_culprit
+from serve_lite.wire import codec
 
 
 class CannotTravelError(TypeError):
@@ -61,7 +61,7 @@ def load_code(data: bytes) -> Callable[..., Any]:
                 f"({sys.executable}), which cannot load that. Put the class or function into a module that both "
                 "can import, or give the deployment an interpreter of the same version."
             )
-        return pickle.loads(rest[0])  # type: ignore[no-any-return]  # user objects enter here
+        return codec.loads(rest[:1])  # type: ignore[no-any-return]  # user objects enter here
     module, qualname = rest
     try:
         home = importlib.import_module(module)
@@ -122,7 +122,7 @@ def dump_init(args: tuple[Any, ...], kwargs: dict[str, Any], *, owner: str = "")
 
 def load_init(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return `(args, kwargs)` as `dump_init` got them."""
-    args, kwargs = pickle.loads(data)
+    args, kwargs = codec.loads([data])
     return args, kwargs
 
 
@@ -146,7 +146,7 @@ def dump_value(value: Any, *, what: str) -> bytes:
 
 def copy_value(value: Any, *, what: str) -> Any:
     """Return a copy made by pickling, as a replica would get it."""
-    return pickle.loads(dump_value(value, what=what))
+    return codec.loads([dump_value(value, what=what)])
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types

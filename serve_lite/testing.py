@@ -188,7 +188,8 @@ class _Shared:
             shutil.rmtree(instance.home, ignore_errors=True)
 
     def _start(self) -> None:
-        from serve_lite.daemon.options import InstanceOptions, paths  # lazily, see the top
+        from serve_lite.daemon.machine_options import machine_from_environment  # lazily, see the top
+        from serve_lite.daemon.options import InstanceOptions, paths
         from serve_lite.engines import local
         from serve_lite.routing import runtime
 
@@ -196,7 +197,8 @@ class _Shared:
         home = tempfile.mkdtemp(prefix="serve-lite-tests-")
         try:
             info = local.start_instance(
-                InstanceOptions(home=home, http_port=0, admin_port=0), owner_pid=os.getpid()
+                InstanceOptions(home=home, http_port=0, admin_port=0, machine=machine_from_environment()),
+                owner_pid=os.getpid(),
             )
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)

@@ -22,6 +22,7 @@ import msgspec
 import psutil
 
 import serve_lite as serve
+from serve_lite.daemon.machine_options import machine_from_environment
 from serve_lite.daemon.options import InstanceOptions, paths
 from serve_lite.engines import local
 from serve_lite.handle import DeploymentHandle
@@ -180,7 +181,8 @@ class Instances:
         """Return options with a fresh home and ports that the kernel chooses."""
         home = os.path.join(self._folder.name, f"home{len(self._homes)}")
         self._homes.append(home)
-        return InstanceOptions(**{"home": home, "http_port": 0, "admin_port": 0, **given})
+        machine = machine_from_environment()
+        return InstanceOptions(**{"home": home, "http_port": 0, "admin_port": 0, "machine": machine, **given})
 
     def watch_home(self, home: str) -> None:
         """Look for leftovers in this home too."""

@@ -1,1 +1,1 @@
-"""What is served: "hello" with as little code as possible, and a small FastAPI application."""
+"""What is served. Where Ray Serve and we can run the same file, only its import differs."""

@@ -1,4 +1,4 @@
-"""The two applications as plain ASGI, for servers without deployments."""
+"""The applications as plain ASGI, for servers without deployments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ async def noop(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """Build the FastAPI application only where it is served; its import is part of that start."""
+    """Build an application with a framework only where it is served; its import is part of that start."""
+    if name == "web":
+        from benchmarks.apps.web import build
+
+        return build()
     if name != "fastapi":
         raise AttributeError(name)
     from fastapi import FastAPI

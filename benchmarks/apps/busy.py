@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-OPTIONS: dict[str, Any] = {"num_replicas": 2, "max_ongoing_requests": 4, "max_queued_requests": 16}
-if not TYPE_CHECKING and os.environ["BENCHMARK_SERVE"] == "ray":
-    from ray import serve
-
-    OPTIONS["ray_actor_options"] = {"num_cpus": 0}
-else:
-    import serve_lite as serve
-
-WORK_S = 0.02
+from benchmarks.apps.capacity import AT_ONCE, QUEUED, REPLICAS, WORK_S
+from benchmarks.apps.flavour import RESOURCES, serve
 
 
-@serve.deployment(**OPTIONS)
+@serve.deployment(
+    num_replicas=REPLICAS, max_ongoing_requests=AT_ONCE, max_queued_requests=QUEUED, **RESOURCES
+)
 class Busy:
     async def __call__(self, request: Any) -> str:
         await asyncio.sleep(WORK_S)

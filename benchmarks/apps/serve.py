@@ -1,22 +1,13 @@
-"""The two applications as deployments. One file for Ray Serve and for us: only the import differs."""
+"""Applications of a single deployment: `hello` in two ways, and two ASGI applications as ingress."""
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-OPTIONS: dict[str, Any]
-if not TYPE_CHECKING and os.environ["BENCHMARK_SERVE"] == "ray":
-    from ray import serve
-
-    OPTIONS = {"max_ongoing_requests": 100, "ray_actor_options": {"num_cpus": 0}}
-else:
-    import serve_lite as serve
-
-    OPTIONS = {"max_ongoing_requests": 100}
+from benchmarks.apps.flavour import OPTIONS, serve
 
 
-@serve.deployment(**OPTIONS)
+@serve.deployment(**{**OPTIONS, "max_ongoing_requests": 1000})
 class Noop:
     """Answers `hello` over HTTP and through a handle."""
 
@@ -27,8 +18,16 @@ class Noop:
         return value
 
 
+@serve.deployment(**OPTIONS)
+class Sync:
+    def __call__(self, request: Any) -> str:
+        return "hello"
+
+
+# The ingress applications are built by functions, so that the others are served without importing them.
+
+
 def fastapi(args: dict[str, str]) -> Any:
-    """Build the FastAPI application; a function, so that `Noop` is served without importing FastAPI."""
     from fastapi import FastAPI
 
     api = FastAPI()
@@ -43,4 +42,16 @@ def fastapi(args: dict[str, str]) -> Any:
     return Json.bind()
 
 
+def web(args: dict[str, str]) -> Any:
+    from benchmarks.apps.web import build
+
+    @serve.deployment(**OPTIONS)
+    @serve.ingress(build())
+    class Web:
+        """All of it is in the Starlette application."""
+
+    return Web.bind()
+
+
 noop = Noop.bind()
+sync = Sync.bind()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 _BEGAN = time.monotonic()
 time.sleep(0.1)  # stands for the libraries that a real module imports
 _IMPORT_S = time.monotonic() - _BEGAN
 
-import serve_lite as serve  # noqa: E402  (after the clock has been read)
+from benchmarks.apps.flavour import RESOURCES, serve  # noqa: E402  (after the clock has been read)
 
 CONSTRUCTOR_S = 0.2
 
@@ -20,7 +21,8 @@ CONSTRUCTOR_S = 0.2
         "look_back_period_s": 0.5,
         "downscale_delay_s": 0,
         "upscale_delay_s": 60,
-    }
+    },
+    **RESOURCES,
 )
 class Sleeper:
     def __init__(self) -> None:
@@ -28,7 +30,7 @@ class Sleeper:
         time.sleep(CONSTRUCTOR_S)  # stands for a model that is loaded
         self.built_s = time.monotonic() - began
 
-    def __call__(self) -> dict[str, float]:
+    def __call__(self, request: Any) -> dict[str, float]:
         return {"import_s": _IMPORT_S, "constructor_s": self.built_s}
 
 

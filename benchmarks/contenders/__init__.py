@@ -1,1 +1,1 @@
-"""The servers that are compared, one file each. Start with `base.py`; `run.CONTENDERS` lists them."""
+"""The servers that are compared, one file each. Start with `base.py`; `all.py` lists them."""

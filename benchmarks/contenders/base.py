@@ -1,7 +1,7 @@
 """What a contender must tell: how it is installed, how it is started, and what to ask it.
 
 A contender only describes. Starting, waiting, weighing and stopping are the same for all of them and
-live in `run.py` and `processes.py`, so no server is treated better than another.
+live in `server.py` and `processes.py`, so nobody is treated better than another.
 """
 
 from __future__ import annotations
@@ -17,45 +17,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-#: "noop" answers the text `hello`; "fastapi" answers a small JSON object through FastAPI.
-App = Literal["noop", "fastapi"]
+from benchmarks.asks import ASKS, Ask
+
+#: What is served. `apps/` has them; a contender lists those that it can do.
+App = Literal[
+    "noop",  # answers `hello`
+    "sync",  # the same with a handler that is not async
+    "fastapi",  # answers a small JSON object through FastAPI
+    "web",  # a Starlette application: JSON, large bodies, streams, WebSockets
+    "composed",  # several deployments that call each other
+    "grpc",  # answers a string over gRPC
+    "batch",  # a model that takes 5 ms, alone or in batches
+    "replicas",  # `noop` again, to be given more replicas and neighbours
+    "pair",  # `noop` with two replicas
+    "busy",  # two replicas of known capacity with a limited queue
+    "sleeper",  # without a replica until somebody asks
+    "nothing",  # nothing is started
+]
+
+#: Which part of a server a process is, for the cost of a request.
+Role = Literal["front", "replica", "rest"]
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ROOT / ".venvs"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request, and the only answer that counts as right."""
-
-    answer: str | Mapping[str, object]  #: text, or what the body must be as JSON
-    path: str = "/"
-    method: str = "GET"
-    body: str = ""
-
-    def is_right(self, status: int, body: bytes) -> bool:
-        if status != 200:
-            return False
-        if isinstance(self.answer, str):
-            return body.decode() == self.answer
-        try:
-            return bool(json.loads(body) == self.answer)
-        except ValueError:
-            return False
-
-
-ASKS: Mapping[App, Ask] = {
-    "noop": Ask(answer="hello"),
-    "fastapi": Ask(answer={"message": "hello", "number": 42}),
-}
-
-
-@dataclass(frozen=True)
 class Place:
-    """Where one start of a contender may live: its port, and a directory that is removed afterwards."""
+    """Where one start of a contender may live: its ports, and a directory that is removed afterwards."""
 
     port: int
     directory: Path
+    grpc_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,12 +62,16 @@ class Command:
         with output.open("ab") as log:
             return subprocess.Popen(
                 list(self.argv),
-                env={**os.environ, "PYTHONPATH": str(ROOT), **self.env},
+                env={**os.environ, "PYTHONPATH": PYTHONPATH, **self.env},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+
+#: Where contenders and drivers find the applications, and ours the checkout that is measured.
+PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "cli")))
 
 
 class Contender:
@@ -86,7 +83,13 @@ class Contender:
     environment: ClassVar[str]
     shown_versions: ClassVar[Sequence[str]] = ()  #: packages whose versions the report names
     apps: ClassVar[Sequence[App]] = ("noop",)
+    why_not: ClassVar[Mapping[App, str]] = {}  #: reasons for applications that it cannot do
+    library: ClassVar[str | None] = None  #: what a program imports to use it
+    has_handles: ClassVar[bool] = False  #: whether drivers of `drivers/` can call it
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
+    #: What the command line of the process to kill begins with, or its name: of the one that takes connections, and
+    #: of a replica. None if nobody would restart it.
+    victims: ClassVar[Mapping[str, str] | None] = None
 
     @property
     def python(self) -> Path:
@@ -127,16 +130,27 @@ class Contender:
         found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         return {str(name): str(version) for name, version in found.items()}
 
-    def ask(self, app: App) -> Ask:
-        return ASKS[app]
+    def lacks(self, app: App) -> str | None:
+        """Return why this contender does not serve `app`, or None if it does."""
+        if app == "nothing" or app in self.apps:
+            return None
+        return self.why_not.get(app, "it has nothing of the kind")
+
+    def ask(self, name: str) -> Ask:
+        """Return what to ask this contender for one of `ASKS`."""
+        return ASKS[name]
 
     def commands(self, app: App, place: Place) -> list[Command]:
         """Return the processes to start, in order. The first answer is timed from the first of them."""
         raise NotImplementedError
 
-    def handle_driver(self, place: Place) -> Command | None:
-        """Return the command that measures calls through a handle, or None if there are no handles."""
-        return None
+    def driver(self, module: str, place: Place, *arguments: str) -> Command:
+        """Return the command for a program of `drivers/`, in the contender's own environment."""
+        return Command([str(self.python), "-m", f"benchmarks.drivers.{module}", *arguments])
+
+    def role(self, name: str, command: str) -> Role:
+        """Return what the process with this name and command line does when a request comes."""
+        return "replica"
 
 
 def system_program(name: str) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from benchmarks.contenders.base import App, Command, Place, program_version, system_program
+from benchmarks.contenders.base import App, Command, Place, Role, program_version, system_program
 from benchmarks.contenders.uvicorn_plain import UvicornPlain
 
 CONFIG = """\
@@ -19,6 +19,9 @@ error_log {directory}/nginx.log warn;
 events {{ worker_connections 4096; }}
 http {{
     access_log off;
+    client_max_body_size 64m;
+    client_body_buffer_size 16m;
+    map $http_upgrade $connection_header {{ default upgrade; "" ""; }}
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
@@ -35,7 +38,8 @@ http {{
         location / {{
             proxy_pass http://replica;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
+            proxy_set_header Connection $connection_header;
+            proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Host $host;
         }}
     }}
@@ -67,3 +71,6 @@ class NginxUvicorn(UvicornPlain):
             self.server(app, "--uds", str(place.directory / "uvicorn.sock")),
             Command([nginx, "-e", str(place.directory / "nginx.log"), "-c", str(config)]),
         ]
+
+    def role(self, name: str, command: str) -> Role:
+        return "front" if name == "nginx" else "replica"

@@ -10,41 +10,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from benchmarks.contenders.base import ROOT, App, Command, Contender, Place
-
-CONFIG = """\
-proxy_location: EveryNode
-http_options: {{host: 127.0.0.1, port: {port}}}
-applications:
-  - name: default
-    route_prefix: /
-    import_path: benchmarks.apps.serve:{app}
-"""
+from benchmarks.contenders.base import ROOT, App, Command, Place, Role
+from benchmarks.contenders.deployments import Deployments
 
 
-class RayServe(Contender):
+class RayServe(Deployments):
     name = "ray"
     title = "Ray Serve, as shipped"
     environment = "ray"
-    packages = ("ray[serve]",)
+    packages = ("ray[serve]", "numpy")
     shown_versions = ("ray", "uvicorn", "fastapi")
-    apps = ("noop", "fastapi")
+    library = "ray.serve"
+    flavour = "ray"
+    victims: ClassVar[Mapping[str, str] | None] = {
+        "proxy": "ray::ProxyActor",
+        "replica": "ray::ServeReplica:default:Noop",
+    }
     switches: ClassVar[Mapping[str, str]] = {}
 
     def commands(self, app: App, place: Place) -> list[Command]:
-        config = place.directory / "serve.yaml"
-        config.write_text(CONFIG.format(port=place.port, app=app))
-        argv = [self.script("serve"), "run", "--app-dir", str(ROOT), str(config)]
-        return [Command(argv, self._env(place))]
+        argv = [self.script("serve"), "run", "--app-dir", str(ROOT), self.write_config(app, place)]
+        return [Command(argv, self.environment_of(place))]
 
-    def handle_driver(self, place: Place) -> Command:
-        argv = [str(self.python), "-m", "benchmarks.drivers.handle_calls"]
+    def driver(self, module: str, place: Place, *arguments: str) -> Command:
+        command = super().driver(module, place, *arguments)
         # The throughput mode would forbid handles in a program without an event loop.
-        return Command(argv, {**self._env(place), "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1"})
+        return Command(command.argv, {**command.env, "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1"})
 
-    def _env(self, place: Place) -> dict[str, str]:
+    def role(self, name: str, command: str) -> Role:
+        if command.startswith("ray::ProxyActor") or name == "haproxy":
+            return "front"
+        return "replica" if command.startswith("ray::ServeReplica") else "rest"
+
+    def environment_of(self, place: Place) -> dict[str, str]:
         return {
-            "BENCHMARK_SERVE": "ray",
+            **super().environment_of(place),
             "RAY_AUTH_MODE": "token",  # what `ray start` asks for; harmless elsewhere
             "RAY_DEDUP_LOGS": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -58,3 +58,4 @@ class RayServeAtItsBest(RayServe):
     name = "ray-best"
     title = "Ray Serve, HAProxy and throughput mode"
     switches = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    victims = {"proxy": "haproxy", "replica": "ray::ServeReplica:default:Noop"}

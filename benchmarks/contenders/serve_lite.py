@@ -5,23 +5,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks.contenders.base import ROOT, App, Command, Contender, Place
-
-CONFIG = """\
-http_options: {{host: 127.0.0.1, port: {port}}}
-applications:
-  - name: default
-    route_prefix: /
-    import_path: benchmarks.apps.serve:{app}
-"""
+from benchmarks.contenders.base import ROOT, App, Command, Place, Role
+from benchmarks.contenders.deployments import Deployments
 
 
-class ServeLite(Contender):
+class ServeLite(Deployments):
     name = "serve-lite"
     title = "serve-lite"
     environment = ""
     shown_versions = ("serve-lite", "uvloop", "httptools", "fastapi")
-    apps = ("noop", "fastapi")
+    library = "serve_lite"
+    flavour = "serve_lite"
+    victims = {"proxy": "serve-lite: daemon", "replica": "serve-lite: replica default/Noop"}
 
     @property
     def python(self) -> Path:
@@ -31,13 +26,22 @@ class ServeLite(Contender):
         """Nothing to do: the Makefile has installed the checkout already."""
 
     def commands(self, app: App, place: Place) -> list[Command]:
-        config = place.directory / "serve.yaml"
-        config.write_text(CONFIG.format(port=place.port, app=app))
-        argv = [self.script("serve-lite"), "run", "--admin-port", "0", "--app-dir", str(ROOT), str(config)]
-        return [Command(argv, self._env(place))]
+        argv = [
+            str(self.python),
+            "-m",
+            "serve_lite_cli.main",
+            "run",
+            "--admin-port",
+            "0",
+            "--app-dir",
+            str(ROOT),
+        ]
+        return [Command([*argv, self.write_config(app, place)], self.environment_of(place))]
 
-    def handle_driver(self, place: Place) -> Command:
-        return Command([str(self.python), "-m", "benchmarks.drivers.handle_calls"], self._env(place))
+    def role(self, name: str, command: str) -> Role:
+        if command.startswith("serve-lite: daemon"):
+            return "front"
+        return "replica" if command.startswith("serve-lite: replica") else "rest"
 
-    def _env(self, place: Place) -> dict[str, str]:
-        return {"BENCHMARK_SERVE": "serve_lite", "SERVE_LITE_HOME": str(place.directory / "home")}
+    def environment_of(self, place: Place) -> dict[str, str]:
+        return {**super().environment_of(place), "SERVE_LITE_HOME": str(place.directory / "home")}

@@ -10,8 +10,9 @@ class UvicornPlain(Contender):
     title = "uvicorn"
     environment = "uvicorn"
     packages = ("uvicorn[standard]", "fastapi")
-    shown_versions = ("uvicorn", "httptools", "uvloop", "fastapi")
-    apps = ("noop", "fastapi")
+    shown_versions = ("uvicorn", "httptools", "uvloop", "fastapi", "starlette")
+    apps = ("noop", "fastapi", "web")
+    why_not = {"sync": "a plain ASGI application has no handlers that are not async"}
 
     def commands(self, app: App, place: Place) -> list[Command]:
         return [self.server(app, "--host", "127.0.0.1", "--port", str(place.port))]

@@ -1,45 +1,37 @@
-"""Time calls through a handle, one after another, from a program outside the application.
-
-Prints one JSON object: calls per second, p50 and p99 in milliseconds.
-"""
+"""Time calls through a handle, one after another, from a program outside the application: `... SECONDS`."""
 
 from __future__ import annotations
 
 import json
-import os
-import statistics
 import sys
 import time
 
-WARM_UP, CALLS = 200, 1000
+from benchmarks.drivers.connection import connect
+from benchmarks.spread import percentile
+
+WARM_UP = 100
 
 
 def main() -> None:
-    if os.environ["BENCHMARK_SERVE"] == "ray":
-        import ray
-        from ray import serve
-
-        ray.init(address="auto", log_to_driver=False)
-    else:
-        import serve_lite as serve
-
-    handle = serve.get_app_handle("default")
-    seconds: list[float] = []
-    for number in range(WARM_UP + CALLS):
+    seconds = float(sys.argv[1])
+    handle = connect().get_app_handle("default")
+    taken: list[float] = []
+    number, until = 0, 0.0
+    while number <= WARM_UP or time.perf_counter() < until:
         word = f"call {number}"
         started = time.perf_counter()
         answer = handle.echo.remote(word).result()
-        taken = time.perf_counter() - started
+        taken.append(time.perf_counter() - started)
         if answer != word:
             sys.exit(f"wrong answer: {answer!r} instead of {word!r}")
-        if number >= WARM_UP:
-            seconds.append(taken)
-
-    percentiles = statistics.quantiles(seconds, n=100)
+        if number == WARM_UP:
+            taken.clear()
+            until = time.perf_counter() + seconds
+        number += 1
     result = {
-        "calls_per_s": len(seconds) / sum(seconds),
-        "p50_ms": percentiles[49] * 1000,
-        "p99_ms": percentiles[98] * 1000,
+        "calls_per_s": len(taken) / sum(taken),
+        "p50_ms": percentile(taken, 50) * 1000,
+        "p99_ms": percentile(taken, 99) * 1000,
     }
     print(json.dumps(result))
 

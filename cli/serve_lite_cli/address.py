@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from serve_lite.daemon.home import HOME_VARIABLES, home_from_environment
+from serve_lite.daemon.home import HOME_VARIABLES, TOKEN_VARIABLE, home_from_environment, paths
 from serve_lite.exceptions import InstanceError, InvalidConfigError
 
 if TYPE_CHECKING:
@@ -25,16 +25,38 @@ CLUSTER_ENVIRONMENT = "RAY_ADDRESS"
 def control_plane(address: str) -> RestClient:
     """Return the control plane that `address`, the environment or the user's own instance stands for.
 
+    It bears the token of the instance's state directory, and to a URL the one that the environment names.
+
     Raises:
         InvalidConfigError: the address is neither a URL nor a directory.
-        InstanceError: no instance runs in that directory.
+        InstanceError: no instance runs in that directory, or the token there is open to others.
     """
     from serve_lite_cli.rest import RestClient  # an HTTP client, which starting an instance has no use for
 
     address = given_address(address)
     if "://" in address:
-        return RestClient(checked_url(address))
-    return RestClient(local_url(state_directory(address)))
+        return RestClient(checked_url(address), token_from_environment())
+    home = state_directory(address)
+    return RestClient(local_url(home), token_of(home))
+
+
+def token_from_environment() -> str:
+    """Return the token to bear to an instance that a URL names; "" for none."""
+    return os.environ.get(TOKEN_VARIABLE, "").strip()
+
+
+def token_of(home: str) -> str:
+    """Return the token of the instance in `home`; "" if it has none, as those of older releases.
+
+    Raises:
+        InstanceError: others can read it.
+    """
+    from serve_lite.daemon.token import read_token
+
+    try:
+        return read_token(paths(home).token)
+    except FileNotFoundError:
+        return ""
 
 
 def given_address(option: str) -> str:

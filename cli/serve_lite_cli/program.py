@@ -13,6 +13,7 @@ import typer
 COMMANDS = (
     "start", "run", "deploy", "build", "validate", "schema", "diff", "scale", "history", "rollback", "status", "logs",
     "events", "config", "delete", "shutdown", "upgrade", "systemd", "controller-health",
+    "token",
 )  # fmt: skip
 
 

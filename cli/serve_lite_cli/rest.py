@@ -56,6 +56,7 @@ class RestClient(msgspec.Struct, frozen=True):
     """The control plane at one URL."""
 
     url: str
+    token: str = ""  #: to bear; "": none
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON object at `path`."""
@@ -105,7 +106,8 @@ class RestClient(msgspec.Struct, frozen=True):
         kind = http.client.HTTPSConnection if base.scheme == "https" else http.client.HTTPConnection
         connection = kind(base.hostname or "", base.port, timeout=timeout_s)
         try:
-            connection.request(method, base.path.rstrip("/") + path, body, headers or {})
+            bearer = {"authorization": f"Bearer {self.token}"} if self.token else {}
+            connection.request(method, base.path.rstrip("/") + path, body, {**bearer, **(headers or {})})
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:

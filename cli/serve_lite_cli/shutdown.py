@@ -9,7 +9,7 @@ import anyio
 import typer
 
 from serve_lite.engines.local import connect_instance, shutdown_instance
-from serve_lite_cli.address import checked_url, given_address, state_directory
+from serve_lite_cli.address import checked_url, given_address, state_directory, token_from_environment
 from serve_lite_cli.consent import ask
 from serve_lite_cli.flags import AddressOption, JsonOption
 from serve_lite_cli.output import print_json
@@ -33,7 +33,7 @@ def command(
     out = sys.stderr if as_json else sys.stdout
     named = given_address(address)
     if "://" in named:
-        remote = RestClient(checked_url(named))
+        remote = RestClient(checked_url(named), token_from_environment())
         ask(question(remote.url), yes=yes, as_json=as_json)
         remote.delete(APPLICATIONS)
         print(SENT, file=out)

@@ -64,6 +64,15 @@ def command(
         Location | None,
         typer.Option("--proxy-location", help="Disabled: no HTTP, only handles. [default: EveryNode]"),
     ] = None,
+    proxy_processes: Annotated[
+        int | None,
+        typer.Option(
+            "--proxy-processes",
+            min=0,
+            max=256,
+            help="Processes that accept requests, for more cores; 0: the daemon does. [default: 0]",
+        ),
+    ] = None,
     grpc_port: Annotated[
         int | None,
         typer.Option(
@@ -100,6 +109,7 @@ def command(
             "http_options.port": ("--http-port", http_port),
             "admin_port": ("--admin-port", admin_port),
             "proxy_location": ("--proxy-location", proxy_location and proxy_location.value),
+            "proxy_processes": ("--proxy-processes", proxy_processes),
             "grpc_options.port": ("--grpc-port", grpc_port),
             "grpc_options.grpc_servicer_functions": (
                 "--grpc-servicer-functions",

@@ -87,6 +87,7 @@ def status_of(details: dict[str, Any]) -> dict[str, Any]:
         "proxies": {node: proxy["status"] for node, proxy in details["proxies"].items()},
         "applications": {name: _application(app) for name, app in details["applications"].items()},
         "target_capacity": details.get("target_capacity"),
+        **{key: details[key] for key in ("memory_limits",) if key in details},
     }
 
 

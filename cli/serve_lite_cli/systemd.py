@@ -68,6 +68,11 @@ def command(
         grpc=_listens_at(options.grpc_host, options.grpc_port) if options.grpc_servicer_functions else "",
         backlog=options.backlog,
     )
+    if sockets and options.proxy_processes:
+        raise InvalidConfigError(
+            "`proxy_processes` are started by the instance's keeper, and there is none when systemd holds the sockets. "
+            "Leave --sockets out, or set proxy_processes to 0."
+        )
     if sockets and 0 in (options.http_port, options.admin_port):
         raise InvalidConfigError(
             "A socket unit needs a port of its own, and the kernel would choose this one (0)."

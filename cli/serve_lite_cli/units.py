@@ -61,6 +61,7 @@ def _service(facts: UnitFacts, sockets: dict[str, str]) -> str:
         # A daemon that crashed leaves its replicas to the next one; a keeper ends everything itself.
         f"KillMode={'process' if sockets else 'mixed'}",
         f"TimeoutStopSec={_STOP_S}",
+        "Delegate=memory",  # replicas with a limit get cgroups below the service's
         "LimitNOFILE=1048576" if facts.user else "LimitNOFILE=524288",
     ]
     install = ["WantedBy=multi-user.target" if facts.user else "WantedBy=default.target"]

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from serve_lite.admin import health, instance, openapi, operations, plans, prometheus, v1, v2
-from serve_lite.admin.auth import Gate, check_listener
+from serve_lite.admin.auth import Gate, Tokens, check_listener
 from serve_lite.admin.controls import Controls, answer, refused, refused_because
 from serve_lite.admin.endpoints import Endpoint
 from serve_lite.exceptions import ServeLiteError
@@ -84,15 +84,22 @@ def build_app(
     controller: Controls,
     options: AdminOptions,
     *,
-    token: str | None = None,
+    address: str = "",
+    tokens: Tokens | None = None,
     settings: InstanceSettings = NO_SETTINGS,
 ) -> ASGIApp:
-    """Return the control plane of `controller`, gate included; `settings` are what it tells of the instance.
+    """Return the control plane of `controller`, gate included.
+
+    Args:
+        address: where it really listens; "": where the options say.
+        tokens: that are asked of those who are not the instance's owner; None: of nobody.
+        settings: what it tells of the instance.
 
     Raises:
-        InvalidConfigError: `options.admin_host` is not on loopback and there is no token.
+        InvalidConfigError: other machines reach the address, and there are no tokens.
     """
-    check_listener(options.admin_host, token)
+    address = address or options.admin_host
+    check_listener(address, tokens)
     routes = [
         *operations.routes(controller),
         *plans.routes(controller),
@@ -114,7 +121,7 @@ def build_app(
         },
     )
     app.router.redirect_slashes = False
-    return Gate(app, host=options.admin_host, token=token)
+    return Gate(app, host=options.admin_host, address=address, tokens=tokens)
 
 
 async def ray_version(request: Request) -> Response:

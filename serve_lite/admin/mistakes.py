@@ -28,15 +28,18 @@ _LIKENESS = 0.6  #: of a misspelt key, as for the hint in its message
 Check = Callable[[dict[str, Any]], object]
 
 
-def find_mistakes(document: Mapping[str, Any], check: Check) -> list[ServeLiteError]:
+def find_mistakes(
+    document: Mapping[str, Any], check: Check, *, has_applications: bool = True
+) -> list[ServeLiteError]:
     """Return what `check` finds wrong in the document, each with its `path`; empty if it is right.
 
     A mistake that concerns the document as a whole, which has no path, ends the search.
 
     Args:
         check: raises a ServeLiteError with a `path` for the first mistake; called again and again.
+        has_applications: whether it is a config file; in a settings file nothing has to be filled in.
     """
-    rest = _Rest(copy.deepcopy(dict(document)))
+    rest = _Rest(copy.deepcopy(dict(document)), has_applications)
     found: list[ServeLiteError] = []
     while len(found) < MOST_MISTAKES:
         try:
@@ -91,8 +94,9 @@ def path_of(error: ServeLiteError) -> str:
 class _Rest:
     """What is left of a document to check. Lives within one search."""
 
-    def __init__(self, document: dict[str, Any]) -> None:
+    def __init__(self, document: dict[str, Any], has_applications: bool) -> None:
         self.document = document
+        self._has_applications = has_applications
         self._is_single = "import_path" in document and "applications" not in document
         self._fillers = 0
         #: Where the items that are left were in the beginning, for lists that lost one; by identity.
@@ -173,6 +177,8 @@ class _Rest:
 
     def _filler(self, kind: str) -> dict[str, Any]:
         """Return what such a part cannot be without, right and in nobody's way."""
+        if not self._has_applications:
+            return {}
         self._fillers += 1
         name = f"(filler {self._fillers})"
         match kind:

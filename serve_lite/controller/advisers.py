@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.abc
@@ -19,30 +19,25 @@ from serve_lite.controller.routers import is_shipped
 from serve_lite.controller.spawner import Spawner
 from serve_lite.exceptions import InstanceError, RayServeException
 from serve_lite.routing.advised import local_adviser
-from serve_lite.routing.ranked import Advised, Adviser, candidate
-from serve_lite.routing.replica_set import Link
+from serve_lite.routing.ranked import Adviser
+from serve_lite.routing.remote_adviser import RemoteAdviser
 from serve_lite.state.goal import CodeEnvironment
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.connection import Connection, connect
 from serve_lite.wire.messages import (
+    AdviserPlace,
     DecideAppReply,
     DecideAppRequest,
     DecideReply,
     DecideRequest,
     Membership,
-    RankReply,
-    RankRequest,
-    RouterChoice,
-    RouterNote,
 )
 
 logger = logging.getLogger(__name__)
 
-_RANK_S = 5.0  #: a router that has not answered by then is passed over for this request
 _DECIDE_S = 30.0  #: an autoscaling policy that has not answered by then has failed
 _RESTART_S = 5.0  #: between starts of an adviser that keeps dying
-_MOST_NOTES = 1000  #: kept between two questions; older ones are dropped
 
 
 class Advisers:
@@ -73,7 +68,25 @@ class Advisers:
             return local_adviser(membership)
         target = DeploymentId(name=membership.deployment, app_name=membership.app)
         process = self._use(target)
-        return RemoteAdviser(process, target, choice, self._let_go) if process is not None else None
+        if process is None:
+            return None
+        return RemoteAdviser(process, target, choice, lambda: self._let_go(process))
+
+    async def tell_place(self, target: DeploymentId, tell: Callable[[AdviserPlace], Awaitable[None]]) -> None:
+        """Tell where the adviser of a deployment's application listens, now and whenever another takes its place.
+
+        It is kept until this is cancelled. Returns if there is no such deployment, or other code has taken its place.
+        """
+        process = self._use(target)
+        if process is None:
+            return
+        try:
+            while not process.is_over:
+                changed = process.changed
+                await tell(AdviserPlace(socket=process.path if process.connection is not None else ""))
+                await changed.wait()
+        finally:
+            self._let_go(process)
 
     def policy(self, target: DeploymentId) -> RemotePolicy | None:
         """Return who asks custom autoscaling policies where a deployment's code is; None if there is no such one."""
@@ -114,13 +127,13 @@ class Advisers:
         path = self._spawner.socket_path(f"{process.app}#adviser#{os.urandom(4).hex()}")
         child = await self._spawner.spawn_adviser(process.app, environment, path)
         try:
-            process.connection = await connect(path)
+            process.connect(path, await connect(path))
             exited = await child.wait()  # ends with the process
             logger.warning("the adviser of application %r %s", process.app, exited)
         finally:
             if process.connection is not None:
                 process.connection.close()
-                process.connection = None
+                process.connect("", None)
             child.kill()
             with anyio.move_on_after(2.0, shield=True):
                 await child.wait()
@@ -133,64 +146,23 @@ class _Process:
         self.app = app
         self.code = code
         self.connection: Connection | None = None  #: None while there is no process to ask
+        self.path = ""  #: of its socket
+        self.changed = anyio.Event()  #: there is another process, or none; replaced each time
         self.users = 0
         self.is_over = False  #: nobody needs it any more
         self.scope: anyio.CancelScope | None = None  #: of its task
+
+    def connect(self, path: str, connection: Connection | None) -> None:
+        """Ask this process from now on; None: there is none."""
+        self.path, self.connection = path, connection
+        self.changed.set()
+        self.changed = anyio.Event()
 
     def end(self) -> None:
         """Nobody needs it any more."""
         self.is_over = True
         if self.scope is not None:
             self.scope.cancel()
-
-
-class RemoteAdviser:
-    """`routing.ranked.Adviser` on a router in an adviser process."""
-
-    def __init__(
-        self,
-        process: _Process,
-        target: DeploymentId,
-        choice: RouterChoice,
-        let_go: Callable[[_Process], None],
-    ) -> None:
-        self._process, self._target, self._choice, self._let_go = process, target, choice, let_go
-        self._notes: list[RouterNote] = []
-
-    async def rank(self, call: Advised, links: Sequence[Link]) -> list[list[str]]:
-        """Ask the process.
-
-        Raises:
-            RayServeException: there is no process at the moment.
-            RemoteControlError, ConnectionLostError, TimeoutError: it did not answer with a ranking.
-        """
-        connection = self._process.connection
-        if connection is None:
-            raise RayServeException(f"the adviser process of application {self._process.app!r} is not up")
-        notes, self._notes = self._notes, []
-        request = RankRequest(
-            self._target.app_name,
-            self._target.name,
-            self._choice,
-            call.facts(),
-            [candidate(link) for link in links],
-            notes,
-        )
-        return (await connection.control("rank", request, RankReply, timeout_s=_RANK_S)).groups
-
-    def placed(self, call: Advised, replica_id: str) -> None:
-        self._note(RouterNote(call.facts(), replica_id, False))
-
-    def ended(self, call: Advised, replica_id: str) -> None:
-        self._note(RouterNote(call.facts(), replica_id, True))
-
-    def close(self) -> None:
-        self._let_go(self._process)
-
-    def _note(self, note: RouterNote) -> None:
-        self._notes.append(note)
-        if len(self._notes) > _MOST_NOTES:
-            del self._notes[: _MOST_NOTES // 2]
 
 
 class RemotePolicy:

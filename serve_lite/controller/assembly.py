@@ -139,7 +139,8 @@ def _deployment_goal(
     direction: CapacityDirection,
     previous: DeploymentGoal | None,
 ) -> DeploymentGoal:
-    config = apply_overrides(spec.config, spec.configured_options, overrides)
+    where = f"Deployment {deployment.name!r}"
+    config = apply_overrides(spec.config, spec.configured_options, overrides, where)
     if config.logging_config is None:
         config = msgspec.structs.replace(config, logging_config=logging_config)
     if config.logging_config == _DEFAULT_LOGS:  # as `serve build` writes it: says as much as none

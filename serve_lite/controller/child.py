@@ -161,6 +161,7 @@ class Child:
     def _unwatch(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None  # it knows us
         if self._pidfd is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)

@@ -25,6 +25,7 @@ import msgspec
 from serve_lite.controller import goals
 from serve_lite.controller.books import Books
 from serve_lite.controller.builds import Builder, Builds
+from serve_lite.controller.cgroups import ReplicaGroups
 from serve_lite.controller.custom_policies import Policy
 from serve_lite.controller.desk import Desk
 from serve_lite.controller.environments import Environments
@@ -74,6 +75,7 @@ class Controller:
         http_options: as REST shows them.
         logging_config: of applications that bring none.
         machine: what the instance was told of it.
+        groups: cgroups of replicas; made from the instance's id if none are given.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Controller:
         logging_config: dict[str, Any] | None = None,
         log_file: str | None = None,
         machine: MachineOptions = MachineOptions(),  # noqa: B008  (frozen)
+        groups: ReplicaGroups | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.epoch = store.stored.epoch  #: of this daemon; replicas obey the newest
@@ -113,9 +116,11 @@ class Controller:
             wake=self._inbox.wake,
             spawn=lambda look: group.start_soon(look, name="look for GPUs"),
         )
+        self._groups = groups or ReplicaGroups(store.stored.node_id)
         self._memory = MemoryWatch(
             tell=self._inbox.post,
             clock=clock,
+            is_held=self._groups.holds,
             spawn=lambda watch: group.start_soon(watch, name="watch memory"),
         )
         self._fleet = Fleet(
@@ -128,6 +133,7 @@ class Controller:
             epoch=self.epoch,
             on_stats=self._scaler.take_stats,
             environments=environments,
+            groups=self._groups,
         )
         self._fleet.prober.counts_of = self._ejects_outliers
         builds = Builds(
@@ -170,6 +176,7 @@ class Controller:
             self._pulse,
             facts,
             logging_config=logging_config,
+            memory_limits=lambda: self._groups.told,
         )
         publisher.on_load = self._scaler.take_load
 
@@ -241,6 +248,8 @@ class Controller:
         self._awaited = {row.id for row in alive if row.was_ready}
         self._books.observed = fold(self._books.observed, found)
         self._spawner.sweep()
+        if any(row.allotment.needs.memory_bytes for row in stored.replicas):
+            self._group.start_soon(self._groups.sweep, [row.id for row in alive])
         if found:
             logger.info("adopting %d replicas", len(found))
 

@@ -6,7 +6,7 @@ A change is made to the goal here (`goals.py` says how) and carried out by the l
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,13 +28,14 @@ from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.meaning import has_fewer, scaled_by_hand_events, scaled_events
 from serve_lite.policy.standby import goal_in_force, revision_in_force
-from serve_lite.schema import ProxyStatus, ServeStatus
+from serve_lite.schema import ServeStatus
 from serve_lite.state import events as ev
 from serve_lite.state.applications import is_settled
 from serve_lite.state.goal import CodeEnvironment, Goal
 from serve_lite.state.ids import DeploymentId, subject_of
 from serve_lite.state.status import (
     InstanceFacts,
+    ProxyFacts,
     RevisionSummary,
     instance_details,
     instance_status,
@@ -49,6 +50,7 @@ class Desk:
     Args:
         facts: what the instance tells of itself.
         logging_config: of applications that bring none.
+        memory_limits: tells who holds replicas to their memory.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Desk:
         facts: InstanceFacts,
         *,
         logging_config: dict[str, Any] | None = None,
+        memory_limits: Callable[[], str] = lambda: "",
     ) -> None:
-        self.proxy_status = ProxyStatus.HEALTHY  #: the daemon keeps it true
+        self.proxies: Callable[[], tuple[ProxyFacts, ...]] = tuple  #: who answers requests; the daemon's
+        self._memory_limits = memory_limits
         self._books, self._store, self._builds, self._environments = books, store, builds, environments
         self._fleet, self._scaler, self._pulse, self._facts = fleet, scaler, pulse, facts
         self._logging_config = logging_config
@@ -288,9 +292,12 @@ class Desk:
         return goal_in_force(self._books.goal, self._books.observed.deployments)
 
     def _current_facts(self) -> InstanceFacts:
+        apps = self._books.goal.apps.values()
+        has_limits = any(d.config.ray_actor_options.get("memory") for app in apps for d in app.deployments)
         return msgspec.structs.replace(
             self._facts,
-            proxy_status=self.proxy_status,
+            proxies=self.proxies(),
+            memory_limits=self._memory_limits() if has_limits else "",
             wall_minus_monotonic=time.time() - self._books.clock(),
         )
 

@@ -17,13 +17,14 @@ import anyio.abc
 import anyio.to_thread
 import msgspec
 
+from serve_lite.controller.cgroups import ReplicaGroups
 from serve_lite.controller.child import Child, ExitInfo
 from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe, last_words
 from serve_lite.controller.metrics import Pictures
-from serve_lite.controller.oom import count_oom_kills, explain_kill
+from serve_lite.controller.oom import count_oom_kills, explain_kill, explain_limit
 from serve_lite.controller.probes import Prober
-from serve_lite.controller.spawner import Spawner
+from serve_lite.controller.spawner import Spawner, SpawnLimits
 from serve_lite.controller.store import ReplicaRow, Store
 from serve_lite.exceptions import ServeLiteError
 from serve_lite.schema import Phase
@@ -31,6 +32,7 @@ from serve_lite.state import events as ev
 from serve_lite.state.goal import CodeEnvironment
 from serve_lite.state.ids import DeploymentId, ReplicaId
 from serve_lite.state.phases import Progress
+from serve_lite.state.resources import Allotment
 from serve_lite.wire.connection import Connection, ConnectionLostError, connect
 from serve_lite.wire.messages import (
     AdoptRequest,
@@ -94,8 +96,10 @@ class Fleet:
         epoch: int,
         on_stats: Callable[[ReplicaId, DeploymentId, dict[str, float], float], None],
         environments: Environments,
+        groups: ReplicaGroups,
     ) -> None:
         self._group, self._spawner, self._store = group, spawner, store
+        self._groups = groups
         self._post, self._clock, self._epoch = post, clock, epoch
         self._note = note  #: hears of phases, at once: they are shown and decide nothing
         self._environments = environments
@@ -123,6 +127,8 @@ class Fleet:
         if child is None:
             self._store.drop_replica(row.id)
             return False
+        if row.allotment.needs.memory_bytes:
+            self._groups.adopt(row.id, child.pid)
         replica = self._live[row.id] = _Supervised(row)
         replica.child = child
         self._group.start_soon(self._supervise, replica, lambda: self._run_adopted(replica))
@@ -188,6 +194,8 @@ class Fleet:
         del self._live[replica.id]
         self.prober.end(replica.id)
         self.pictures.end(replica.id, replica.row.deployment)
+        with anyio.CancelScope(shield=True):  # a few seconds at most
+            await self._groups.close(replica.id)
         self._store.drop_replica(replica.id)
         self._post(ev.ReplicaExited(replica=replica.id, at=self._clock(), detail=detail, spread=_spread()))
 
@@ -199,7 +207,10 @@ class Fleet:
             # A daemon that leaves in between would leave a process that nobody has written down.
             with anyio.CancelScope(shield=True):
                 await self._store.plan_replica(replica.row)
-                child = await self._spawner.spawn_replica(replica.id, resolved, replica.row.log_file)
+                cgroup = await self._groups.open(replica.id, replica.row.allotment.needs.memory_bytes)
+                child = await self._spawner.spawn_replica(
+                    replica.id, resolved, replica.row.log_file, limits=_limits(replica.row.allotment, cgroup)
+                )
                 replica.child = child
                 replica.row = msgspec.structs.replace(replica.row, pid=child.pid, start_time=child.start_time)
                 self._store.put_replica(replica.row)
@@ -495,6 +506,8 @@ class Fleet:
 
     async def _detail(self, replica: _Supervised, child: Child, info: ExitInfo) -> str:
         """Return how a process ended, with its last words if nobody had asked it to."""
+        if self._groups.is_over(replica.id):
+            return f"it {info}{explain_limit(replica.row.allotment.needs.memory_bytes)}"
         if replica.order is not None:
             return f"it {info}"
         how = f"it {info}{explain_kill(info, replica.oom_kills, count_oom_kills())}"
@@ -522,6 +535,11 @@ class _Supervised:
         self.worn = ""  #: what it said last of having served long enough
         self.stop_asked: anyio.Event | None = None  #: set when it has answered the order to stop, or cannot
         self.metrics_asked: anyio.Event | None = None  #: set when it has told its metrics, or cannot
+
+
+def _limits(allotment: Allotment, cgroup: str) -> SpawnLimits:
+    threads = max(1, int(allotment.needs.cpus)) if allotment.needs.cpus else 0
+    return SpawnLimits(cgroup=cgroup, cpus=allotment.cpu_ids, threads=threads)
 
 
 def _spread() -> float:

@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from serve_lite.policy.cgroups import folder_of, memberships, mounts
 from serve_lite.state.goal import CodeEnvironment, Goal
 from serve_lite.state.resources import Allotment, Gpu, Machine, MachineOptions, needs_of
 
@@ -60,7 +61,7 @@ class Inventory:
             needs
             for app in goal.apps.values()
             for d in app.deployments
-            if not (needs := needs_of(d.config.ray_actor_options)).is_nothing
+            if not (needs := needs_of(d.config.ray_actor_options, d.config.cpu_affinity)).is_nothing
         ]
         if asked and not self._is_measured:
             self._is_measured = True
@@ -76,7 +77,7 @@ class Inventory:
         cpus = options.num_cpus if options.num_cpus is not None else usable_cpus()
         memory = options.memory_bytes if options.memory_bytes is not None else usable_memory_bytes()
         self.machine = msgspec.structs.replace(
-            self.machine, cpus=cpus, memory_bytes=memory, custom=options.resources
+            self.machine, cpus=cpus, cpu_ids=bindable_cpus(), memory_bytes=memory, custom=options.resources
         )
         logger.info(
             "this machine has %g CPUs and %.0f bytes of memory for replicas", cpus, memory or math.nan
@@ -220,6 +221,11 @@ def usable_cpus(root: Path = Path("/")) -> float:
     return min(quotas)
 
 
+def bindable_cpus() -> tuple[int, ...]:
+    """Return the CPUs that this process may run on, by number; none where the system cannot bind to them."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
 def usable_memory_bytes(root: Path = Path("/")) -> float | None:
     """Return how much memory this process may use: the machine's, and the limits of its cgroups; None if unknown."""
     limits: list[float] = []
@@ -244,36 +250,22 @@ def _cpu_quota(folder: Path) -> tuple[float | None, float]:
 
 def _cgroups(controller: str, root: Path) -> Iterator[Path]:
     """Yield the folders of the cgroups that limit this process, from its own up to the outermost one it sees."""
-    membership = [line.split(":", 2) for line in _read(root / "proc/self/cgroup").splitlines()]
-    for _, controllers, path in (entry for entry in membership if len(entry) == 3):
-        if controllers and controller not in controllers.split(","):
+    found = mounts(_read(root / "proc/self/mountinfo"))
+    for membership in memberships(_read(root / "proc/self/cgroup")):
+        if membership.controllers and controller not in membership.controllers:
             continue
-        mount = _mount_of(controllers and controller, root)
-        if mount is None:
+        of_this = [
+            m for m in found if (controller in m.controllers if membership.controllers else not m.controllers)
+        ]
+        if not of_this:
             continue
-        top, inside = mount
-        relative = os.path.relpath(path, inside)
-        folder = top if relative.startswith("..") else top / relative  # out of sight: the outermost counts
+        top = root / of_this[0].folder.lstrip("/")
+        folder = root / folder_of(membership.path, of_this[0]).lstrip("/")
         while True:
             yield folder
             if folder == top or top not in folder.parents:
                 break
             folder = folder.parent
-
-
-def _mount_of(controller: str, root: Path) -> tuple[Path, str] | None:
-    """Return where the hierarchy of a controller of version 1 is mounted, "" meaning version 2, and its root there."""
-    for line in _read(root / "proc/self/mountinfo").splitlines():
-        head, _, tail = line.partition(" - ")
-        fields, kind = head.split(), tail.split()
-        if len(fields) < 5 or len(kind) < 3:
-            continue
-        is_it = (
-            kind[0] == "cgroup" and controller in kind[2].split(",") if controller else kind[0] == "cgroup2"
-        )
-        if is_it:
-            return root / fields[4].lstrip("/"), fields[3]
-    return None
 
 
 def _read(path: Path) -> str:

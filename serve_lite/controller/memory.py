@@ -1,8 +1,8 @@
-"""Watches that replicas stay within the `memory` that they were given.
+"""Watches that replicas stay within the `memory` that they were given, where the kernel does not hold them to it.
 
-The kernel does not hold them to it, so what they occupy is looked at every few seconds, all in one place, and only
-while there are replicas that were given a part. What is done about one that has more is decided in
-`policy/reconcile.py`.
+That it does where cgroups can be made (`cgroups.py`). Elsewhere, what replicas occupy is looked at every few seconds,
+all in one place, and only while there are replicas that were given a part. What is done about one that has more is
+decided in `policy/reconcile.py`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class MemoryWatch:
         tell: takes the event that one has more than that; told once for each.
         clock: time of events.
         spawn: starts the task that looks, which ends when there is nobody to look at.
+        is_held: whether the kernel holds a replica to its part.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class MemoryWatch:
         tell: Callable[[ReplicaOverused], None],
         clock: Callable[[], float],
         spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
+        is_held: Callable[[ReplicaId], bool] = lambda _: False,
     ) -> None:
+        self._is_held = is_held
         self._tell, self._clock, self._spawn = tell, clock, spawn
         self._limited: dict[ReplicaId, _Limited] = {}
         self._is_looking = False
@@ -55,6 +58,7 @@ class MemoryWatch:
             r.id: _Limited(r.pid, r.allotment.needs.memory_bytes)
             for r in observed.replicas.values()
             if r.allotment.needs.memory_bytes and r.pid is not None and r.is_alive and not r.overuse
+            if not self._is_held(r.id)
         }
         if self._limited and not self._is_looking:
             self._is_looking = True

@@ -6,15 +6,19 @@ and written out in `admin/prometheus.py`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+
+import msgspec
 
 from serve_lite.instruments import Family, Series
 from serve_lite.schema import ApplicationStatus, DeploymentStatus, ReplicaState, ServeStatus
 from serve_lite.state.ids import DeploymentId, ReplicaId, suffix_of
 from serve_lite.state.observed import ReplicaView
 
-#: Gone replicas of one deployment whose counters are still shown, the newest.
+#: Gone replicas of one deployment whose counters are still shown, the newest; fewer if they had very many.
 KEPT_GONE = 100
+KEPT_GONE_BYTES = 1024 * 1024
 
 #: Ray Serve's numbers (2.60; 2.7 has no such metrics).
 DEPLOYMENT_NUMBERS = {
@@ -35,6 +39,9 @@ APPLICATION_NUMBERS = {
 }
 _OWN = ["deployment", "replica", "application"]
 
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Family]).decode
+
 
 class Pictures:
     """The last picture of every replica's metrics.
@@ -45,7 +52,7 @@ class Pictures:
 
     def __init__(self) -> None:
         self._living: dict[ReplicaId, list[Family]] = {}
-        self._gone: dict[DeploymentId, dict[ReplicaId, list[Family]]] = {}
+        self._gone: dict[DeploymentId, _Gone] = {}
 
     def begin(self, replica: ReplicaId, deployment: DeploymentId) -> None:
         """A replica is ready."""
@@ -70,10 +77,7 @@ class Pictures:
         """A replica is gone; keep what lasts."""
         lasting = [family for family in self._living.pop(replica, ()) if family.kind != "gauge"]
         if lasting:
-            gone = self._gone.setdefault(deployment, {})
-            gone[replica] = lasting
-            if len(gone) > KEPT_GONE:
-                del gone[next(iter(gone))]
+            self._gone.setdefault(deployment, _Gone()).keep(_encode(lasting))
 
     def forget(self, deployment: DeploymentId) -> None:
         """A deployment is deleted."""
@@ -81,8 +85,26 @@ class Pictures:
 
     def families(self) -> list[Family]:
         """Return everything, the oldest first. Families of the same name are not put together."""
-        gone = [families for of_one in self._gone.values() for families in of_one.values()]
+        gone = [_decode(picture) for of_one in self._gone.values() for picture in of_one.pictures]
         return [family for families in (*gone, *self._living.values()) for family in families]
+
+
+class _Gone:
+    """The last pictures of one deployment's gone replicas, oldest first.
+
+    Encoded, which takes less memory: nothing happens to them any more, and only a scrape looks at them.
+    """
+
+    def __init__(self) -> None:
+        self.pictures: deque[bytes] = deque()
+        self._bytes = 0
+
+    def keep(self, picture: bytes) -> None:
+        """Add the newest, and drop the oldest ones beyond what is kept. The newest stays, however large."""
+        self.pictures.append(picture)
+        self._bytes += len(picture)
+        while len(self.pictures) > 1 and (len(self.pictures) > KEPT_GONE or self._bytes > KEPT_GONE_BYTES):
+            self._bytes -= len(self.pictures.popleft())
 
 
 def lifecycle(status: ServeStatus, replicas: Sequence[ReplicaView]) -> list[Family]:

@@ -1,7 +1,8 @@
 """Whether the kernel has ended processes because memory ran out.
 
 A process that is ended so dies of SIGKILL like any other that somebody kills; only the kernel's count of it tells one
-from the other. The count is the whole machine's, so it makes a cause likely and not certain, and is told so.
+from the other. A cgroup's own count (`cgroups.py`) makes it certain. The whole machine's makes it likely, and is told
+so.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import signal
 
 from serve_lite.controller.child import ExitInfo
+from serve_lite.policy.devices import in_bytes
 
 _COUNT = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
@@ -22,6 +24,14 @@ def count_oom_kills(path: str = "/proc/vmstat") -> int | None:
     except OSError:
         return None
     return int(found[1]) if found else None
+
+
+def explain_limit(limit_bytes: float) -> str:
+    """Return what to add to "was killed by SIGKILL" for a replica that wanted more than its cgroup may have."""
+    return (
+        f": over its memory limit of {in_bytes(limit_bytes)} (`memory` in its ray_actor_options, with the processes "
+        "that it started)"
+    )
 
 
 def explain_kill(info: ExitInfo, before: int | None, now: int | None) -> str:

@@ -20,11 +20,13 @@ from serve_lite.controller.spawner import Spawner
 from serve_lite.controller.store import ReplicaRow
 from serve_lite.controller.upkeep import Upkeep
 from serve_lite.policy import actions as act
+from serve_lite.policy.devices import in_ranges
 from serve_lite.policy.standby import standby_of
 from serve_lite.state import events as ev
 from serve_lite.state.goal import DeploymentGoal
 from serve_lite.state.ids import DeploymentId, replica_id
 from serve_lite.state.observed import ReplicaView
+from serve_lite.state.resources import Allotment
 from serve_lite.wire.messages import InitRequest, PlaceRequest, ReconfigureRequest
 
 _ALPHABET = string.ascii_lowercase + string.digits
@@ -124,8 +126,7 @@ class Orders:
             allotment=action.allotment,
         )
         environment = with_devices(goal.environment, action.allotment, self._inventory.machine)
-        where = f" (GPU {', '.join(action.allotment.gpu_ids)})" if action.allotment.gpu_ids else ""
-        self._books.record(name, f"start: {action.reason}{where}")
+        self._books.record(name, f"start: {action.reason}{_told(action.allotment)}")
         return event, lambda: self._fleet.start(row, request, environment, planned_at=now)
 
     def _begin_stop(self, action: act.StopReplica, now: float) -> tuple[ev.Event, Callable[[], None]]:
@@ -170,3 +171,10 @@ class Orders:
         wanted = standby_of(goal) if goal is not None and is_standby else goal
         assert wanted is not None, f"{deployment} was planned for and is not wanted"
         return wanted
+
+
+def _told(allotment: Allotment) -> str:
+    """Return " (GPU 0, 1; CPU 2-3)" for what a replica was given by number."""
+    gpus, cpus = ", ".join(allotment.gpu_ids), in_ranges(allotment.cpu_ids)
+    told = "; ".join(f"{kind} {ids}" for kind, ids in (("GPU", gpus), ("CPU", cpus)) if ids)
+    return f" ({told})" if told else ""

@@ -51,6 +51,14 @@ _BROKEN_TEMPLATES = 2
 _decode_message = msgspec.json.Decoder(TemplateMessage).decode
 
 
+class SpawnLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica keeps to from before anything of the user's runs."""
+
+    cgroup: str = ""  #: folder of the one that it enters; "": it stays in the daemon's
+    cpus: tuple[int, ...] = ()  #: to which it is bound; (): to none
+    threads: int = 0  #: of numeric libraries, unless a variable says otherwise; 0: as many as they like
+
+
 class TemplateLostError(Exception):
     """The template ended before it had answered."""
 
@@ -80,6 +88,7 @@ class Spawner:
         self._serial = 0
         self._asked: dict[int, _Asked] = {}  #: of the template and not answered, by serial
         self._children: dict[int, Child] = {}  #: alive, by pid
+        self.num_ended = 0  #: children that have ended
         self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Spawner:
@@ -111,7 +120,12 @@ class Spawner:
         return os.path.join(self._logs, f"{kind}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.log")
 
     async def spawn_replica(
-        self, replica: ReplicaId, environment: CodeEnvironment, log_path: str | None = None
+        self,
+        replica: ReplicaId,
+        environment: CodeEnvironment,
+        log_path: str | None = None,
+        *,
+        limits: SpawnLimits = SpawnLimits(),  # noqa: B008  (frozen)
     ) -> Child:
         """Start a replica that listens at `socket_path(replica)`; it waits there for `init`.
 
@@ -130,6 +144,7 @@ class Spawner:
                 listener,
                 log_path or self.log_path("replica", replica),
                 socket_path=path,
+                limits=limits,
             )
         except BaseException:
             _remove_sockets(path)
@@ -246,6 +261,7 @@ class Spawner:
         log_path: str,
         *,
         socket_path: str = "",
+        limits: SpawnLimits = SpawnLimits(),  # noqa: B008  (frozen)
     ) -> Child:
         self._serial += 1
         request = SpawnRequest(
@@ -256,6 +272,9 @@ class Spawner:
             cwd=environment.cwd,
             sys_path=environment.sys_path,
             env_vars=environment.env_vars,
+            cpus=limits.cpus,
+            threads=limits.threads,
+            cgroup=limits.cgroup,
         )
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         files = ChildFiles(socket_path, log_path, os.fstat(log).st_size)
@@ -398,6 +417,7 @@ class Spawner:
         return template
 
     def _on_child_exit(self, child: Child) -> None:
+        self.num_ended += 1
         self._children.pop(child.pid, None)
         if child.files.socket_path:
             _remove_sockets(child.files.socket_path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import anyio.abc
 import msgspec
@@ -14,6 +16,8 @@ from serve_lite.state.goal import Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.wire.control import ControlMethods, ItemSink
 from serve_lite.wire.messages import (
+    AdviserPlace,
+    AdviserRequest,
     DeleteRequest,
     DeploymentLoad,
     DeployReply,
@@ -26,11 +30,17 @@ from serve_lite.wire.messages import (
     InstanceInfo,
     InstanceSettings,
     Membership,
+    Routes,
+    RoutesRequest,
+    RouteTarget,
     UpgradeReply,
     UpgradeRequest,
     WaitRequest,
     WatchRequest,
 )
+from serve_lite.wire.spawning import GrpcServices
+
+V = TypeVar("V")
 
 
 class Controls(Protocol):
@@ -53,6 +63,15 @@ class Memberships(Protocol):
     def watch(
         self, app: str, deployment: str, on_change: Callable[[Membership], None], /
     ) -> Callable[[], None]: ...
+    def watch_routes(self, on_change: Callable[[tuple[RouteTarget, ...]], None], /) -> Callable[[], None]: ...
+
+
+class AdviserPlaces(Protocol):
+    """What is asked of the adviser processes."""
+
+    async def tell_place(
+        self, target: DeploymentId, tell: Callable[[AdviserPlace], Awaitable[None]], /
+    ) -> None: ...
 
 
 class ControlSocket:
@@ -64,13 +83,17 @@ class ControlSocket:
         group: anyio.abc.TaskGroup,
         controller: Controls,
         memberships: Memberships,
+        advisers: AdviserPlaces,
         info: InstanceInfo,
         settings: InstanceSettings,
         leave: Callable[[], Any],
         upgrade: Callable[[UpgradeRequest], Awaitable[UpgradeReply]],
+        read_services: Callable[[], Awaitable[GrpcServices]],
     ) -> None:
         self._controller, self._memberships, self._info, self._leave = controller, memberships, info, leave
-        self._settings, self._upgrade = settings, upgrade
+        self._advisers, self._settings, self._upgrade = advisers, settings, upgrade
+        self._read_services = read_services
+        self.proxies: dict[int, list[int]] = {}  #: pids of proxy processes that are connected, by number
         self._upgraders = 0
         self._left = asyncio.Event()
         self._leavers = 0
@@ -87,7 +110,10 @@ class ControlSocket:
         methods.method("shutdown", Empty, self._shutdown)
         methods.method("upgrade", UpgradeRequest, self._wait_for_upgrade)
         methods.method("load", DeploymentLoad, self._load)
+        methods.method("grpc_services", Empty, self._tell_services)
         methods.stream("watch", WatchRequest, self._watch)
+        methods.stream("routes", RoutesRequest, self._tell_routes)
+        methods.stream("adviser", AdviserRequest, self._tell_adviser)
 
     async def tell_left(self) -> None:
         """Answer everyone who has asked for the shutdown."""
@@ -145,22 +171,54 @@ class ControlSocket:
             self._leavers -= 1
         return Empty()
 
+    async def _tell_services(self, _: Empty) -> GrpcServices:
+        return await self._read_services()
+
+    async def _tell_adviser(self, request: AdviserRequest, sink: ItemSink) -> None:
+        await self._advisers.tell_place(DeploymentId(request.deployment, request.app), sink.send)
+
+    async def _tell_routes(self, request: RoutesRequest, sink: ItemSink) -> None:
+        """Send the routes now and on every change."""
+        async with _latest(self._memberships.watch_routes) as next_routes:
+            pids = self.proxies.setdefault(request.proxy, [])
+            pids.append(request.pid)
+            try:
+                while True:  # ends with the client, which cancels it
+                    await sink.send(Routes(await next_routes()))
+            finally:
+                pids.remove(request.pid)
+
     async def _watch(self, request: WatchRequest, sink: ItemSink) -> None:
-        """Send the membership now and on every change; a slow client gets the latest, not each."""
-        changed = asyncio.Event()
-        latest: list[Membership] = []
-
-        def on_change(membership: Membership) -> None:
-            latest[:] = [membership]
-            changed.set()
-
-        unwatch = self._memberships.watch(request.app, request.deployment, on_change)
+        """Send the membership now and on every change."""
+        watch = partial(self._memberships.watch, request.app, request.deployment)
         try:
-            while True:  # ends with the client, which cancels it
-                await changed.wait()
-                changed.clear()
-                await sink.send(latest[0])
+            async with _latest(watch) as next_membership:
+                while True:  # ends with the client, which cancels it
+                    await sink.send(await next_membership())
         finally:
-            unwatch()
             if request.caller:
                 self._controller.forget_caller(DeploymentId(request.deployment, request.app), request.caller)
+
+
+@asynccontextmanager
+async def _latest(
+    watch: Callable[[Callable[[V], None]], Callable[[], None]],
+) -> AsyncIterator[Callable[[], Awaitable[V]]]:
+    """Watch while this is open. What it gives waits for the next value: who is slow gets the latest, not each."""
+    changed = asyncio.Event()
+    latest: list[V] = []
+
+    def on_change(value: V) -> None:
+        latest[:] = [value]
+        changed.set()
+
+    async def wait() -> V:
+        await changed.wait()
+        changed.clear()
+        return latest[0]
+
+    unwatch = watch(on_change)
+    try:
+        yield wait
+    finally:
+        unwatch()

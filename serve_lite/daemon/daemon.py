@@ -16,16 +16,15 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
-import msgspec
 
 from serve_lite import __version__
+from serve_lite.controller.cgroups import ReplicaGroups
 from serve_lite.controller.controller import Controller
 from serve_lite.controller.environment_cache import EnvironmentCache
 from serve_lite.controller.environments import Environments, settings_from
@@ -37,6 +36,7 @@ from serve_lite.controller.store_copy import BEFORE, copy_state, drop_state, res
 from serve_lite.controller.warm import Template
 from serve_lite.daemon.activation import tell_ready
 from serve_lite.daemon.control import ControlSocket
+from serve_lite.daemon.doors import Doors, proxy_options
 from serve_lite.daemon.effective import shown
 from serve_lite.daemon.grpc_memory import GrpcMemory
 from serve_lite.daemon.handover import MEMORY_FORM
@@ -44,19 +44,21 @@ from serve_lite.daemon.home import Paths
 from serve_lite.daemon.keeper import EXIT_HOPELESS, UPGRADE_LOG
 from serve_lite.daemon.keeper_link import KeeperLink
 from serve_lite.daemon.log_files import bound, prune, reopen, writes_into
+from serve_lite.daemon.memory import give_memory_back
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.daemon.plane import ControlPlane, open_plane
+from serve_lite.daemon.token import Tokens
 from serve_lite.exceptions import InstanceError, InvalidConfigError
 from serve_lite.outputs import drop_what_has_no_room
 from serve_lite.processes import set_title
-from serve_lite.proxy.http import RequestHandler
-from serve_lite.proxy.options import ProxyOptions
-from serve_lite.proxy.server import HttpServer, check_certificates, serve_http
+from serve_lite.proxy.server import check_certificates
+from serve_lite.routing.daemon_link import DaemonLink
 from serve_lite.routing.membership import RemoteMembership
 from serve_lite.routing.ranked import Adviser
 from serve_lite.routing.router import Routers
 from serve_lite.schema import ProxyStatus
 from serve_lite.state.goal import CodeEnvironment
+from serve_lite.state.status import ProxyFacts
 from serve_lite.wire.messages import (
     InstanceInfo,
     InstanceSettings,
@@ -64,16 +66,14 @@ from serve_lite.wire.messages import (
     UpgradeReply,
     UpgradeRequest,
 )
-
-if TYPE_CHECKING:
-    from serve_lite.proxy import grpc
+from serve_lite.wire.spawning import GrpcServices
 
 logger = logging.getLogger("serve_lite.daemon")
 
 #: How long requests may finish before their replicas are told to stop, which they do gracefully anyway.
 _DRAIN_FIRST_S = 1.0
 
-_LOOK_AT_LOGS_S = 15.0
+_LOOK_EVERY_S = 15.0  #: at logs and memory
 
 
 def run(
@@ -135,7 +135,7 @@ class Daemon:
         self._options, self._paths, self._template = options, where, template
         self._notify = notify
         self._is_successor = is_successor  #: of a daemon that still serves
-        self._sockets = {
+        self._sockets: dict[str, socket.socket] = {
             name: socket.socket(fileno=inherited[name])
             for name in ("http", "grpc", "admin", "control")
             if name in inherited
@@ -153,8 +153,9 @@ class Daemon:
         self._leaving: asyncio.Event
         self._keeper: KeeperLink | None = None
         self._plane: ControlPlane | None = None  #: None while another daemon has the instance
-        self._http: HttpServer | None = None
-        self._grpc: grpc.GrpcDoor | None = None
+        self._doors = Doors()
+        self._is_draining = False  #: for good
+        self._groups: ReplicaGroups | None = None  #: of our last control plane
 
     async def serve(self) -> None:
         """Bring up everything in order, run until told to stop, take it down in order."""
@@ -188,7 +189,7 @@ class Daemon:
                 self._plane, self._epoch = plane, plane.controller.epoch
                 if not self.is_ready:
                     await self._open_doors(group, routers, publisher, plane.importer)
-                    group.start_soon(self._keep_logs_small)
+                    group.start_soon(self._keep_small)
                 else:
                     routers.ask_anew()
                 await self._open_to_clients(group, plane, publisher)
@@ -224,6 +225,8 @@ class Daemon:
         importer: Importer,
         environments: Environments,
     ) -> Controller:
+        self._groups = groups = ReplicaGroups(store.stored.node_id, self._options.memory_limits)
+        groups.require()
         return Controller(
             group,
             store,
@@ -239,6 +242,7 @@ class Daemon:
             logging_config=self._options.logging_config,
             log_file=self._log,
             machine=self._options.machine,
+            groups=groups,
         )
 
     def _make_adviser(self, membership: Membership) -> Adviser | None:
@@ -247,9 +251,28 @@ class Daemon:
     async def _open_doors(
         self, group: anyio.abc.TaskGroup, routers: Routers, publisher: Publisher, importer: Importer
     ) -> None:
-        self._http = await self._open_http(group, routers, publisher)
-        # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
-        self._grpc = await self._open_grpc(group, routers, publisher, importer)
+        read_services = partial(self._read_services, importer)
+        if self._options.proxy_processes == 0:
+            await self._doors.open(group, self._sockets, self._options, routers, publisher, read_services)
+            return
+        if self._keeper is None:
+            raise InvalidConfigError(
+                "`proxy_processes` needs a keeper, which starts them: with socket units of systemd there is none. "
+                "Use the unit that `serve systemd` prints without --sockets, or set it to 0."
+            )
+        await anyio.to_thread.run_sync(check_certificates, proxy_options(self._options))
+        if "grpc" in self._sockets:
+            await read_services()  # what is wrong with them must be told to whoever starts the instance
+
+    async def _read_services(self, importer: Importer) -> GrpcServices:
+        """Return what gRPC can be asked for, from the users' servicer functions or from an earlier daemon."""
+        memory = GrpcMemory(self._paths.home, self._keeper_pid if self._keeper_socket is not None else 0)
+        services = memory.recall()
+        if services is None:
+            environment = CodeEnvironment(sys_path=self._options.grpc_sys_path)
+            services = await importer.read_servicers(self._options.grpc_servicer_functions, environment)
+            memory.keep(services)
+        return services
 
     async def _open_to_clients(
         self, group: anyio.abc.TaskGroup, plane: ControlPlane, publisher: Publisher
@@ -259,12 +282,30 @@ class Daemon:
             group,
             plane.controller.desk,
             publisher,
+            plane.advisers,
             self._info(plane.controller.epoch),
             settings,
             self._shut_down,
             self._upgrade,
+            partial(self._read_services, plane.importer),
         )
-        await plane.open_to_clients(control, self._sockets, self._options, settings)
+        if self._options.proxy_location != "Disabled" and "http" in self._sockets:
+            plane.controller.desk.proxies = self._proxies
+        tokens = Tokens(self._paths)
+        await plane.open_to_clients(control, self._sockets, self._options, settings, tokens)
+
+    def _proxies(self) -> tuple[ProxyFacts, ...]:
+        """Return who answers requests, for status and REST."""
+        draining = ProxyStatus.DRAINING if self._is_draining else None
+        if not self._options.proxy_processes:
+            return (ProxyFacts(0, os.getpid(), draining or ProxyStatus.HEALTHY),)
+        connected = self._plane.control.proxies if self._plane is not None else {}
+        return tuple(
+            ProxyFacts(number, pids[-1], draining or ProxyStatus.HEALTHY)
+            if (pids := connected.get(number))
+            else ProxyFacts(number, 0, draining or ProxyStatus.STARTING)
+            for number in range(1, self._options.proxy_processes + 1)
+        )
 
     async def _until_asked(self) -> None:
         """Return when we are to leave, or to hand the instance over."""
@@ -281,10 +322,8 @@ class Daemon:
     async def _leave(self, plane: ControlPlane, routers: Routers) -> None:
         """End with all that the instance has."""
         plane.close_admin()
-        plane.controller.desk.proxy_status = ProxyStatus.DRAINING
-        await self._drain(
-            [door.drain for door in (self._http, self._grpc) if door is not None], plane.controller
-        )
+        self._is_draining = True
+        await self._drain(plane.controller)
         await plane.control.tell_left()
         await plane.listener.aclose()
         await routers.aclose()
@@ -301,7 +340,7 @@ class Daemon:
         self._grace_s = request.grace_s
         logger.info("an upgrade is asked for")
         try:
-            return UpgradeReply(pid=await asyncio.shield(self._keeper.ask_upgrade()))
+            return UpgradeReply(pid=await asyncio.shield(self._keeper.ask_upgrade(request.grace_s)))
         except InstanceError as error:
             log = os.path.join(self._paths.logs, UPGRADE_LOG)
             said = await asyncio.to_thread(_last_words, log)
@@ -312,7 +351,7 @@ class Daemon:
     async def _wait_for_turn(self) -> bool:
         """Try all that can be tried while the other daemon serves, then wait until it lets go; False: not needed."""
         assert self._keeper is not None
-        await anyio.to_thread.run_sync(check_certificates, _proxy_options(self._options))
+        await anyio.to_thread.run_sync(check_certificates, proxy_options(self._options))
         folder = os.path.join(self._paths.home, "upgrade")
         try:
             await asyncio.to_thread(_copy_for_rehearsal, self._paths.db, folder)
@@ -368,9 +407,9 @@ class Daemon:
 
     async def _finish_requests(self, group: anyio.abc.TaskGroup, publisher: Publisher) -> None:
         """Answer what has come here, with the replicas that the other daemon tells of."""
-        source = RemoteMembership(self._paths.control)
-        group.start_soon(source.run)
-        publisher.follow(source)
+        link = DaemonLink(self._paths.control)
+        publisher.follow(RemoteMembership(link))
+        group.start_soon(link.run)
         async with anyio.create_task_group() as retiring:
 
             async def hurry() -> None:
@@ -378,10 +417,7 @@ class Daemon:
                 retiring.cancel_scope.cancel()
 
             async def finish() -> None:
-                async with anyio.create_task_group() as doors:
-                    for door in (self._http, self._grpc):
-                        if door is not None:
-                            doors.start_soon(door.retire, self._grace_s)
+                await self._doors.retire(self._grace_s)
                 retiring.cancel_scope.cancel()
 
             retiring.start_soon(hurry)
@@ -407,78 +443,22 @@ class Daemon:
         if self._plane is not None:
             self._plane.spawner.report_exit(pid, status)
 
-    async def _drain(
-        self, doors: Sequence[Callable[[], Coroutine[Any, Any, object]]], controller: Controller
-    ) -> None:
+    async def _drain(self, controller: Controller) -> None:
         """Let requests finish, then end every replica; requests that take longer end with theirs."""
         async with anyio.create_task_group() as group:
             drained = anyio.Event()
 
             async def drain() -> None:
-                async with anyio.create_task_group() as draining:
-                    for door in doors:
-                        draining.start_soon(door)
+                if self._options.proxy_processes and self._keeper is not None:
+                    await self._keeper.drain_proxies()
+                await self._doors.drain()
                 drained.set()
 
-            if doors:
-                group.start_soon(drain)
-                with anyio.move_on_after(_DRAIN_FIRST_S):
-                    await drained.wait()
+            group.start_soon(drain)
+            with anyio.move_on_after(_DRAIN_FIRST_S):
+                await drained.wait()
             await controller.shutdown(keep_goal=not self._forgets_goal)
             group.cancel_scope.cancel()
-
-    async def _open_http(
-        self, group: anyio.abc.TaskGroup, routers: Routers, publisher: Publisher
-    ) -> HttpServer | None:
-        if "http" not in self._sockets:
-            return None
-        handler = RequestHandler(routers, _proxy_options(self._options))
-        publisher.watch_routes(handler.set_routes)
-        server: HttpServer = await group.start(serve_http, self._sockets["http"], handler)
-        return server
-
-    async def _open_grpc(
-        self, group: anyio.abc.TaskGroup, routers: Routers, publisher: Publisher, importer: Importer
-    ) -> grpc.GrpcDoor | None:
-        if "grpc" not in self._sockets:
-            return None
-        from serve_lite.proxy import grpc  # brings another HTTP/2 stack, which few instances need
-
-        options = self._options
-        environment = CodeEnvironment(sys_path=options.grpc_sys_path)
-        memory = GrpcMemory(self._paths.home, self._keeper_pid if self._keeper_socket is not None else 0)
-        services = memory.recall()
-        if services is None:
-            services = await importer.read_servicers(options.grpc_servicer_functions, environment)
-            memory.keep(services)
-        door = grpc.GrpcDoor(
-            routers,
-            services,
-            grpc.GrpcOptions(
-                request_timeout_s=options.grpc_request_timeout_s,
-                enable_reflection=options.grpc_enable_reflection,
-                backlog=options.backlog,
-                ssl_certfile=options.ssl_certfile,
-                ssl_keyfile=options.ssl_keyfile,
-                ssl_keyfile_password=options.ssl_keyfile_password,
-                ssl_ca_certs=options.ssl_ca_certs,
-            ),
-        )
-        publisher.watch_routes(door.set_routes)
-        await group.start(grpc.serve_grpc, self._sockets["grpc"], door)
-        return door
-
-    def reload_certificates(self) -> None:
-        """Read the certificates of HTTP and gRPC again; connections that are open keep theirs.
-
-        Files that cannot be used are logged, and what was read before stays in force.
-        """
-        for name, door in (("HTTP", self._http), ("gRPC", self._grpc)):
-            try:
-                if door is not None and door.reload_certificates():
-                    logger.info("new connections of %s have the certificates read just now", name)
-            except InvalidConfigError as error:
-                logger.error("%s keeps its certificates: %s", name, error)
 
     def _grpc_options(self) -> dict[str, Any]:
         """Return the options as REST shows them, with the port that was really bound."""
@@ -488,6 +468,9 @@ class Daemon:
             "grpc_servicer_functions": list(options.grpc_servicer_functions),
             "request_timeout_s": options.grpc_request_timeout_s,
             "enable_reflection": options.grpc_enable_reflection,
+            "max_receive_message_bytes": options.grpc_max_receive_message_bytes,
+            "max_send_message_bytes": options.grpc_max_send_message_bytes,
+            "max_connections": options.grpc_max_connections,
         }
 
     def _http_options(self) -> dict[str, Any]:
@@ -508,7 +491,8 @@ class Daemon:
             for name in ("http", "grpc", "admin")
             if name in self._sockets
         }
-        return InstanceSettings(settings=shown(self._options, bound))
+        told = self._groups.told if self._groups is not None else ""
+        return InstanceSettings(settings=shown(self._options, bound, told))
 
     def _info(self, epoch: int) -> InstanceInfo:
         http, admin, grpc = (self._sockets.get(name) for name in ("http", "admin", "grpc"))
@@ -541,10 +525,14 @@ class Daemon:
         except OSError as error:
             logger.warning("systemd could not be told that the instance is up: %s", error)
 
-    async def _keep_logs_small(self) -> None:
-        """Bound our log, and the number of logs of replicas that are gone, until cancelled."""
+    async def _keep_small(self) -> None:
+        """Bound our log, the number of logs of replicas that are gone, and our memory, until cancelled."""
+        ended = 0
         while True:
             if self._plane is not None:
+                if self._plane.spawner.num_ended != ended:
+                    ended = self._plane.spawner.num_ended
+                    give_memory_back()
                 try:
                     if self._writes_log:
                         bound(self._log)
@@ -552,7 +540,7 @@ class Daemon:
                     await asyncio.to_thread(prune, self._paths.logs, alive)
                 except OSError as error:  # a full disk, or a folder that is gone: nothing else needs it
                     logger.warning("the logs could not be bounded: %s", error)
-            await anyio.sleep(_LOOK_AT_LOGS_S)
+            await anyio.sleep(_LOOK_EVERY_S)
 
     async def _watch_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -573,7 +561,7 @@ class Daemon:
         """Open the log anew, which somebody may have moved, and read the certificates anew."""
         if self._writes_log:
             reopen(self._log)
-        await asyncio.to_thread(self.reload_certificates)
+        await asyncio.to_thread(self._doors.reload_certificates)
 
     def _close(self) -> None:
         for sock in self._sockets.values():
@@ -600,11 +588,6 @@ def _last_words(log: str, lines: int = 12) -> str:
     except OSError:
         said = ""
     return f" The end of {log}:\n{said}" if said else ""
-
-
-def _proxy_options(options: InstanceOptions) -> ProxyOptions:
-    names = [field for field in ProxyOptions.__struct_fields__ if hasattr(options, field)]
-    return msgspec.convert({name: getattr(options, name) for name in names}, ProxyOptions)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

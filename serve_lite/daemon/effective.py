@@ -13,11 +13,14 @@ from serve_lite.wire.messages import Setting
 HIDDEN = "********"
 
 
-def shown(options: InstanceOptions, bound: Mapping[str, int] | None = None) -> tuple[Setting, ...]:
+def shown(
+    options: InstanceOptions, bound: Mapping[str, int] | None = None, memory_limits: str = ""
+) -> tuple[Setting, ...]:
     """Return every option with its value and who chose it, secrets hidden.
 
     Args:
         bound: ports that are really listened on, by field, where the kernel may have chosen.
+        memory_limits: what that option has come to, "kernel" or "watched: " and why; "": nobody knows yet.
     """
     rows = [
         Setting(name="home", value=options.home, origin=_origin(options, "home", "")),
@@ -33,6 +36,9 @@ def shown(options: InstanceOptions, bound: Mapping[str, int] | None = None) -> t
         chosen = (bound or {}).get(option.field)
         if chosen is not None and chosen != value:
             value, origin = chosen, f"{origin}; {value}: the kernel chooses"
+        if option.name == "memory_limits" and value == "auto" and memory_limits:
+            value, _, reason = memory_limits.partition(": ")
+            origin = f"{origin}; auto: {reason or 'cgroups may be made'}"
         if option.is_secret and value is not None:
             value = HIDDEN
         rows.append(Setting(name=option.name, value=value, origin=origin))
@@ -42,7 +48,7 @@ def shown(options: InstanceOptions, bound: Mapping[str, int] | None = None) -> t
 def differences(asked: InstanceOptions, running: Iterable[Setting]) -> list[str]:
     """Return a sentence for each option that was asked for and that a running instance has otherwise.
 
-    What nobody asked for is passed over, and so are port 0, which any port satisfies, and secrets.
+    What nobody asked for is passed over, and so are secrets, and what anything satisfies: port 0 and "auto".
     """
     actual = {setting.name: setting.value for setting in running}
     found = []
@@ -62,7 +68,8 @@ def _is_other(name: str, wanted: object, actual: object) -> bool:
     """Whether an option is really asked to be otherwise than it is."""
     if name == "proxy_location":
         return (wanted == ProxyLocation.Disabled) != (actual == ProxyLocation.Disabled)
-    return not (wanted == actual or (name.endswith("port") and wanted == 0))
+    is_any = (name.endswith("port") and wanted == 0) or (name == "memory_limits" and wanted == "auto")
+    return not (wanted == actual or is_any)
 
 
 def _said(value: object) -> str:

@@ -17,8 +17,9 @@ from contextlib import suppress
 
 from serve_lite.controller.warm import Template, can_fork, open_log
 from serve_lite.daemon.activation import check_activation
-from serve_lite.daemon.home import home_from_environment, paths, take_secrets
+from serve_lite.daemon.home import TOKEN_VARIABLE, home_from_environment, paths, take_secrets
 from serve_lite.daemon.keeper import EXIT_HOPELESS, StartError
+from serve_lite.daemon.token import prepare_token
 from serve_lite.exceptions import InstanceError
 
 #: What daemon and template both load sooner or later. The backend is anyio's own business and may move one day; it
@@ -50,6 +51,7 @@ def main() -> int:
         where.prepare()
         if "keeper" not in inherited:
             check_activation(inherited, where)
+        prepare_token(where, environment.get(TOKEN_VARIABLE, ""))  # a keeper has done so, unless it is older
     except (StartError, InstanceError) as error:
         sys.stderr.write(f"The instance cannot start: {error}\n")
         return EXIT_HOPELESS

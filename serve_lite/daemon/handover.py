@@ -1,10 +1,11 @@
 """A daemon as its keeper sees it, and how one takes the place of another without a request lost.
 
-Words on the link, each a line. From a daemon: `upgrade` (start my successor), `loaded` (a successor could take
+Words on the link, each a line. From a daemon: `upgrade SECONDS` (start my successor; the proxies, if there are any,
+get so long to finish), `drain` (have the proxies finish and end), `loaded` (a successor could take
 over), `handed` (nothing of mine changes the instance any more) or `refuse WHY`,
 `ready N` (it serves; N is the form of a keeper's
 memory that its code knows). From the keeper: `hand-over`, `go` (take over now), `leave PID` (the successor serves:
-finish what you have and end), `keep WHY` (there is no successor: go on), `exit PID STATUS`.
+finish what you have and end), `keep WHY` (there is no successor: go on), `exit PID STATUS`, `drained`.
 
     old daemon        keeper            successor
         upgrade ------> starts it
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # `typing` itself would cost 4 ms
 
 #: Of what a keeper passes on to the code that takes its place (`Keeper.memory`). A daemon tells the form that its own
 #: keeper would understand; if it is another, the keeper stays as it is.
-MEMORY_FORM: Final = 1
+MEMORY_FORM: Final = 2
 
 #: Seconds until a stage of the hand-over must be over.
 _LOADING_S: Final = 120.0
@@ -103,6 +104,7 @@ class Handover:
         self.is_going = False  #: the successor was told to take over
         self.is_done = False  #: it has
         self.memory_form = 0  #: that the successor told
+        self.grace_s = 0.0  #: for what is open in those that leave
         self.why_out = ""  #: why the successor was ended
         self.deadline = now + _LOADING_S  #: monotonic
 

@@ -17,6 +17,9 @@ HOME_VARIABLES = ("SERVE_LITE_HOME", "XDG_STATE_HOME")
 #: Variables that hold secrets. User code inherits the environment, so no process of an instance leaves them there.
 SECRET_VARIABLES = ("SERVE_LITE_HTTP_SSL_KEYFILE_PASSWORD",)
 
+#: Names the token to bear, to the command line; the token to have, to an instance that starts. A secret too.
+TOKEN_VARIABLE = "SERVE_LITE_TOKEN"
+
 
 class Paths:
     """Where everything of one instance is."""
@@ -26,6 +29,8 @@ class Paths:
         self.run = _socket_directory(home)  #: the sockets; `home` unless its path is too long
         self.control = os.path.join(self.run, "control.sock")
         self.lock = os.path.join(home, "lock")
+        self.token = os.path.join(home, "token")  #: opens the control plane; see `token.py`
+        self.previous_token = os.path.join(home, "token.previous")  #: hash of the one before, and its end
         self.db = os.path.join(home, "state.db")
         self.logs = os.path.join(home, "logs")
         self.environments = os.path.join(home, "environments")  #: archives and packages of applications
@@ -36,8 +41,10 @@ class Paths:
         Raises:
             InstanceError: a directory cannot be made or used, or belongs to or is open to someone else.
         """
-        for directory in (self.home, self.run, self.logs):
-            _prepare_directory(directory)
+        _prepare_directory(self.home)
+        if self.run != self.home:
+            _prepare_directory(self.run, may_be_link=False)  # others can make links in /tmp
+        _prepare_directory(self.logs)
 
     def remove_sockets(self) -> None:
         """Remove every socket file of the instance. Only for the last one that leaves."""
@@ -72,7 +79,7 @@ def home_from_environment() -> str:
 def take_secrets() -> dict[str, str]:
     """Take what is secret out of this process's environment; return the environment as it was."""
     before = dict(os.environ)
-    for name in SECRET_VARIABLES:
+    for name in (*SECRET_VARIABLES, TOKEN_VARIABLE):
         os.environ.pop(name, None)
     return before
 
@@ -94,12 +101,17 @@ def _has_room(directory: str) -> bool:
     return len(os.fsencode(os.path.join(directory, "r-xxxxxxxx.sock"))) < _LONGEST_SOCKET_PATH
 
 
-def _prepare_directory(path: str) -> None:
+def _prepare_directory(path: str, *, may_be_link: bool = True) -> None:
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
-        found = os.stat(path)
+        found = os.stat(path, follow_symlinks=may_be_link)
     except OSError as error:
         raise _error(f"The directory {path!r} cannot be used for the instance: {error.strerror}.") from error
+    if stat.S_ISLNK(found.st_mode):
+        raise _error(
+            f"{path!r} is a link, which another user may have made, and the sockets of the instance would lie where "
+            "it leads. Remove it."
+        )
     if not stat.S_ISDIR(found.st_mode):
         raise _error(f"{path!r} is not a directory.")
     if found.st_uid != os.geteuid():

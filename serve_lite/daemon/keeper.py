@@ -26,8 +26,10 @@ import sys
 import time
 
 from serve_lite.daemon.handover import MEMORY_FORM, DaemonProcess, Handover
-from serve_lite.daemon.home import Paths, paths, take_secrets
+from serve_lite.daemon.home import TOKEN_VARIABLE, Paths, paths, take_secrets
 from serve_lite.daemon.log_files import reopen, writes_into
+from serve_lite.daemon.proxy_keeping import ProxyProcesses
+from serve_lite.daemon.token import prepare_token
 from serve_lite.processes import (
     become_subreaper,
     children_of,
@@ -51,6 +53,7 @@ _LONGEST_PAUSE_S: Final = 10.0
 _PAUSES_FORGOTTEN_AFTER_S: Final = 30.0  #: a daemon that ran this long starts a new row
 _LOCK_PATIENCE_S: Final = 5.0  #: for the last processes of an instance that is just leaving
 _KILL_PATIENCE_S: Final = 10.0
+_PROXIES_LAST_S: Final = 1.0  #: for proxies to hand out what replicas have answered, once all else has ended
 
 #: What a successor says before it is ready; whoever asked for the upgrade is shown its end if it fails.
 UPGRADE_LOG: Final = "upgrade.log"
@@ -80,6 +83,8 @@ class Keeper:
         self._was_ready = False  #: a daemon of this keeper has been ready once
         self._stops = 0  #: how often we were asked to stop
         self._exit_status: int | None = None  #: set: the work is done
+        settings = json.loads(options)
+        self._proxies = ProxyProcesses(settings["proxy_processes"], self._new_proxy, self._drop_link, _log)
         self._poll = select.poll()
         self._writes_log = writes_into(os.path.join(where.logs, "keeper.log"))
         self._wakeup = _catch_signals()
@@ -88,6 +93,11 @@ class Keeper:
     @property
     def daemon_pid(self) -> int:
         return self._daemon.pid if self._daemon is not None else 0
+
+    def start(self) -> None:
+        """Start the first daemon, and the proxies if there shall be any."""
+        self.start_daemon()
+        self._proxies.start(time.monotonic())
 
     def start_daemon(self) -> None:
         """Start a daemon that inherits the sockets."""
@@ -121,16 +131,33 @@ class Keeper:
             now = time.monotonic()
             if self._start_at is not None and now >= self._start_at:
                 self.start_daemon()
+            self._proxies.start_due(now)
             if self._handover is not None:
                 self._handover.check_deadline(now)
             if self._owner and self._owner_fd is None and start_time_of(self._owner) is None:
                 self._stop(f"its owner, process {self._owner}, is gone")
+        self._wait_for_proxies()
         _kill_descendants()
         self._paths.remove_sockets()
         return self._exit_status
 
-    def memory(self) -> str:
-        """Return what `remember` needs in the same process after an exec. Descriptors in it are made inheritable."""
+    def _wait_for_proxies(self) -> None:
+        """Let the proxies hand out the last answers."""
+        self._proxies.drain()
+        give_up_at = time.monotonic() + _PROXIES_LAST_S
+        while self._proxies.all() and (left_s := give_up_at - time.monotonic()) > 0 and self._stops < 2:
+            for fd, _ in self._poll.poll(left_s * 1000):
+                if fd == self._wakeup:
+                    self._on_signals(os.read(self._wakeup, 4096))
+                elif fd != self._owner_fd:
+                    self._on_link(fd)
+
+    def memory(self, grace_s: float) -> str:
+        """Return what `remember` needs in the same process after an exec. Descriptors in it are made inheritable.
+
+        Args:
+            grace_s: for what is open in the proxies of the present code.
+        """
         for sock in self._sockets.values():
             sock.set_inheritable(True)
         os.set_inheritable(self._lock_fd, True)
@@ -141,6 +168,8 @@ class Keeper:
                 "lock": self._lock_fd,
                 "daemon": self._daemon.memory(),
                 "retired": [daemon.memory() for daemon in self._retired],
+                "proxies": self._proxies.memory(),
+                "grace_s": grace_s,
                 "owner": self._owner,
                 "writes_log": self._writes_log,
             }
@@ -158,19 +187,37 @@ class Keeper:
         keeper._was_ready, keeper._writes_log = True, known["writes_log"]
         keeper._daemon = DaemonProcess.remembered(known["daemon"])
         keeper._retired = [DaemonProcess.remembered(daemon) for daemon in known["retired"]]
-        for daemon in (keeper._daemon, *keeper._retired):
+        keeper._proxies.remember(known["proxies"], time.monotonic())
+        for daemon in keeper._all_processes():
             if daemon.link is not None:
                 keeper._poll.register(daemon.link, select.POLLIN)
         keeper._reap()  # whoever ended meanwhile
         if known["owner"]:
             keeper.watch_owner(known["owner"])
+        keeper._proxies.replace(known["grace_s"])
         return keeper
 
     def _new_daemon(self, log: str, *, is_successor: bool = False) -> DaemonProcess:
-        ours, theirs = socket.socketpair()
         inherited = {name: sock.fileno() for name, sock in self._sockets.items()}
-        inherited.update(keeper=theirs.fileno(), lock=self._lock_fd)
-        pid = _spawn_daemon(inherited, self._options, os.path.join(self._paths.logs, log), is_successor)
+        inherited["lock"] = self._lock_fd
+        more = {"SERVE_LITE_SUCCESSOR": "1"} if is_successor else {}
+        return self._spawn("serve_lite.daemon.entry", inherited, log, more)
+
+    def _new_proxy(self, number: int) -> DaemonProcess:
+        # The lock too: as long as we accept on the sockets, no other instance can.
+        inherited = {name: sock.fileno() for name, sock in self._sockets.items() if name in ("http", "grpc")}
+        more = {"SERVE_LITE_PROXY": str(number)}
+        return self._spawn(
+            "serve_lite.daemon.proxy_process", {**inherited, "lock": self._lock_fd}, "proxy.log", more
+        )
+
+    def _spawn(self, module: str, inherited: dict[str, int], log: str, more: dict[str, str]) -> DaemonProcess:
+        """Start a process of the instance, with a link to us."""
+        ours, theirs = socket.socketpair()
+        variables = {"SERVE_LITE_INSTANCE": self._options, **more}
+        pid = _spawn(
+            module, {**inherited, "keeper": theirs.fileno()}, variables, os.path.join(self._paths.logs, log)
+        )
         theirs.close()
         ours.setblocking(False)
         self._poll.register(ours, select.POLLIN)
@@ -178,7 +225,7 @@ class Keeper:
 
     def _pause_ms(self) -> float | None:
         pauses = [1000.0] if self._owner and self._owner_fd is None else []  # no pidfd on this system: look
-        times = [self._start_at] if self._start_at is not None else []
+        times = [at for at in (self._start_at, self._proxies.next_at) if at is not None]
         if self._handover is not None and not self._handover.why_out:
             times.append(self._handover.deadline)
         pauses += [max(0.0, (at - time.monotonic()) * 1000) + 1 for at in times]
@@ -191,8 +238,8 @@ class Keeper:
             elif number == signal.SIGHUP:
                 if self._writes_log:
                     reopen(os.path.join(self._paths.logs, "keeper.log"))
-                for daemon in self._serving():
-                    daemon.signal(signal.SIGHUP)
+                for process in (*self._serving(), *self._proxies.all()):
+                    process.signal(signal.SIGHUP)
             else:
                 self._stop(f"it got {signal.Signals(number).name}")
 
@@ -205,8 +252,11 @@ class Keeper:
         successor = [self._handover.successor] if self._handover is not None else []
         return [*([self._daemon] if self._daemon is not None else []), *successor, *self._retired]
 
+    def _all_processes(self) -> list[DaemonProcess]:
+        return [*self._all_daemons(), *self._proxies.all()]
+
     def _on_link(self, fd: int) -> None:
-        for daemon in self._all_daemons():
+        for daemon in self._all_processes():
             if daemon.link is not None and daemon.link.fileno() == fd:
                 lines = daemon.hear()
                 if lines is None:  # its exit follows
@@ -221,10 +271,15 @@ class Keeper:
             handover.heard_successor(line, now)
             if handover.is_done:
                 self._finish_handover(handover)
+        elif daemon in self._proxies.all():
+            self._proxies.heard(daemon, line)
         elif daemon is not self._daemon:
             return
-        elif line == "upgrade":
-            self._begin_handover(daemon)
+        elif line.startswith("upgrade"):
+            self._begin_handover(daemon, float(line.partition(" ")[2] or 0))
+        elif line == "drain":
+            self._proxies.drain()
+            self._tell_drained()
         elif handover is not None:
             handover.heard_old(line, now)
         elif line.startswith("ready") and not self._was_ready:
@@ -232,7 +287,11 @@ class Keeper:
 
     # --- another daemon in place of the one that runs ---
 
-    def _begin_handover(self, daemon: DaemonProcess) -> None:
+    def _tell_drained(self) -> None:
+        if self._daemon is not None and self._proxies.is_draining and not self._proxies.all():
+            self._daemon.tell("drained")
+
+    def _begin_handover(self, daemon: DaemonProcess, grace_s: float) -> None:
         if self._handover is not None or self._stops:
             daemon.tell("keep the instance is stopping, or an upgrade is under way already")
             return
@@ -241,6 +300,7 @@ class Keeper:
             os.truncate(log, 0)
         successor = self._new_daemon(UPGRADE_LOG, is_successor=True)
         self._handover = Handover(daemon, successor, time.monotonic())
+        self._handover.grace_s = grace_s
         _log(f"starting process {successor.pid} to take the place of daemon {daemon.pid}")
 
     def _finish_handover(self, handover: Handover) -> None:
@@ -250,15 +310,18 @@ class Keeper:
         self._daemon, self._failures, self._start_at = handover.successor, 0, None
         _log(f"daemon {handover.successor.pid} has taken over")
         if handover.memory_form == MEMORY_FORM and not self._stops:
-            self._renew()
+            self._renew(handover.grace_s)
         else:
             _log("the keeper goes on with the code that it was started with")
+        self._proxies.replace(handover.grace_s)
 
-    def _renew(self) -> None:
+    def _renew(self, grace_s: float) -> None:
         """Become what is installed now. The successor has just loaded the same module in the same environment."""
         _log("changing to the code of the new daemon")
         command = python_command("serve_lite.daemon.keeper")
-        environment = dict(os.environ, SERVE_LITE_INSTANCE=self._options, SERVE_LITE_KEEPER=self.memory())
+        environment = dict(
+            os.environ, SERVE_LITE_INSTANCE=self._options, SERVE_LITE_KEEPER=self.memory(grace_s)
+        )
         # Signals that come meanwhile wait until the new code listens: the mask outlives the exec.
         signal.pthread_sigmask(signal.SIG_BLOCK, _CAUGHT)
         try:
@@ -294,8 +357,11 @@ class Keeper:
                 return
             if pid == 0:
                 return
-            ended = next((daemon for daemon in self._all_daemons() if daemon.pid == pid), None)
-            if ended is not None:
+            ended = next((process for process in self._all_processes() if process.pid == pid), None)
+            if ended is not None and ended in self._proxies.all():
+                self._proxies.ended(ended, os.waitstatus_to_exitcode(status), time.monotonic())
+                self._tell_drained()
+            elif ended is not None:
                 self._on_exit(ended, os.waitstatus_to_exitcode(status))
             else:
                 for daemon in self._serving():
@@ -346,6 +412,7 @@ class Keeper:
             self._stop_gracefully()
         else:
             _log(f"stopping at once, because {reason}")
+            self._proxies.kill()
             for daemon in self._all_daemons():
                 daemon.signal(signal.SIGKILL)
 
@@ -368,6 +435,7 @@ def main() -> int:
     """
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     handshake_fd = int(arguments.get("--handshake-fd", "-1"))
+    token = os.environ.pop(TOKEN_VARIABLE, "")  # not for the daemon, nor for user code
     options = _options()
     settings = json.loads(options)
     where = paths(settings["home"])
@@ -380,7 +448,8 @@ def main() -> int:
         where.prepare()
         lock_fd = take_lock(where.lock)
         where.prepare()  # again, because the last instance may have removed its directory in the end
-        sockets = _bind(settings, where)
+        sockets = _bind(settings, where, has_token=bool(token) or os.path.exists(where.token))
+        prepare_token(where, token)
     except Exception as error:
         facts = error.facts if isinstance(error, StartError) else {"ok": False, "error": str(error)}
         _shake_hands(handshake_fd, facts)
@@ -388,7 +457,7 @@ def main() -> int:
         return 1
     become_subreaper()
     keeper = Keeper(options, where, sockets, lock_fd)
-    keeper.start_daemon()
+    keeper.start()
     if "--owner-pid" in arguments:
         keeper.watch_owner(int(arguments["--owner-pid"]))
     _shake_hands(handshake_fd, {"ok": True, **_info(settings, sockets), "pid": keeper.daemon_pid})
@@ -399,7 +468,7 @@ def main() -> int:
 #: Options that are read here.
 _COMPLETE: Final = {
     "home", "http_host", "http_port", "grpc_servicer_functions", "grpc_host", "grpc_port", "admin_host", "admin_port",
-    "backlog", "origins",
+    "backlog", "origins", "proxy_processes",
 }  # fmt: skip
 
 
@@ -449,24 +518,18 @@ def _already_up(path: str, holder: int) -> StartError:
     )
 
 
-def _bind(settings: dict[str, Any], where: Paths) -> dict[str, socket.socket]:
+def _bind(settings: dict[str, Any], where: Paths, *, has_token: bool) -> dict[str, socket.socket]:
     sockets = {}
     if settings["http_host"] is not None:
         sockets["http"] = _listen(settings["http_host"], settings["http_port"], settings["backlog"])
     if settings["grpc_servicer_functions"]:
         sockets["grpc"] = _listen(settings["grpc_host"], settings["grpc_port"], settings["backlog"])
-    sockets["admin"] = admin = _listen(settings["admin_host"], settings["admin_port"], 128)
-    if not admin.getsockname()[0].startswith(("127.", "::1")):
-        raise StartError(
-            f"The control plane would listen on {settings['admin_host']!r}, where other machines could reach it and "
-            "start any code. Listen on 127.0.0.1.",
-            kind="bind",
-        )
+    sockets["admin"] = _listen(settings["admin_host"], settings["admin_port"], 128, may_be_exposed=has_token)
     sockets["control"] = _listen_unix(where.control)
     return sockets
 
 
-def _listen(host: str, port: int, backlog: int) -> socket.socket:
+def _listen(host: str, port: int, backlog: int, *, may_be_exposed: bool = True) -> socket.socket:
     sock: socket.socket | None = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -474,6 +537,8 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
             key=lambda entry: entry[0] != socket.AF_INET
         )  # `localhost` may be both: most clients try this first
         family, kind, protocol, _, address = found[0]
+        if not may_be_exposed and address[0] != "::1" and not str(address[0]).startswith("127."):
+            raise _exposed(host)
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
@@ -491,6 +556,15 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
             f"Cannot listen on '{host}:{port}': {why}. Choose another address.", kind="bind"
         ) from error
     return sock
+
+
+def _exposed(host: str) -> StartError:
+    return StartError(
+        f"The control plane would listen on {host!r}, where other machines can reach it and start any code, and the "
+        f"instance has no token yet. Make one with `serve token rotate`, or set {TOKEN_VARIABLE}, or listen on "
+        "127.0.0.1.",
+        kind="bind",
+    )
 
 
 def _listen_unix(path: str) -> socket.socket:
@@ -549,17 +623,12 @@ def _shake_hands(fd: int, facts: dict[str, Any]) -> None:
         pass
 
 
-def _spawn_daemon(inherited: dict[str, int], options: str, log_path: str, is_successor: bool) -> int:
-    """Start a daemon and return its pid. `inherited` become its descriptors 3, 4, ... in this order."""
+def _spawn(module: str, inherited: dict[str, int], variables: dict[str, str], log_path: str) -> int:
+    """Start a process that runs a module and return its pid. `inherited` become its descriptors 3, 4, ... in order."""
     environment = dict(
-        os.environ,
-        SERVE_LITE_INSTANCE=options,
-        LISTEN_FDS=str(len(inherited)),
-        LISTEN_FDNAMES=":".join(inherited),
+        os.environ, **variables, LISTEN_FDS=str(len(inherited)), LISTEN_FDNAMES=":".join(inherited)
     )
-    if is_successor:
-        environment["SERVE_LITE_SUCCESSOR"] = "1"
-    command = python_command("serve_lite.daemon.entry")
+    command = python_command(module)
     pid = os.fork()  # safe here: this process has no threads
     if pid:
         return pid
@@ -579,7 +648,7 @@ def _spawn_daemon(inherited: dict[str, int], options: str, log_path: str, is_suc
             os.dup2(fd, target)
         os.execve(command[0], command, environment)
     except BaseException as error:
-        print(f"cannot start the daemon: {error!r}", file=sys.stderr, flush=True)
+        print(f"cannot start {module}: {error!r}", file=sys.stderr, flush=True)
     finally:
         os._exit(EXIT_HOPELESS)
 

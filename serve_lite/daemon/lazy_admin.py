@@ -1,6 +1,7 @@
 """The admin port without its price: starlette and hypercorn are loaded when the first connection arrives.
 
 Most instances are never asked over it; until then the connection waits in the inherited socket's backlog.
+Next: `admin_server.py`.
 """
 
 from __future__ import annotations
@@ -9,18 +10,17 @@ import asyncio
 import logging
 import socket
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio.to_thread
 
 from serve_lite.daemon.options import InstanceOptions
+from serve_lite.daemon.token import Tokens
 from serve_lite.wire.messages import InstanceSettings
 
 if TYPE_CHECKING:
-    from hypercorn.config import Config
-    from hypercorn.typing import Framework
-
     from serve_lite.admin.controls import Controls
+    from serve_lite.daemon.admin_server import AdminServer
 
 logger = logging.getLogger(__name__)
 
@@ -32,31 +32,26 @@ class Signal(Protocol):
     def wait(self) -> Coroutine[Any, Any, Any]: ...
 
 
-#: Open connections get this long to finish when the daemon leaves.
-_GRACE_S = 2.0
-
-
 async def serve_admin(
     sock: socket.socket,
     controller: Controls,
     options: InstanceOptions,
     settings: InstanceSettings,
+    tokens: Tokens,
     leaving: Signal,
 ) -> None:
     """Serve the control plane on a listening socket until `leaving` is set."""
     sock.setblocking(False)
     while await _first_connection(sock, leaving):
         try:
-            app, config = await anyio.to_thread.run_sync(_load, sock, controller, options, settings)
+            server = await anyio.to_thread.run_sync(_load, sock, controller, options, settings, tokens)
         except (
             Exception
         ):  # boundary: a control plane that cannot be loaded must not take the applications down
             logger.exception("the admin port cannot be served")
             _refuse(sock)
             continue
-        from hypercorn.asyncio import serve  # in memory by now
-
-        await serve(app, config, shutdown_trigger=leaving.wait)
+        await server.serve(sock.dup(), leaving.wait)
         return
 
 
@@ -85,17 +80,15 @@ def _refuse(sock: socket.socket) -> None:
 
 
 def _load(
-    sock: socket.socket, controller: Controls, options: InstanceOptions, settings: InstanceSettings
-) -> tuple[Framework, Config]:
-    from hypercorn.config import Config
-
+    sock: socket.socket,
+    controller: Controls,
+    options: InstanceOptions,
+    settings: InstanceSettings,
+    tokens: Tokens,
+) -> AdminServer:
     from serve_lite.admin.app import build_app
+    from serve_lite.daemon.admin_server import AdminServer
 
-    config = Config()
-    config.bind = [f"fd://{sock.dup().detach()}"]
-    config.graceful_timeout = _GRACE_S
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.include_server_header = False
-    # Hypercorn's types name each ASGI message; starlette's name none.
-    return cast(Any, build_app(controller, options, settings=settings)), config
+    # Where it really listens: systemd may hold the socket, and know nothing of our options.
+    address = "localhost" if sock.family == socket.AF_UNIX else sock.getsockname()[0]
+    return AdminServer(build_app(controller, options, address=address, tokens=tokens, settings=settings))

@@ -1,79 +1,89 @@
-"""What the environment of whoever starts an instance says of the machine."""
+"""What whoever starts an instance says of the machine: how much of it replicas may be given.
+
+Options like others (`settings.py`), in a struct of their own, since they travel to the controller as one. The GPUs
+come from `CUDA_VISIBLE_DEVICES`, which is no option of ours.
+"""
 
 from __future__ import annotations
 
-import math
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
+from serve_lite import checks
+from serve_lite.checks import Check, described, invalid
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite.state.resources import MachineOptions
 
-CPUS, GPUS, MEMORY = "SERVE_LITE_NUM_CPUS", "SERVE_LITE_NUM_GPUS", "SERVE_LITE_MEMORY_BYTES"
-RESOURCES = "SERVE_LITE_RESOURCES"
 GPU_MASK = "CUDA_VISIBLE_DEVICES"
 
 #: Resources that have options of their own.
-OWN_OPTIONS = {"CPU": CPUS, "GPU": GPUS, "memory": MEMORY}
+OWN_OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory_bytes"}
+
+_AMOUNTS = checks.mapping_of(checks.real(at_least=0))
 
 
-def machine_from_environment() -> MachineOptions:
-    """Return what the environment says.
+@described(lambda: checks.schema_of(_AMOUNTS))
+def _resources(value: Any, where: str, lax: bool) -> dict[str, float]:
+    """A mapping of amounts; JSON of one where text is allowed."""
+    if lax and isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError as error:
+            raise invalid(
+                where, f"{where} is {value!r}, which is no JSON: {error}. For example: {_EXAMPLE}."
+            ) from error
+    given: dict[str, float] = _AMOUNTS(value, where, False)
+    for name in given:
+        if name in OWN_OPTIONS:
+            raise invalid(
+                f"{where}.{name}", f"{where} may not hold {name!r}; {OWN_OPTIONS[name]} is the option for it."
+            )
+    return given
+
+
+#: The options, by the fields of `MachineOptions`.
+MACHINE: Mapping[str, Check] = {
+    "num_cpus": checks.real(at_least=0, none=True),
+    "num_gpus": checks.integer(at_least=0, none=True),
+    "memory_bytes": checks.real(at_least=0, none=True),
+    "resources": _resources,
+}
+
+
+def variable_of(option: str) -> str:
+    """Return the environment variable of one of these options."""
+    return f"SERVE_LITE_{option.upper()}"
+
+
+def machine_options(given: Mapping[str, Any], environment: Mapping[str, str]) -> MachineOptions:
+    """Return checked options, with the GPUs that the environment names.
+
+    Raises:
+        InvalidConfigError: more GPUs are asked for than it names.
+    """
+    mask = gpu_mask(environment.get(GPU_MASK))
+    gpus = given.get("num_gpus")
+    if gpus is not None and mask is not None and gpus > len(mask):
+        raise InvalidConfigError(f"num_gpus is {gpus}, but {GPU_MASK} names {len(mask)}: {','.join(mask)!r}")
+    return MachineOptions(**given, gpu_ids=mask)
+
+
+def machine_from_environment(environment: Mapping[str, str] = os.environ) -> MachineOptions:
+    """Return what the environment alone says, for instances that are started without settings.
 
     Raises:
         InvalidConfigError: it says something that cannot be.
     """
-    mask = _gpu_mask(os.environ.get(GPU_MASK))
-    gpus = _number(GPUS, "a number of GPUs, 0 or more")
-    if gpus is not None and not gpus.is_integer():
-        raise InvalidConfigError(f"{GPUS} must be a whole number, not {os.environ[GPUS]!r}")
-    if gpus is not None and mask is not None and gpus > len(mask):
-        raise InvalidConfigError(
-            f"{GPUS} is {gpus:.0f}, but {GPU_MASK} names {len(mask)}: {','.join(mask)!r}"
-        )
-    return MachineOptions(
-        num_cpus=_number(CPUS, "a number of CPUs, 0 or more"),
-        num_gpus=None if gpus is None else int(gpus),
-        memory_bytes=_number(MEMORY, "a number of bytes"),
-        resources=_resources(),
-        gpu_ids=mask,
+    texts = {option: environment.get(variable_of(option), "") for option in MACHINE}
+    return machine_options(
+        {o: MACHINE[o](text, variable_of(o), True) for o, text in texts.items() if text}, environment
     )
 
 
-def _number(name: str, expected: str) -> float | None:
-    text = os.environ.get(name, "")
-    if not text:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number < 0:
-        raise InvalidConfigError(f"{name} must be {expected}, not {text!r}")
-    return number
-
-
-def _resources() -> dict[str, float]:
-    text = os.environ.get(RESOURCES, "")
-    if not text:
-        return {}
-    try:
-        given = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise InvalidConfigError(f"{RESOURCES} is no JSON: {error}. {_EXAMPLE}") from error
-    if not isinstance(given, dict):
-        raise InvalidConfigError(f"{RESOURCES} must be a JSON object, not {text!r}. {_EXAMPLE}")
-    for name, amount in given.items():
-        if name in OWN_OPTIONS:
-            raise InvalidConfigError(f"{RESOURCES} may not hold {name!r}; give it as {OWN_OPTIONS[name]}.")
-        is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        if not is_number or not math.isfinite(amount) or amount < 0:
-            raise InvalidConfigError(f"{RESOURCES}: {name!r} must be a number, 0 or more, not {amount!r}.")
-    return {name: float(amount) for name, amount in given.items()}
-
-
-def _gpu_mask(text: str | None) -> tuple[str, ...] | None:
+def gpu_mask(text: str | None) -> tuple[str, ...] | None:
     """Return the ids in CUDA_VISIBLE_DEVICES as CUDA reads it: up to the first that is none, each once."""
     if text is None:
         return None
@@ -87,4 +97,4 @@ def _gpu_mask(text: str | None) -> tuple[str, ...] | None:
     return tuple(ids)
 
 
-_EXAMPLE = f"""For example: {RESOURCES}='{{"slot": 2}}'."""
+_EXAMPLE = f"""{variable_of("resources")}='{{"slot": 2}}'"""

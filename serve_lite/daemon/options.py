@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from serve_lite.daemon.home import SECRET_VARIABLES, Paths, home_from_environment, paths
-from serve_lite.daemon.machine_options import machine_from_environment
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite.state.resources import MachineOptions
 
@@ -44,10 +43,14 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     grpc_sys_path: tuple[str, ...] = ()  #: where they are looked for first
     grpc_request_timeout_s: float | None = None  #: None: no limit but the clients' own
     grpc_enable_reflection: bool = True
+    grpc_max_receive_message_bytes: int = 2**31 - 1
+    grpc_max_send_message_bytes: int = 2**31 - 1
+    grpc_max_connections: int | None = None  #: None: what open descriptors allow
     request_timeout_s: float | None = None  #: None: no limit
     keep_alive_timeout_s: float = 90.0
     root_path: str = ""
     orphan_grace_s: float = 60.0  #: how long a replica lives on without any daemon
+    proxy_processes: int = 0  #: that accept requests instead of the daemon
     backlog: int = 4096  #: connections that wait in the kernel while a daemon restarts
     server: str = "native"  #: "native": our HTTP/1.1 front; "hypercorn": hypercorn for everything
     first_byte_timeout_s: float | None = None
@@ -66,9 +69,8 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "INFO"  #: of the daemon's own log
     #: `LoggingConfig` of applications and deployments that have none; None: the class's defaults
     logging_config: dict[str, Any] | None = None
-    #: `$SERVE_LITE_NUM_CPUS`, `$SERVE_LITE_NUM_GPUS`, `$SERVE_LITE_MEMORY_BYTES`, `$SERVE_LITE_RESOURCES`, and the GPUs
-    #: of `$CUDA_VISIBLE_DEVICES`
-    machine: MachineOptions = msgspec.field(default_factory=machine_from_environment)
+    machine: MachineOptions = MachineOptions()  #: what replicas may be given of it
+    memory_limits: Literal["auto", "kernel", "watched"] = "auto"  #: who holds replicas to their `memory`
     is_embedded: bool = False  #: belongs to one process and ends with it, applications included
     origins: dict[str, str] = {}  #: who chose a field; those that are missing have their default
 

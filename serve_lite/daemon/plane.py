@@ -15,7 +15,6 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from serve_lite.admin.auth import check_listener
 from serve_lite.controller.advisers import Advisers
 from serve_lite.controller.controller import Controller
 from serve_lite.controller.environments import Environments
@@ -25,6 +24,7 @@ from serve_lite.controller.store import Store
 from serve_lite.daemon.control import ControlSocket
 from serve_lite.daemon.lazy_admin import serve_admin
 from serve_lite.daemon.options import InstanceOptions
+from serve_lite.daemon.token import Tokens
 from serve_lite.wire.calls import IncomingCall
 from serve_lite.wire.listener import Listener, listen
 from serve_lite.wire.messages import InstanceSettings
@@ -64,14 +64,14 @@ class ControlPlane:
         sockets: Mapping[Any, socket.socket],
         options: InstanceOptions,
         settings: InstanceSettings,
+        tokens: Tokens,
     ) -> None:
         """Accept on the control socket and the admin port. Each gets a copy of its socket, for a later plane."""
         self.control = control
         self.listener = await listen(sockets["control"].dup(), self._handle_call)
         if "admin" in sockets:
-            check_listener(options.admin_host, None)
             self._admin_ended = anyio.Event()
-            self._group.start_soon(self._serve_admin, sockets["admin"], options, settings)
+            self._group.start_soon(self._serve_admin, sockets["admin"], options, settings, tokens)
 
     def close_admin(self) -> None:
         """Accept nothing more on the admin port; requests that run may finish for a moment."""
@@ -96,11 +96,11 @@ class ControlPlane:
             self.control.methods.handle_call(call)
 
     async def _serve_admin(
-        self, sock: socket.socket, options: InstanceOptions, settings: InstanceSettings
+        self, sock: socket.socket, options: InstanceOptions, settings: InstanceSettings, tokens: Tokens
     ) -> None:
         assert self._admin_ended is not None
         try:
-            await serve_admin(sock, self.controller.desk, options, settings, self._closes_admin)
+            await serve_admin(sock, self.controller.desk, options, settings, tokens, self._closes_admin)
         finally:
             self._admin_ended.set()
 

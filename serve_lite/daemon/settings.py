@@ -14,10 +14,13 @@ import msgspec
 from serve_lite import checks
 from serve_lite.checks import Check, described, wrong
 from serve_lite.config import HTTPOptions, LoggingConfig, ProxyLocation, gRPCOptions
+from serve_lite.daemon.machine_options import MACHINE
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.exceptions import InvalidConfigError
 
 LOGGING = "logging_config"  #: the one section that is a single field of `InstanceOptions`
+
+MEMORY_LIMITS = ("auto", "kernel", "watched")
 
 #: What a variable's text means; None means nothing, as if the variable were not set.
 Reader = Callable[[str], Any]
@@ -27,7 +30,7 @@ class Option(msgspec.Struct, frozen=True):
     """One option that an instance can be started with."""
 
     name: str  #: in a settings file; sections are those of a config file
-    field: str  #: of `InstanceOptions`; of its `logging_config` if the section is that
+    field: str  #: of `InstanceOptions`; of its `logging_config` or `machine` if it belongs there
     check: Check
     about: str
     flag: str = ""  #: of `serve start`
@@ -45,6 +48,11 @@ class Option(msgspec.Struct, frozen=True):
         return self.name.rpartition(".")[2]
 
     @property
+    def is_of_machine(self) -> bool:
+        """Whether it is a field of `MachineOptions`."""
+        return self.name in MACHINE
+
+    @property
     def id(self) -> str:
         """What the option is called where its origin is noted."""
         return self.name if self.section == LOGGING else self.field
@@ -60,6 +68,8 @@ class Option(msgspec.Struct, frozen=True):
         """Return what these options have chosen, as JSON has it."""
         if self.section == LOGGING:
             value = (options.logging_config or {}).get(self.key, getattr(_LOGGING_DEFAULTS, self.key))
+        elif self.is_of_machine:
+            value = getattr(options.machine, self.field)
         else:
             value = getattr(options, self.field)
         return list(value) if isinstance(value, tuple) else msgspec.to_builtins(value)
@@ -80,6 +90,18 @@ def _location(value: Any, where: str, lax: bool) -> str:
         return ProxyLocation.from_value(value if value is not None else 0).value  # type: ignore[arg-type]
     except InvalidConfigError:
         raise wrong(value, where, '"Disabled", "HeadOnly" or "EveryNode"') from None
+
+
+@described({"enum": list(MEMORY_LIMITS)})
+def _memory_limits(value: Any, where: str, lax: bool) -> str:
+    if value not in MEMORY_LIMITS:
+        raise wrong(value, where, '"auto", "kernel" or "watched"', wrong_type=not isinstance(value, str))
+    return str(value)
+
+
+def _machine(name: str, about: str) -> Option:
+    """Return an option that says what there is to give to replicas."""
+    return Option(name, name, MACHINE[name], about)
 
 
 def _of(section: str, record: type[HTTPOptions | gRPCOptions | LoggingConfig]) -> Callable[..., Option]:
@@ -146,10 +168,26 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _grpc("request_timeout_s", "seconds for a gRPC call; `null`: the client's own deadline only"),
     _grpc("enable_reflection", "gRPC reflection", flag="--grpc-enable-reflection"),
+    _grpc(
+        "max_receive_message_bytes", "of one message of a client; a larger one is RESOURCE_EXHAUSTED",
+        foreign=(("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str),),
+    ),
+    _grpc(
+        "max_send_message_bytes", "of one message of an application; a larger one is RESOURCE_EXHAUSTED",
+        foreign=(("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str),),
+    ),
+    _grpc(
+        "max_connections",
+        "connections of gRPC at once, more are turned away; `null`: nine tenths of the open files allowed",
+    ),
     Option("admin_host", "admin_host", checks.text(empty=False), "address of the REST API; loopback only"),
     Option(
         "admin_port", "admin_port", checks.integer(at_least=0, at_most=65535),
         "port of the REST API; 0: the kernel chooses", "--admin-port",
+    ),
+    Option(
+        "proxy_processes", "proxy_processes", checks.integer(at_least=0, at_most=256),
+        "processes that accept requests, besides the daemon; 0: the daemon does", "--proxy-processes",
     ),
     Option(
         "orphan_grace_s", "orphan_grace_s", checks.real(at_least=0),
@@ -158,6 +196,15 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "backlog", "backlog", checks.integer(at_least=1, at_most=65535),
         "connections that wait in the kernel while a daemon restarts",
+    ),
+    _machine("num_cpus", "CPUs that replicas may be given, a fraction allowed; `null`: what this process may use"),
+    _machine("num_gpus", "GPUs that replicas may be given; `null`: all there are, or those of `CUDA_VISIBLE_DEVICES`"),
+    _machine("memory_bytes", "memory that replicas may be given; `null`: what this process may use"),
+    _machine("resources", "resources of your own, a mapping from names to amounts; the variable has JSON"),
+    Option(
+        "memory_limits", "memory_limits", _memory_limits,
+        "who holds replicas to their `memory`: `kernel`, by cgroups; `watched`, by looking at them; `auto`: the kernel "
+        "where it may be asked to",
     ),
     Option(
         "log_level", "log_level", LoggingConfig._checks["log_level"], "of the daemon's own log",
@@ -187,8 +234,10 @@ LISTS = frozenset(
 )
 WHOLE = frozenset(
     {
-        "http_options.port", "grpc_options.port", "admin_port", "backlog", "http_options.max_connections",
-        "http_options.max_headers", "http_options.max_header_bytes", "http_options.max_body_bytes",
+        "http_options.port", "grpc_options.port", "admin_port", "proxy_processes", "backlog",
+        "http_options.max_connections",
+        "http_options.max_headers", "http_options.max_header_bytes", "http_options.max_body_bytes", "num_gpus",
+        "grpc_options.max_receive_message_bytes", "grpc_options.max_send_message_bytes", "grpc_options.max_connections",
     }
 )  # fmt: skip
 FLAGS = frozenset({"grpc_options.enable_reflection", "logging_config.enable_access_log"})

@@ -4,14 +4,14 @@
     logging_config: {encoding: JSON}
     admin_port: 52366
 
-Paths in it are meant relative to the file. Whatever is wrong is told with file, line and column.
+Paths in it are meant relative to the file. Everything that is wrong is told at once, with file, line and column.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,10 +19,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError, YAMLWarning
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from serve_lite.admin.mistakes import find_mistakes, path_of
 from serve_lite.checks import Check, check_fields, wrong
 from serve_lite.daemon.settings import OPTIONS
 from serve_lite.daemon.sources import Layer
-from serve_lite.exceptions import InvalidConfigError
+from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 
 Place = tuple[int, int]  #: line and column, from 1
 
@@ -41,7 +42,7 @@ def read_settings(path: str) -> Layer:
     """Return what a settings file says.
 
     Raises:
-        InvalidConfigError: it cannot be read, or something in it is wrong; says where.
+        InvalidConfigError: it cannot be read, or something in it is wrong; says all of it, and where.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -50,18 +51,14 @@ def read_settings(path: str) -> Layer:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InvalidConfigError(f"Cannot read the settings file {path!r}: {reason}.") from error
     document, places = _read_yaml(text, path)
+    document = {} if document is None else document
     try:
-        checked = check_fields(
-            {} if document is None else document,
-            _fields(),
-            "",
-            False,
-            thing="a settings file",
-            elsewhere=ELSEWHERE,
-        )
+        checked = _checked(document)
     except InvalidConfigError as error:
-        line, column = _nearest(places, getattr(error, "path", "") or "")
-        raise InvalidConfigError(f"{path}:{line}:{column}: {error}") from error
+        all_of_them: Sequence[ServeLiteError] = (
+            find_mistakes(document, _checked, has_applications=False) if isinstance(document, dict) else ()
+        )
+        raise _refusal(path, places, all_of_them or (error,)) from error
     values, origins = {}, {}
     for option in OPTIONS:
         part = (checked.get(option.section) or {}) if option.section else checked
@@ -72,6 +69,21 @@ def read_settings(path: str) -> Layer:
             values[option.id] = value
             origins[option.id] = f"file {path}:{places[option.name][0]}"
     return Layer(values, origins)
+
+
+def _checked(document: Any) -> dict[str, Any]:
+    """Return what the file holds; raises for the first mistake."""
+    return check_fields(document, _fields(), "", False, thing="a settings file", elsewhere=ELSEWHERE)
+
+
+def _refusal(
+    path: str, places: Mapping[str, Place], mistakes: Sequence[ServeLiteError]
+) -> InvalidConfigError:
+    """Return what is wrong, each mistake with its line and column, in their order."""
+    found = sorted((*_nearest(places, path_of(mistake)), str(mistake)) for mistake in mistakes)
+    lines = [f"{path}:{line}:{column}: {text}" for line, column, text in found]
+    heading = [f"{len(lines)} mistakes in {path}:"] if len(lines) > 1 else []
+    return InvalidConfigError("\n".join([*heading, *lines]))
 
 
 def _fields() -> dict[str, Check]:

@@ -16,6 +16,7 @@ import msgspec
 from serve_lite.checks import invalid
 from serve_lite.config import ProxyLocation
 from serve_lite.daemon.home import HOME_VARIABLES, home_from_environment
+from serve_lite.daemon.machine_options import MACHINE, machine_options
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.daemon.settings import BY_NAME, FLAGS, LISTS, LOGGING, OPTIONS, WHOLE, Option, Reader
 from serve_lite.exceptions import InvalidConfigError
@@ -79,6 +80,9 @@ def resolve(
     }
     if logging:
         values[LOGGING] = msgspec.to_builtins(logging)
+    # Started by hand with options in JSON, it may be there as a whole.
+    machine = {option: values.pop(option) for option in MACHINE if option in values}
+    values.setdefault("machine", machine_options(machine, environment))
     options = InstanceOptions(home=home, settings_file=file, origins=origins, **values)
     _check_whole(options)
     return options

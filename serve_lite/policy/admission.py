@@ -68,7 +68,7 @@ class Room:
             replicas: of the deployment, oldest first.
             retired: those of what the newest version of the application has left out.
         """
-        needs = needs_of(goal.config.ray_actor_options)
+        needs = needs_of(goal.config.ray_actor_options, goal.config.cpu_affinity)
         if needs.is_nothing:
             return tuple(wanted), None
         allowed, held = self._allow(needs, wanted)

@@ -34,10 +34,13 @@ def with_claims(old: Goal, new: Goal) -> Goal:
 
 
 def _claim(had: dict[DeploymentId, DeploymentGoal], deployment: DeploymentGoal, following: int) -> int:
-    if needs_of(deployment.config.ray_actor_options).is_nothing:
+    if needs_of(deployment.config.ray_actor_options, deployment.config.cpu_affinity).is_nothing:
         return 0
     before = had.get(deployment.id)
-    had_needs = before is not None and not needs_of(before.config.ray_actor_options).is_nothing
+    had_needs = (
+        before is not None
+        and not needs_of(before.config.ray_actor_options, before.config.cpu_affinity).is_nothing
+    )
     return (
         before.claim if had_needs and before is not None and deployment.target <= before.target else following
     )

@@ -5,6 +5,7 @@ the other, in the order of their claims (`policy/claims.py`). Who is refused kee
 pass, so that what others free adds up for it: a big one is not overtaken for ever by small ones.
 
 A share of a GPU goes to the GPU with the least room that still has enough; whole ones take GPUs that nobody uses.
+CPUs to which a replica alone is bound are a set beside the amount of CPUs: who is bound to none may run on them too.
 """
 
 from __future__ import annotations
@@ -44,18 +45,19 @@ class Pool:
         #: for those that came first and still wait
         self._kept = dict.fromkeys(self._total, 0)
         self._gpu_kept = dict.fromkeys(self._gpus, 0)
+        self._cpu_owners = dict.fromkeys(machine.cpu_ids, 0)
+        self._cpu_sharers = dict.fromkeys(machine.cpu_ids, 0)
+        self._cpus_kept = 0
         for allotment in given:
             if allotment != NO_ALLOTMENT:
                 self._book(allotment, 1)
 
     def take(self, needs: Needs) -> Allotment | None:
         """Give what a replica needs, or None if it does not fit beside what is reserved."""
-        if self._lacking(needs):
+        gpus, cpus = self._choose_gpus(needs), self._choose_cpus(needs)
+        if self._lacking(needs) or gpus is None or cpus is None:
             return None
-        gpus = self._choose_gpus(needs)
-        if gpus is None:
-            return None
-        allotment = Allotment(needs=needs, gpu_ids=gpus)
+        allotment = Allotment(needs=needs, gpu_ids=gpus, cpu_ids=cpus)
         self._book(allotment, 1)
         return allotment
 
@@ -66,6 +68,7 @@ class Pool:
         for name, amount in _amounts(needs).items():
             if name in self._kept:
                 self._kept[name] += amount
+        self._cpus_kept += needs.own_cpus
         # Where it would run; else on those that are nearest to being free: they only get freer then, so its time comes.
         nearest = sorted(self._matching(needs), key=self._gpu_room, reverse=True)[: _count(needs)]
         for gpu in self._choose_gpus(needs) or nearest:
@@ -77,21 +80,22 @@ class Pool:
         for allotment in freed:
             self._book(allotment, -1)
         try:
-            return not self._lacking(needs) and self._choose_gpus(needs) is not None
+            return self._has_room(needs)
         finally:
             for allotment in freed:
                 self._book(allotment, 1)
 
     def can_ever_hold(self, needs: Needs) -> bool:
         """Whether a replica would fit if it were alone."""
-        alone = Pool(self._machine)
-        return not alone._lacking(needs) and alone._choose_gpus(needs) is not None
+        return Pool(self._machine)._has_room(needs)
 
     def explain(self, needs: Needs) -> str:
         """Return what one replica needs and what there is, of what is missing. "" if nothing is."""
         reasons = [self._explain_amount(name, needs) for name in self._lacking(needs)]
         if self._choose_gpus(needs) is None:
             reasons.append(self._explain_gpus(needs))
+        if self._choose_cpus(needs) is None:
+            reasons.append(self._explain_cpus(needs))
         return ", and ".join(reasons)
 
     def missing(self, needs: Needs) -> str:
@@ -99,6 +103,8 @@ class Pool:
         names = [_NAMES.get(name, repr(name)) for name in self._lacking(needs)]
         if self._choose_gpus(needs) is None:
             names.append(f"{needs.gpus:g} GPUs" if needs.gpus > 1 else "a GPU")
+        if self._choose_cpus(needs) is None:
+            names.append(_cpus_in_words(needs))
         return " and ".join(names)
 
     # --- reckoning ---
@@ -110,6 +116,14 @@ class Pool:
         for gpu in allotment.gpu_ids:  # one that the instance does not have any more is no loss to anybody
             if gpu in self._gpu_free:
                 self._gpu_free[gpu] -= sign * _each(allotment.needs)
+        users = self._cpu_owners if allotment.needs.own_cpus else self._cpu_sharers
+        for cpu in allotment.cpu_ids:
+            if cpu in users:
+                users[cpu] += sign
+
+    def _has_room(self, needs: Needs) -> bool:
+        chosen = self._choose_gpus(needs), self._choose_cpus(needs)
+        return not self._lacking(needs) and None not in chosen
 
     def _lacking(self, needs: Needs) -> list[str]:
         """Return the names of what is not enough, GPUs aside."""
@@ -133,6 +147,16 @@ class Pool:
         fitting.sort(key=self._gpu_room)  # the fullest first; stable, so in the order of the mask
         return tuple(fitting[:count]) if len(fitting) >= count else None
 
+    def _choose_cpus(self, needs: Needs) -> tuple[int, ...] | None:
+        """Return the CPUs to which a replica is bound, () if to none, None if they are not there."""
+        if needs.cpu_ids:
+            return needs.cpu_ids if all(cpu in self._cpu_owners for cpu in needs.cpu_ids) else None
+        free = [cpu for cpu, owners in self._cpu_owners.items() if not owners]
+        if needs.own_cpus > max(0, len(free) - self._cpus_kept):
+            return None
+        # Rather those that nobody has named; sorting is stable, so lower ones first, which are often neighbours.
+        return tuple(sorted(sorted(free, key=self._cpu_sharers.__getitem__)[: needs.own_cpus]))
+
     def _gpu_room(self, gpu: str) -> int:
         return self._gpu_free[gpu] - self._gpu_kept[gpu]
 
@@ -155,6 +179,21 @@ class Pool:
         free = max(0, self._free[name])
         kept = " (kept for deployments that came first)" if free >= wanted else ""
         return f"needs {what}, and {_bare(name, free)} of {_quantity(name, self._total[name])} is free{kept}"
+
+    def _explain_cpus(self, needs: Needs) -> str:
+        there = len(self._cpu_owners)
+        if needs.cpu_ids:
+            return (
+                f"is bound to {_cpus_in_words(needs)} by cpu_affinity, and this instance may use "
+                f"{in_ranges(self._cpu_owners) or 'none'}"
+            )
+        if there < needs.own_cpus:
+            return f"needs {_cpus_in_words(needs)}, and this instance may use {there}"
+        free = sum(not owners for owners in self._cpu_owners.values())
+        kept = " (kept for deployments that came first)" if free >= needs.own_cpus else ""
+        return (
+            f"needs {_cpus_in_words(needs)}, and {free} of {there} {'is' if free == 1 else 'are'} free{kept}"
+        )
 
     def _explain_gpus(self, needs: Needs) -> str:
         if self._machine.gpus is None:
@@ -229,6 +268,23 @@ def _gpus_in_words(needs: Needs) -> str:
     if needs.gpus < 1:
         return f"{_plain(units(needs.gpus))} of a GPU{kind}"
     return f"{needs.gpus:g} GPU{'' if needs.gpus == 1 else 's'}{kind}"
+
+
+def _cpus_in_words(needs: Needs) -> str:
+    if needs.cpu_ids:
+        return f"CPU{'s' if len(needs.cpu_ids) > 1 else ''} {in_ranges(needs.cpu_ids)}"
+    return f"{needs.own_cpus} {'CPU' if needs.own_cpus == 1 else 'CPUs'} of its own"
+
+
+def in_ranges(cpus: Iterable[int]) -> str:
+    """Return "0-3,6" for numbers of CPUs, as taskset(1) writes them."""
+    ranges: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if ranges and ranges[-1][1] == cpu - 1:
+            ranges[-1][1] = cpu
+        else:
+            ranges.append([cpu, cpu])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def in_bytes(amount: float) -> str:

@@ -18,7 +18,9 @@ from serve_lite.state.goal import CodeEnvironment, DeploymentGoal, DeploymentSpe
 from serve_lite.state.lifecycle import DeploymentMove
 
 #: Changed: replicas are replaced.
-RESTART_OPTIONS = frozenset({"ray_actor_options"})
+RESTART_OPTIONS = frozenset({"ray_actor_options", "cpu_affinity"})
+#: These came later. Without a value they count for nothing, so that an upgrade replaces no replica.
+_LATE_OPTIONS = frozenset({"cpu_affinity"})
 
 #: Changed: replicas are told.
 RECONFIGURE_OPTIONS = frozenset(
@@ -123,7 +125,8 @@ def status_move(old: DeploymentGoal | None, new: DeploymentGoal) -> DeploymentMo
 
 
 def _chosen(config: DeploymentConfig, names: frozenset[str]) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in sorted(names)}
+    chosen = {name: getattr(config, name) for name in sorted(names)}
+    return {name: v for name, v in chosen.items() if v is not None or name not in _LATE_OPTIONS}
 
 
 def _digest(value: object) -> str:

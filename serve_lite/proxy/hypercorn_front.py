@@ -18,18 +18,15 @@ from typing import Any, Final, cast
 
 import anyio
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import Event, RawData, Updated
-from hypercorn.protocol.h2 import H2Protocol
-from hyperframe.frame import GoAwayFrame
 from wsproto.events import CloseConnection
 
 from serve_lite.proxy.answers import TEXT, settle_length, takes_trailers
 from serve_lite.proxy.entry import ENTRY, Entry
 from serve_lite.proxy.exchange import NOTED, SMALL_BODY_BYTES, Buffer, Exchange, is_valid_host
 from serve_lite.proxy.http import RequestHandler
+from serve_lite.proxy.hypercorn_connection import Connection
 from serve_lite.proxy.requests import BAD_REQUEST
 from serve_lite.proxy.websocket import WebSocketCall, open_websocket
 from serve_lite.wire.messages import Headers, WsMessage
@@ -46,7 +43,6 @@ _H2_INTERNAL_ERROR: Final = 2
 _LAST_WORDS_S: Final = 2.0
 _HELD_MESSAGES: Final = 16
 _SERVICE_RESTART, _RESTARTS = 1012, "Service Restart"
-_LAST_STREAM: Final = 2**31 - 1
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BODILESS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "DELETE"))
 
@@ -63,7 +59,7 @@ class Front:
         self._handler = handler
         self._context = WorkerContext(None)
         self._is_retiring = False
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._websockets: set[WebSocketBridge] = set()
         self._config = config = Config()
         config.keep_alive_timeout = options.keep_alive_timeout_s
@@ -80,8 +76,9 @@ class Front:
         ENTRY.set(entry)  # hypercorn's tasks for this connection begin with a copy of our context
         loop = asyncio.get_running_loop()
         app = ASGIWrapper(cast(Any, self._serve))
-        connection = _Connection(app, loop, self._config, self._context, cast(Any, {}), entry.reader, writer)
-        connection.is_leaving = self._is_retiring
+        connection = Connection(app, loop, self._config, self._context, cast(Any, {}), entry.reader, writer)
+        if self._is_retiring:
+            connection.leave()
         self._connections.add(connection)
         try:
             async with anyio.create_task_group() as group:
@@ -96,19 +93,20 @@ class Front:
         await self._context.terminate.set()
         await self._context.terminated.set()
 
-    async def retire(self) -> None:
-        """Have HTTP/2 clients open their next streams on new connections, as soon as no stream is open on theirs.
+    def retire(self) -> None:
+        """Have HTTP/2 clients open their next streams on new connections, each when no stream is open on its own.
 
-        A client that keeps to the protocol would finish its streams after a GOAWAY; not all do.
+        `hypercorn_connection` tells why then. A connection that is idle may bring one more request.
         """
         self._is_retiring = True
         for connection in tuple(self._connections):
-            await connection.leave_when_idle()
+            connection.leave()
 
     async def hurry(self) -> None:
         """Have the others do so although streams are open."""
-        for connection in tuple(self._connections):
-            await connection.ask_to_leave()
+        async with anyio.create_task_group() as group:  # a client that reads nothing makes its own wait
+            for connection in tuple(self._connections):
+                group.start_soon(connection.hurry)
 
     def close_websockets(self) -> None:
         """Tell both ends of every WebSocket that the service restarts."""
@@ -135,40 +133,6 @@ async def _end_with_client(entry: Entry, serving: anyio.CancelScope) -> None:
     for bridge in tuple(entry.bridges):
         bridge.client_gone()
     serving.cancel()
-
-
-class _Connection(TCPServer):
-    """hypercorn's connection; one that can be asked to end. HTTP/1.1 clients are told with their next answer."""
-
-    is_leaving = False
-    _has_asked = False
-
-    async def _read_data(self) -> None:
-        await super()._read_data()
-        await self.idle_task.stop()  # else it outlives a client that has left by the time allowed for silence
-
-    async def protocol_send(self, event: Event) -> None:
-        await super().protocol_send(event)
-        if self.is_leaving and isinstance(event, Updated) and event.idle:
-            await self.ask_to_leave()
-
-    async def leave_when_idle(self) -> None:
-        """Ask the client now, or as soon as no stream is open."""
-        self.is_leaving = True
-        if (protocol := self._http2()) is not None and protocol.idle:
-            await self.ask_to_leave()
-
-    async def ask_to_leave(self) -> None:
-        """Send GOAWAY without refusing any stream, which h2 itself has no call for (RFC 9113, 6.8)."""
-        if self._has_asked or self._http2() is None:
-            return
-        self._has_asked = True
-        frame = GoAwayFrame(0, last_stream_id=_LAST_STREAM, error_code=0)
-        await super().protocol_send(RawData(data=frame.serialize()))
-
-    def _http2(self) -> H2Protocol | None:
-        protocol = getattr(getattr(self, "protocol", None), "protocol", None)
-        return protocol if isinstance(protocol, H2Protocol) else None
 
 
 class _Bridge(Exchange):

@@ -59,7 +59,7 @@ class HttpServer:
         self._front: hypercorn_front.Front | None = None
         self._front_lock = anyio.Lock()
         self._handed_over: set[asyncio.StreamWriter] = set()
-        self._max_connections = handler.options.max_connections or _affordable_connections()
+        self._max_connections = handler.options.max_connections or affordable_connections()
         self._certificates: Certificates | None = None
         self._ended = anyio.Event()  #: a connection has ended; replaced each time
 
@@ -136,13 +136,13 @@ class HttpServer:
         if self._listener is not None:
             self._listener.close()
         if self._front is not None:
-            await self._front.retire()
+            self._front.retire()
         with anyio.move_on_after(grace_s / 2):
             await self._wait_until_empty()
             return
-        if self._front is not None:
-            await self._front.hurry()
         with anyio.move_on_after(grace_s / 2):
+            if self._front is not None:
+                await self._front.hurry()
             await self._wait_until_empty()
             return
         for connection in tuple(self.open):
@@ -213,7 +213,7 @@ class HttpServer:
                 make_front = await anyio.to_thread.run_sync(_import_front)
                 self._front = make_front(self._handler)
                 if self._handler.is_retiring:
-                    await self._front.retire()
+                    self._front.retire()
                 elif self.is_draining:
                     await self._front.terminate()
             return self._front
@@ -277,7 +277,7 @@ def _import_front() -> partial[hypercorn_front.Front] | type[hypercorn_front.Fro
     return Front
 
 
-def _affordable_connections() -> int:
+def affordable_connections() -> int:
     """Return how many connections leave a tenth of the open files for everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft * 9 // 10

@@ -16,8 +16,9 @@ from serve_lite.exceptions import RayServeException, gRPCStatusError
 from serve_lite.grpc_util import (
     RayServegRPCContext,
     code_of,
-    compression_of,
+    encoding_for,
     gRPCInputStream,
+    initial_of,
     number_of,
     trailing_of,
 )
@@ -25,11 +26,13 @@ from serve_lite.replica.asgi import writable
 from serve_lite.replica.servicers import Described, read_servicer
 from serve_lite.wire import grpc_status
 from serve_lite.wire.calls import IncomingCall
+from serve_lite.wire.grpc_codings import CodingError, deflated, inflated
 from serve_lite.wire.messages import GrpcHead, GrpcStatus
 
 _encode = msgspec.msgpack.Encoder().encode
 
 _END: Final = object()
+_LONG_BYTES: Final = 64 * 1024  #: to compress more than this, or to decompress it, takes a thread
 
 #: by import path; replicas of one application need few
 _servicers: dict[str, dict[str, Described]] = {}
@@ -53,6 +56,8 @@ def request_context(head: GrpcHead) -> RequestContext:
         peer=head.peer,
         multiplexed_model_id=head.model_id,
         traceparent=head.traceparent,
+        readable_encodings=head.readable,
+        certificate=head.certificate,
     )
     return context
 
@@ -66,25 +71,46 @@ async def argument_of(call: IncomingCall, head: GrpcHead) -> Any:
     described = await _described(head)
     if head.client_streaming:
         return gRPCInputStream(_Messages(call, described, head).receive, _END)
-    message = _decoded(described, call.buffers[0] if call.buffers else b"", head)
+    data: bytes | memoryview = call.buffers[0] if call.buffers else b""
     call.buffers = []
-    return message
+    if head.is_compressed:
+        data = await _inflated(data, head)
+    return _decoded(described, data, head)
 
 
-def result(call: IncomingCall, context: RayServegRPCContext, message: bytes) -> None:
-    """Answer a unary call."""
+async def packed(context: RayServegRPCContext, message: Any) -> tuple[int, bytes]:
+    """Return a message's bytes, and what they are compressed with.
+
+    Raises:
+        TypeError: it is no protobuf message.
+    """
+    data = encoded(message)
+    compression = encoding_for(context)
+    if not compression:
+        return 0, data
+    if len(data) > _LONG_BYTES:
+        return compression, await asyncio.to_thread(deflated, data, compression)
+    return compression, deflated(data, compression)
+
+
+def result(call: IncomingCall, context: RayServegRPCContext, compression: int, message: bytes) -> None:
+    """Answer a unary call with a message as `packed` has it."""
     status = _status(context)
     if status.code:
         call.result(_encode(status))
     else:
-        status.compression = compression_of(context)
+        status.compression = compression
         call.result(_encode(status), message)
 
 
 async def send(call: IncomingCall, context: RayServegRPCContext, message: Any) -> None:
     """Send one message of a stream; waits while the client is slow."""
-    compression = compression_of(context)
-    if not call.item(bytes((compression,)) if compression else b"", encoded(message)):
+    compression, data = await packed(context, message)
+    envelope = bytes((compression,)) if compression else b""
+    initial = initial_of(context)
+    if initial:
+        envelope = bytes((compression,)) + _encode(initial)
+    if not call.item(envelope, data):
         await writable(call)
 
 
@@ -102,7 +128,9 @@ def fail(call: IncomingCall, context: RayServegRPCContext, error: BaseException)
     code = code_of(context) or code  # OK cannot be meant
     details = context.details() or details
     call.end(
-        _encode(GrpcStatus(code, grpc_status.shortened(details), trailing_of(context)))
+        _encode(
+            GrpcStatus(code, grpc_status.shortened(details), trailing_of(context), 0, initial_of(context))
+        )
     )  # ends a unary call as well
 
 
@@ -123,7 +151,8 @@ def encoded(message: Any) -> bytes:
 
 def _status(context: RayServegRPCContext) -> GrpcStatus:
     details = grpc_status.shortened(context.details() or "")
-    return GrpcStatus(code_of(context) or grpc_status.OK, details, trailing_of(context))
+    code = code_of(context) or grpc_status.OK
+    return GrpcStatus(code, details, trailing_of(context), 0, initial_of(context))
 
 
 async def _described(head: GrpcHead) -> Described:
@@ -146,12 +175,21 @@ def _decoded(described: Described, data: Any, head: GrpcHead) -> Any:
         raise RayServeException(f"The request is no message that {head.method!r} takes: {error}") from error
 
 
+async def _inflated(data: bytes | memoryview, head: GrpcHead) -> bytes:
+    try:
+        if len(data) > _LONG_BYTES:
+            return await asyncio.to_thread(inflated, data, head.encoding, head.max_message_bytes)
+        return inflated(data, head.encoding, head.max_message_bytes)
+    except CodingError as error:
+        raise gRPCStatusError(error, error.code, error.details) from error
+
+
 class _Messages:
     """The client's messages as they come. At most a window of them waits."""
 
     def __init__(self, call: IncomingCall, described: Described, head: GrpcHead) -> None:
         self._call, self._described, self._head = call, described, head
-        self._waiting: deque[memoryview | bytes] = deque()
+        self._waiting: deque[tuple[bool, memoryview | bytes]] = deque()  #: whether compressed, message
         self._has_ended = False
         self._changed = asyncio.Event()
         call.listen(self._on_item, self._on_end)
@@ -163,12 +201,14 @@ class _Messages:
                 return _END
             self._changed.clear()
             await self._changed.wait()  # ends with a message, the end, or the cancel of this call
-        data = self._waiting.popleft()
+        is_compressed, data = self._waiting.popleft()
         self._call.consumed(len(data))
+        if is_compressed:
+            data = await _inflated(data, self._head)
         return _decoded(self._described, data, self._head)
 
     def _on_item(self, envelope: bytes, buffers: list[memoryview]) -> None:
-        self._waiting.append(buffers[0] if buffers else b"")
+        self._waiting.append((bool(envelope), buffers[0] if buffers else b""))
         self._changed.set()
 
     def _on_end(self) -> None:

@@ -375,9 +375,9 @@ class RequestRunner:
                 work.leave()
                 grpc_calls.end(call, grpc_context)
             else:
-                message = grpc_calls.encoded(result)
+                compression, message = await grpc_calls.packed(grpc_context, result)
                 work.leave()
-                grpc_calls.result(call, grpc_context, message)
+                grpc_calls.result(call, grpc_context, compression, message)
         except asyncio.CancelledError:
             self._cancelled(work, context)
         except Exception as error:  # boundary: user code

@@ -24,7 +24,14 @@ import sys
 import msgspec
 
 from serve_lite.outputs import drop_what_has_no_room
-from serve_lite.processes import be_killed_first, die_with_parent, open_pidfd, set_title, start_time_of
+from serve_lite.processes import (
+    be_killed_first,
+    die_with_parent,
+    enter_cgroup,
+    open_pidfd,
+    set_title,
+    start_time_of,
+)
 from serve_lite.replica import advising, importing, process, servicers
 from serve_lite.wire.spawning import (
     LONGEST_PACKET,
@@ -111,11 +118,17 @@ def run_child(task: ChildTask) -> int:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     set_title(request.title)
+    if problem := _keep_to_limits(request):
+        sys.stderr.write(f"this replica cannot {problem}\n")
+        return 1
     be_killed_first()
     random.seed()
     gc.enable()
     faulthandler.enable()  # a crash inside a C library leaves its last words in the log
     os.environ.update(request.env_vars)
+    if request.threads:
+        # Read when the library is loaded, which nobody has done yet. OpenBLAS, MKL and numexpr heed it too.
+        os.environ.setdefault("OMP_NUM_THREADS", str(request.threads))
     if request.cwd:
         os.chdir(request.cwd)
         os.environ["PWD"] = request.cwd
@@ -138,6 +151,21 @@ def run_child(task: ChildTask) -> int:
     else:
         process.main(work, request.name)
     return 0
+
+
+def _keep_to_limits(request: SpawnRequest) -> str:
+    """Keep to what the daemon has set from now on; return what is not possible, "" if all is."""
+    try:
+        if request.cgroup:
+            enter_cgroup(request.cgroup)
+    except OSError as error:
+        return f"enter its cgroup {request.cgroup}: {error.strerror}"
+    try:
+        if request.cpus:
+            os.sched_setaffinity(0, request.cpus)  # of this thread, and so of all that are to come
+    except OSError as error:
+        return f"be bound to the CPUs {request.cpus}: {error.strerror}"
+    return ""
 
 
 def _fork(daemon: socket.socket, task: ChildTask) -> bool:

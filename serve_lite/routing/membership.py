@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
+from serve_lite.routing.daemon_link import DaemonLink
 from serve_lite.wire.calls import OutgoingCall
-from serve_lite.wire.connection import Connection, ConnectionLostError, connect
+from serve_lite.wire.connection import Connection, ConnectionLostError
 from serve_lite.wire.frames import Kind
 from serve_lite.wire.messages import (
     ControlHead,
@@ -25,7 +24,6 @@ OnChange = Callable[[Membership], None]
 
 _encode = msgspec.msgpack.Encoder().encode
 _LOAD = _encode(ControlHead("load"))
-_RETRY_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  #: waits between attempts to reach a daemon, last one repeated
 
 
 class MembershipSource(Protocol):
@@ -45,17 +43,16 @@ class RemoteMembership:
 
     While the daemon is away what was last heard stays true: replicas outlive it. When the whole instance
     is gone (its socket is removed), every deployment is MISSING.
-
-    Lifetime: `run` is a task of the process's runtime and ends when cancelled.
     """
 
-    def __init__(self, control_path: str) -> None:
-        self._path = control_path
+    def __init__(self, link: DaemonLink) -> None:
+        self._link = link
         self._watches: dict[tuple[str, str], list[OnChange]] = {}
         self._last: dict[tuple[str, str], Membership] = {}
         self._streams: dict[tuple[str, str], OutgoingCall] = {}
-        self._connection: Connection | None = None
-        self._caller = ""  #: names this process to the daemon, for the life of one connection
+        link.on_connected.append(self._on_connected)
+        link.on_lost.append(self._streams.clear)
+        link.on_gone.append(self._tell_missing)
 
     def watch(self, app: str, deployment: str, on_change: OnChange) -> Callable[[], None]:
         key = (app, deployment)
@@ -63,8 +60,8 @@ class RemoteMembership:
         listeners.append(on_change)
         if key in self._last:
             on_change(self._last[key])
-        if len(listeners) == 1 and self._connection is not None:
-            self._open_stream(key)
+        if len(listeners) == 1 and self._link.connection is not None:
+            self._open_stream(self._link.connection, key)
 
         def unwatch() -> None:
             if on_change in listeners:
@@ -79,48 +76,25 @@ class RemoteMembership:
 
     def tell_load(self, load: DeploymentLoad) -> None:
         """Send it to the daemon; lost while that is away, and told anew once it is back."""
-        if self._connection is None or self._connection.closed:
+        connection = self._link.connection
+        if connection is None or connection.closed:
             return
-        load = msgspec.structs.replace(load, caller=self._caller)
-        self._connection.call(Kind.CALL_CONTROL, _LOAD, [_encode(load)], _NobodyListens())
+        load = msgspec.structs.replace(load, caller=self._link.caller)
+        connection.call(Kind.CALL_CONTROL, _LOAD, [_encode(load)], _NobodyListens())
 
-    async def run(self) -> None:
-        """Keep connected to the daemon until cancelled."""
-        failures = 0
-        while True:
-            try:
-                connection = await connect(self._path)
-            except (FileNotFoundError, ConnectionRefusedError):
-                self._tell_missing()
-            except (OSError, ConnectionLostError):
-                pass  # the daemon is being restarted: what we know stays true
-            else:
-                failures = 0
-                await self._serve(connection)
-            await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
-            failures += 1
+    def _on_connected(self, connection: Connection) -> None:
+        for key in list(self._watches):
+            self._open_stream(connection, key)
 
-    async def _serve(self, connection: Connection) -> None:
-        self._connection, self._caller = connection, os.urandom(8).hex()
-        try:
-            for key in list(self._watches):
-                self._open_stream(key)
-            await connection.wait_closed()
-        finally:
-            self._connection = None
-            self._streams.clear()
-            connection.close()
-
-    def _open_stream(self, key: tuple[str, str]) -> None:
-        assert self._connection is not None
+    def _open_stream(self, connection: Connection, key: tuple[str, str]) -> None:
         app, deployment = key
         try:
-            self._streams[key] = self._connection.watch(
+            self._streams[key] = connection.watch(
                 "watch",
-                WatchRequest(app=app, deployment=deployment, caller=self._caller),
+                WatchRequest(app=app, deployment=deployment, caller=self._link.caller),
                 Membership,
                 lambda membership: self._tell(key, membership),
-                lambda _: None,  # the connection is closing; `run` opens the streams again
+                lambda _: None,  # the connection is closing; the link opens another one
             )
         except ConnectionLostError:
             return

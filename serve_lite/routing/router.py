@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from serve_lite.exceptions import (
@@ -421,6 +421,17 @@ class Routers:
     def find(self, app: str, deployment: str) -> Router | None:
         """Return the router to a deployment if there is one; from any thread."""
         return self._routers.get((app, deployment))
+
+    def keep_only(self, wanted: Collection[tuple[str, str]]) -> None:
+        """Close the routers to other deployments, by application and name, that do not exist any more and have no call.
+
+        For a process that lives through many deployments, and that alone knows who may still hold a router.
+        """
+        for key in self._routers.keys() - set(wanted):
+            router = self._routers[key]
+            if router.state is MemberState.MISSING and not (router.num_ongoing or router.num_queued):
+                router.close()
+                del self._routers[key]
 
     def ask_anew(self) -> None:
         """Have every router that asks an adviser ask another one."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from serve_lite.exceptions import RayServeException
+from serve_lite.routing.daemon_link import DaemonLink
 from serve_lite.routing.membership import MembershipSource, RemoteMembership
 from serve_lite.routing.ranked import Adviser
 from serve_lite.routing.router import Routers
@@ -111,9 +112,9 @@ def local(app: str) -> Runtime | None:
 
 def open_here(control_path: str) -> Runtime:
     """Return a runtime on the running loop; call on that loop."""
-    source = RemoteMembership(control_path)
-    runtime = Runtime(asyncio.get_running_loop(), control_path, source)
-    runtime.routers.spawn(source.run())
+    link = DaemonLink(control_path)
+    runtime = Runtime(asyncio.get_running_loop(), control_path, RemoteMembership(link))
+    runtime.routers.spawn(link.run())
     return runtime
 
 
@@ -129,9 +130,9 @@ def open_in_background(control_path: str) -> Runtime:
         asyncio.set_event_loop(loop)
 
         def begin() -> None:
-            source = RemoteMembership(control_path)
-            runtime = Runtime(loop, control_path, source)
-            runtime.routers.spawn(source.run())
+            link = DaemonLink(control_path)
+            runtime = Runtime(loop, control_path, RemoteMembership(link))
+            runtime.routers.spawn(link.run())
             ready.append(runtime)
             started.set()
 

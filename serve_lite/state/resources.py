@@ -6,7 +6,7 @@ nothing of resources needs nothing, and any number of its replicas may be starte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,8 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_bytes: float = 0.0
     custom: dict[str, float] = {}  #: by the names that the instance was given
     accelerator_type: str = ""  #: words that the name of the GPU must have, "A100" or "A100-80G"
+    own_cpus: int = 0  #: to which it alone is bound
+    cpu_ids: tuple[int, ...] = ()  #: to which it is bound, whoever else is
 
     @property
     def is_nothing(self) -> bool:
@@ -39,8 +41,9 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 NOTHING = Needs()
 
 
-def needs_of(actor_options: Mapping[str, Any]) -> Needs:
-    """Return what `ray_actor_options` ask for, explicitly: Ray's default of one CPU is not set aside here."""
+def needs_of(actor_options: Mapping[str, Any], cpu_affinity: str | Sequence[int] | None = None) -> Needs:
+    """Return what is asked for, explicitly: Ray's default of one CPU is not set aside here."""
+    is_own = isinstance(cpu_affinity, str)
     custom = {name: float(n) for name, n in (actor_options.get("resources") or {}).items() if n}
     return Needs(
         cpus=float(actor_options.get("num_cpus") or 0),
@@ -48,6 +51,8 @@ def needs_of(actor_options: Mapping[str, Any]) -> Needs:
         memory_bytes=float(actor_options.get("memory") or 0),
         custom=custom,
         accelerator_type=actor_options.get("accelerator_type") or "",
+        own_cpus=int(actor_options.get("num_cpus") or 0) if is_own else 0,
+        cpu_ids=() if is_own else tuple(map(int, cpu_affinity or ())),
     )
 
 
@@ -56,6 +61,7 @@ class Allotment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     needs: Needs = NOTHING
     gpu_ids: tuple[str, ...] = ()  #: as in CUDA_VISIBLE_DEVICES; one with a share of a GPU has one id
+    cpu_ids: tuple[int, ...] = ()  #: to which it is bound; (): to none
 
     def shown(self) -> dict[str, float]:
         """Return the amounts under Ray's names."""
@@ -76,6 +82,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What there is to give."""
 
     cpus: float | None = None  #: None: not limited
+    cpu_ids: tuple[int, ...] = ()  #: to which a replica may be bound
     memory_bytes: float | None = None  #: None: not limited
     gpus: tuple[Gpu, ...] | None = ()  #: None: not looked for yet
     custom: dict[str, float] = {}

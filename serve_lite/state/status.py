@@ -46,6 +46,18 @@ _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 REDACTED = "<redacted>"  #: stands for the values of environment variables, which are often secrets
 
 
+class ProxyFacts(msgspec.Struct, frozen=True):
+    """One process that answers requests."""
+
+    number: int  #: of a proxy process, from 1; 0: it is the daemon
+    pid: int  #: 0: not known
+    status: ProxyStatus
+
+    def name_in(self, node_id: str) -> str:
+        """Return what it is called: Ray Serve has one proxy for each node."""
+        return f"{node_id}-proxy-{self.number}" if self.number else node_id
+
+
 class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What answers say of the instance itself."""
 
@@ -55,8 +67,9 @@ class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
     http_options: dict[str, Any] = {}
     grpc_options: dict[str, Any] = {}
     proxy_location: str | None = "EveryNode"
-    proxy_status: ProxyStatus = ProxyStatus.HEALTHY
+    proxies: tuple[ProxyFacts, ...] = ()
     log_file: str | None = None
+    memory_limits: str = ""  #: who holds replicas to their memory; "": none has any
     wall_minus_monotonic: float = 0.0  #: seconds between the clock of events and the one that is shown
 
 
@@ -77,7 +90,7 @@ class RevisionSummary(msgspec.Struct, frozen=True, kw_only=True):
 def instance_status(goal: Goal, observed: Observed, facts: InstanceFacts) -> ServeStatus:
     """Return what `serve.status()` answers."""
     return ServeStatus(
-        proxies={facts.node_id: facts.proxy_status} if facts.proxy_location != "Disabled" else {},
+        proxies={proxy.name_in(facts.node_id): proxy.status for proxy in facts.proxies},
         applications={name: app_overview(app, observed) for name, app in goal.apps.items()},
         target_capacity=goal.target_capacity,
     )
@@ -113,28 +126,33 @@ def instance_details(
     scaling: Mapping[DeploymentId, AutoscalingDetail] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return what `GET /api/serve/applications/` answers: `ServeInstanceDetails` as plain data."""
-    daemon = {"actor_id": f"{facts.pid}-{facts.epoch}", "worker_id": str(facts.pid)}  # controller and proxy
+    daemon = {"actor_id": f"{facts.pid}-{facts.epoch}", "worker_id": str(facts.pid)}
     controller = ServeActorDetails(**_actor(facts), **daemon, actor_name=_CONTROLLER)
-    proxy = ProxyDetails(
-        **_actor(facts),
-        **daemon,
-        actor_name=f"{_CONTROLLER}:SERVE_PROXY_ACTOR-{facts.node_id}",
-        status=facts.proxy_status,
-    )
     details = ServeInstanceDetails(
         controller_info=controller,
         proxy_location=facts.proxy_location,
         http_options=dict(facts.http_options),
         grpc_options=dict(facts.grpc_options),
-        proxies={facts.node_id: proxy} if facts.proxy_location != "Disabled" else {},
+        proxies={proxy.name_in(facts.node_id): _proxy_details(proxy, facts) for proxy in facts.proxies},
         deploy_mode=deploy_mode(goal),
         applications={name: _app_details(app, observed, facts, scaling) for name, app in goal.apps.items()},
         target_capacity=goal.target_capacity,
         target_groups=_target_groups(goal, facts),
         deployed_config=redacted(document_in_force(goal)),
+        memory_limits=facts.memory_limits or msgspec.UNSET,
     )
     plain: dict[str, Any] = msgspec.to_builtins(details)
     return plain
+
+
+def _proxy_details(proxy: ProxyFacts, facts: InstanceFacts) -> ProxyDetails:
+    return ProxyDetails(
+        **_actor(facts),
+        actor_id=f"{proxy.pid}-{facts.epoch}",
+        worker_id=str(proxy.pid),
+        actor_name=f"{_CONTROLLER}:SERVE_PROXY_ACTOR-{proxy.name_in(facts.node_id)}",
+        status=proxy.status,
+    )
 
 
 def revision_summary(past: AppGoal, current: int) -> RevisionSummary:
@@ -213,7 +231,7 @@ def _deployment_details(
     view = observed.deployments.get(goal.id)
     has_fallen_back = view is not None and view.has_fallen_back
     # As Ray shows it, with its default of one CPU, which is not set aside here.
-    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options).shown()
+    needs = {"CPU": 1.0} | needs_of(goal.config.ray_actor_options, goal.config.cpu_affinity).shown()
     if not goal.config.ray_actor_options.get("num_cpus", 1):
         del needs["CPU"]
     return DeploymentDetails(
@@ -256,6 +274,7 @@ def _replica_details(replica: ReplicaView, facts: InstanceFacts) -> ReplicaDetai
         last_error=replica.error or str(replica.pulse) or _ejection(replica) or replica.health.error,
         allotted_resources=replica.allotment.shown(),
         gpu_ids=list(replica.allotment.gpu_ids),
+        cpu_ids=list(replica.allotment.cpu_ids),
     )
 
 

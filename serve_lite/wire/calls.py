@@ -119,6 +119,14 @@ class _Table:
         self._out = []
         return out
 
+    def let_go(self) -> None:
+        """Hold on to nobody who heard of this table; nothing can be sent any more. What it knows can still be read.
+
+        Tables and connections know each other, and would otherwise lie about until a full garbage collection.
+        """
+        self._on_output = _nobody_sends
+        self._out = []
+
 
 class CallerTable(_Table):
     """The calls that this end has made."""
@@ -175,6 +183,10 @@ class CallerTable(_Table):
         for call, outgoing in calls.items():
             unread = last_accepted is not None and 0 < (call - last_accepted) & _ID_MASK < 2**31
             outgoing.receiver.on_lost(not unread)
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.on_welcome = self.on_room = self.on_facts = None
 
     @property
     def last_id(self) -> int:
@@ -425,6 +437,10 @@ class CalleeTable(_Table):
             incoming._abandoned()
         else:
             raise ValueError(f"a caller sent a frame of kind {kind}")
+
+
+def _nobody_sends() -> None:
+    """The connection of this table has ended."""
 
 
 def _cost(envelope: bytes, buffers: Sequence[Buffer]) -> int:

@@ -2,7 +2,11 @@
 
 The first buffer is the pickle, the others are what it refers to. Plain pickle is tried first and
 cloudpickle only where it fails or where a value lives in `__main__`, which names another module in
-another process. Never use on bytes that did not come over a peer-checked Unix socket.
+another process.
+
+The only module that unpickles, which a test sees to. What `loads` is given came over a Unix socket whose other end
+was checked, or was written by this very process; the daemon never calls it, and nothing that a port of TCP brings is
+ever given to it.
 """
 
 from __future__ import annotations

@@ -204,8 +204,10 @@ class Connection(CoalescingProtocol):
             self._welcome.set_exception(ConnectionLostError(f"{self.path} closed the connection at once"))
         if self.on_closed is not None:
             self.on_closed()
+            self.on_closed = None
         last = self._ledger.last_accepted() if self._ledger else None
         self.table.lost(last)
+        self.table.let_go()
         if self._ledger:
             self._ledger.close()
 
@@ -251,13 +253,18 @@ async def connect(path: str) -> Connection:
 
 def check_peer(sock: socket.socket) -> None:
     """Raise PermissionError unless the other end runs as this user or root."""
-    if sys.platform == "linux":
-        creds = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        uid = struct.unpack("3i", creds)[1]
-    else:  # macOS and BSD: struct xucred of LOCAL_PEERCRED begins with version and uid
-        uid = struct.unpack("2I", sock.getsockopt(0, 1, 8))[1]
+    uid = unix_peer_uid(sock)
     if uid not in (os.geteuid(), 0):
         raise PermissionError(f"the process at the other end of the socket runs as user {uid}")
+
+
+def unix_peer_uid(sock: socket.socket) -> int:
+    """Return the user who connected the Unix socket at the other end, or who listened on it."""
+    if sys.platform == "linux":
+        creds = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", creds)[1])
+    # macOS and BSD: struct xucred of LOCAL_PEERCRED begins with version and uid
+    return int(struct.unpack("2I", sock.getsockopt(0, 1, 8))[1])
 
 
 def as_local_error(head: ErrorHead) -> Exception:

@@ -52,12 +52,13 @@ class ServedConnection(CoalescingProtocol):
         sock = transport.get_extra_info("socket")
         super().connection_made(transport)
         self._listener.connections.add(self)
-        if self._listener.facts:
-            self.table.tell_facts(self._listener.facts)
         try:
             check_peer(sock)
         except PermissionError:
-            self.transport.abort()
+            self.transport.abort()  # nothing was read, and nothing is told
+            return
+        if self._listener.facts:
+            self.table.tell_facts(self._listener.facts)
 
     def data_to_send(self) -> list[Buffer]:
         return self.table.data_to_send()
@@ -81,6 +82,7 @@ class ServedConnection(CoalescingProtocol):
             self._listener.ledger.release(self.slot)
         if self._listener.on_lost is not None:
             self._listener.on_lost(self.table)
+        self.table.let_go()
 
 
 class Listener:

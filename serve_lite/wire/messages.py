@@ -115,7 +115,9 @@ class WsMessage(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 class GrpcHead(msgspec.Struct, array_like=True, omit_defaults=True):
-    """Envelope of a gRPC request. Messages travel as the client sent them, uncompressed."""
+    """Envelope of a gRPC request. Messages travel as the client sent them; one whose envelope is not empty, or that
+    comes with `is_compressed`, is compressed with `encoding`.
+    """
 
     method: str  #: full name, "/package.Service/Method"
     servicer: str  #: import path of what knows the messages of this method
@@ -129,6 +131,11 @@ class GrpcHead(msgspec.Struct, array_like=True, omit_defaults=True):
     traceparent: str = ""
     peer: str = ""
     metadata: Metadata = []
+    encoding: str = ""  #: as the client named it
+    is_compressed: bool = False
+    readable: list[str] = []  #: encodings that the client can read
+    max_message_bytes: int = 2**31 - 1  #: of the client's messages, decompressed
+    certificate: dict[str, list[str]] = {}  #: names in the one that the client has shown: see `auth_context`
 
 
 class GrpcStatus(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -137,9 +144,10 @@ class GrpcStatus(msgspec.Struct, array_like=True, omit_defaults=True):
     code: int = 0
     details: str = ""
     trailing: Metadata = []  #: without the request id
-    compression: int = (
-        0  #: of the answer's one message: 0 none, 1 deflate, 2 gzip; an item's envelope is this byte
-    )
+    #: what the answer's one message is compressed with: 0 nothing, 1 deflate, 2 gzip. For a message of a stream, this
+    #: is the first byte of its envelope; behind it the first message has `initial`, if there is any, as msgpack.
+    compression: int = 0
+    initial: Metadata = []  #: metadata to be sent before anything else
 
 
 class ErrorHead(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -376,6 +384,33 @@ class WatchRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     app: str
     deployment: str
     caller: str = ""  #: names whose `load` of this deployment is forgotten when the stream ends
+
+
+class RoutesRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`routes` (a stream of `Routes` items): where requests go, now and on every change."""
+
+    proxy: int  #: number of the proxy process that asks, from 1
+    pid: int
+
+
+class Routes(msgspec.Struct, array_like=True):
+    """The routes in force. Their order says nothing."""
+
+    targets: tuple[RouteTarget, ...]
+
+
+class AdviserRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`adviser` (a stream of `AdviserPlace` items): who ranks replicas as a user's router does; kept as long as the
+    stream is open."""
+
+    app: str
+    deployment: str
+
+
+class AdviserPlace(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Where the process listens, for `rank`."""
+
+    socket: str = ""  #: "": there is none at the moment
 
 
 class DeploymentLoad(msgspec.Struct, kw_only=True, omit_defaults=True):

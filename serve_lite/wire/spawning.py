@@ -38,6 +38,11 @@ class SpawnRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     cwd: str = ""
     sys_path: tuple[str, ...] = ()
     env_vars: dict[str, str] = {}
+    cpus: tuple[int, ...] = ()  #: to which it is bound; (): to none
+    threads: int = (
+        0  #: that numeric libraries should use unless a variable says otherwise; 0: as many as they like
+    )
+    cgroup: str = ""  #: folder of the one that it enters before anything else; "": it stays where it is
 
 
 class Spawned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="spawned"):

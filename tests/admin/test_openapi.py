@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from serve_lite.admin.openapi import describe, has_usual_slash, parameters_of
 from serve_lite.document_schema import document_schema
 from tests.admin.reference import APP1, PUT_V1, PUT_V2
 from tests.admin.test_rest import Options, RememberingController
+from tests.admin.tokens import TOKEN, tokens_in
 from tests.instances import Instance
 
 DESCRIPTION = describe(ENDPOINTS)
@@ -133,13 +135,13 @@ async def test_an_instance_serves_it_behind_the_gate(daemon: Instance, path: str
     assert (await daemon.admin.post(path)).status_code == 405
 
 
-async def test_the_gate_stands_before_every_endpoint_and_asks_for_the_token() -> None:
-    app = build_app(RememberingController(), Options(), token="s3cret")
+async def test_the_gate_stands_before_every_endpoint_and_asks_for_the_token(tmp_path: Path) -> None:
+    app = build_app(RememberingController(), Options(), tokens=tokens_in(tmp_path))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:52365") as client:
         for endpoint in ENDPOINTS:
             for method in (endpoint.method, "BREW", "OPTIONS"):
                 answer = await client.request(method, endpoint.path)
                 assert (answer.status_code, set(answer.json())) == (401, {"error", "path"}), endpoint.id
-                foreign = {"host": "evil.example", "authorization": "Bearer s3cret"}
+                foreign = {"host": "evil.example", "authorization": f"Bearer {TOKEN}"}
                 assert (await client.request(method, endpoint.path, headers=foreign)).status_code == 403

@@ -25,6 +25,7 @@ from serve_lite.schema import (
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.status import RevisionSummary
 from serve_lite.wire.messages import DeployReply, DeployRequest
+from tests.admin.tokens import tokens_in
 
 V1, V2 = "/api/serve/deployments/", "/api/serve/applications/"
 ONE_APP = {"applications": [{"name": "shop", "route_prefix": "/shop", "import_path": "shop:app"}]}
@@ -373,14 +374,14 @@ async def test_the_gate_stands_before_every_route_and_method(
 
 
 def test_a_control_plane_open_to_others_is_not_even_built_without_a_token(
-    controller: RememberingController,
+    controller: RememberingController, tmp_path: Path
 ) -> None:
     class Open:
         admin_host = "0.0.0.0"
 
     with pytest.raises(InvalidConfigError, match="token"):
         build_app(controller, Open())
-    build_app(controller, Open(), token="s3cret")
+    build_app(controller, Open(), tokens=tokens_in(tmp_path))
 
 
 # --- V1 -----------------------------------------------------------------------------------------

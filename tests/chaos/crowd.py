@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,6 +116,8 @@ class Crowd:
             "plain": [self._plain] * 3,
             "connects": [self._connects],
             "stream": [self._stream],
+            "uploads": [self._uploads],
+            "through": [self._through],
             "talks": [self._talks],
             "leaves": [self._leaves, self._leaves_stream],
         }
@@ -189,6 +191,24 @@ class Crowd:
         if text.split() != [str(n + i) for i in range(STREAMED)]:
             raise WrongAnswer(text)
 
+    async def _uploads(self, n: int) -> None:
+        """Send a body piece by piece and get one answer."""
+        _check(await self._http.post("/last", content=_numbers(n)), n + STREAMED - 1)
+
+    async def _through(self, n: int) -> None:
+        """Send a body piece by piece and get an answer that is made of it as it comes."""
+        text, is_begun = "", False
+        try:
+            async with self._http.stream("POST", "/add", content=_numbers(n)) as answer:
+                answer.raise_for_status()
+                is_begun = True
+                async for part in answer.aiter_text():
+                    text += part
+        except httpx.TransportError as error:
+            raise StreamCutError(repr(error)) if is_begun else error from None
+        if text.split() != [str(n + i + 1) for i in range(STREAMED)]:
+            raise WrongAnswer(text)
+
     async def _talks(self, n: int) -> None:
         async with websockets.connect(
             f"{self._url.replace('http', 'ws')}/talk", open_timeout=DEADLINE_S, ping_interval=None
@@ -222,6 +242,12 @@ class Crowd:
     async def _handle(self, n: int) -> None:
         if (said := await self._to_worker.work.remote(n)) != n + 1:
             raise WrongAnswer(str(said))
+
+
+async def _numbers(n: int) -> AsyncIterator[bytes]:
+    for i in range(STREAMED):
+        yield b"%d\n" % (n + i)
+        await anyio.sleep(0.01)
 
 
 class StreamCutError(httpx.TransportError):

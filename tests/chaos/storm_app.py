@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from starlette.responses import StreamingResponse
 
 import serve_lite as serve
@@ -55,6 +55,22 @@ class Door:
 
         return StreamingResponse(items(), media_type="text/plain")
 
+    @api.post("/add")
+    async def add(self, request: Request) -> StreamingResponse:
+        """Send back each line of the body, a number, with 1 added by the worker; both are streamed."""
+
+        async def answers() -> AsyncIterator[str]:
+            async for line in _lines(request):
+                yield f"{await self._worker.work.remote(int(line))}\n"
+
+        return StreamingResponse(answers(), media_type="text/plain")
+
+    @api.post("/last")
+    async def last(self, request: Request) -> int:
+        """Return the last of the numbers in the body, with 1 added."""
+        numbers = [int(line) async for line in _lines(request)]
+        return int(await self._worker.work.remote(numbers[-1]))
+
     @api.websocket("/talk")
     async def talk(self, socket: WebSocket) -> None:
         await socket.accept()
@@ -64,6 +80,15 @@ class Door:
                 await socket.send_text(str(await self._worker.work.remote(n)))
         except WebSocketDisconnect:
             pass
+
+
+async def _lines(request: Request) -> AsyncIterator[bytes]:
+    """Give the lines of the body as they come."""
+    rest = b""
+    async for piece in request.stream():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
 
 
 def app(args: dict[str, str]) -> serve.Application:

@@ -45,6 +45,7 @@ OPTIONS = dict(
     max_replica_age_s=3600,
     max_replica_requests=100_000,
     max_replica_memory_bytes=2_000_000_000,
+    cpu_affinity=[0],
     alive_timeout_s=6,
     deadlock_timeout_s=None,
     progress_timeout_s=8,

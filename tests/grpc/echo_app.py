@@ -5,7 +5,9 @@ import os
 import time
 from pathlib import Path
 
+import grpc
 import serve_lite_echo_pb2 as pb
+from google.rpc.status_pb2 import Status
 
 import serve_lite as serve
 from serve_lite.context import _serve_request_context
@@ -120,6 +122,70 @@ class Echo:
             (folder / "stream-ended").touch()
         yield pb.Said(text="last")
 
+    async def Ignore(self, stream):
+        """Read the first message, and the others when there is a file `go` in the folder it names."""
+        first = await stream.__anext__()
+        while not Path(first.text, "go").exists():
+            await asyncio.sleep(0.01)
+        return pb.Said(count=sum([1 async for _ in stream]))
+
+    async def Flood(self, said):
+        """Yield without end; note how many in a file `count` of the folder `text`."""
+        for count in range(1_000_000):
+            Path(said.text, "count").write_text(str(count))
+            yield pb.Said(count=count, data=said.data)
+
+    async def Details(self, said, grpc_context):
+        status = Status(code=grpc.StatusCode.FAILED_PRECONDITION.value[0], message="not ready")
+        status.details.add().Pack(pb.Said(text="why"))
+        grpc_context.set_code(grpc.StatusCode.FAILED_PRECONDITION)
+        grpc_context.set_details(status.message)
+        grpc_context.set_trailing_metadata([("grpc-status-details-bin", status.SerializeToString())])
+        raise ValueError(said.text)
+
+    async def Initial(self, said, grpc_context):
+        grpc_context.set_initial_metadata([("first", said.text), ("raw-bin", b"\x00\xff")])
+        if said.text == "fail":
+            raise ValueError("after all")
+        for count in range(said.count):
+            yield pb.Said(count=count)
+
+    async def Packed(self, said, grpc_context):
+        """Yield messages, packed as `text` says: a letter for each, g, d or n."""
+        for letter in said.text:
+            grpc_context.set_compression("ndg".index(letter))
+            yield pb.Said(data=said.data)
+
+    async def Who(self, said, grpc_context):
+        told = grpc_context.auth_context(), grpc_context.peer_identities(), grpc_context.peer_identity_key()
+        return pb.Said(text=repr(told))
+
+    async def FailWith(self, said):
+        raise ValueError(said.text)
+
+    async def Grow(self, said):
+        return pb.Said(data=bytes(said.count))
+
+    async def GrowStream(self, said):
+        yield pb.Said(data=b"x")
+        yield pb.Said(data=bytes(said.count))
+        yield pb.Said(data=b"never")
+
+    async def TimeLeft(self, said):
+        deadline = _serve_request_context.get().deadline
+        return pb.Said(text=str(deadline - time.monotonic() if deadline else None))
+
+    async def Listen(self, stream):
+        folder = ""
+        try:
+            async for said in stream:
+                folder = said.text
+                Path(folder, "listening").touch()
+        except asyncio.CancelledError:
+            Path(folder, "gone").touch()
+            raise
+        return pb.Said()
+
     async def NotAMessage(self, said):
         return "text"
 
@@ -138,4 +204,5 @@ app = Echo.bind()
 parent = Echo.bind(Waiter.bind())
 narrow = Echo.options(max_ongoing_requests=1, max_queued_requests=1).bind()
 one_at_a_time = Echo.options(max_ongoing_requests=1).bind()
+wide = Echo.options(max_ongoing_requests=1000).bind()
 two = Echo.options(num_replicas=2).bind()

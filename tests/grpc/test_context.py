@@ -9,7 +9,7 @@ import grpc
 import grpclib.const
 import pytest
 
-from serve_lite.grpc_util import RayServegRPCContext, code_of, compression_of, trailing_of
+from serve_lite.grpc_util import RayServegRPCContext, code_of, encoding_for, trailing_of
 
 
 def test_a_context_is_the_same_after_pickling() -> None:
@@ -57,4 +57,4 @@ def test_what_cannot_be_sent_is_refused_when_it_is_set(method: str, value: Any) 
     context = RayServegRPCContext()
     with pytest.raises(ValueError):
         getattr(context, method)(value)
-    assert (code_of(context), compression_of(context), trailing_of(context)) == (None, 0, [])
+    assert (code_of(context), encoding_for(context), trailing_of(context)) == (None, 0, [])

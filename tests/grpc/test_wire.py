@@ -58,13 +58,22 @@ async def test_answers_are_compressed_for_clients_that_can_read_it(
     [
         ({"grpc-timeout": "soon"}, framed(b""), "3"),
         ({"a-bin": "%"}, framed(b""), "3"),
-        ({}, b"", "3"),  # no message
-        ({}, framed(b"abc")[:-1], "3"),  # cut
+        ({"grpc-timeout": "123456789S"}, framed(b""), "3"),
+        ({"a": "caf\xe9"}, framed(b""), "3"),
+        ({}, b"", "12"),  # no message
+        ({}, framed(b"") * 2, "12"),  # two messages
+        ({}, framed(b"abc")[:-1], "13"),  # cut
+        ({}, b"\0\0", "13"),  # cut in its head
+        ({}, framed(b"abc", 2), "13"),  # neither compressed nor not
         ({}, b"\0\xff\xff\xff\xff", "8"),  # too large
-        ({"grpc-encoding": "gzip"}, framed(b"no gzip", 1), "3"),
-        ({"grpc-encoding": "gzip"}, framed(gzip.compress(b"x" * 100, mtime=0)[:-9], 1), "8"),
+        ({"grpc-encoding": "gzip"}, framed(b"no gzip", 1), "13"),
+        ({"grpc-encoding": "gzip"}, framed(gzip.compress(b"x" * 100, mtime=0)[:-9], 1), "13"),
+        ({"grpc-encoding": "deflate"}, framed(gzip.compress(b"x" * 100), 1), "13"),
         ({"grpc-encoding": "br"}, framed(b"abc", 1), "12"),
-        ({}, framed(b"abc", 1), "12"),
+        ({"grpc-encoding": "identity"}, framed(b"abc", 1), "13"),
+        ({}, framed(b"abc", 1), "13"),
+        ({}, framed(b"\xff\xff"), "13"),  # no protobuf
+        ({"pad": "x" * 60_000, "pad2": "x" * 5_500}, framed(b""), "8"),  # metadata
     ],
 )
 async def test_what_is_malformed_is_refused_and_harms_nobody(

@@ -18,6 +18,7 @@ from serve_lite.controller.metrics import (
     APPLICATION_NUMBERS,
     DEPLOYMENT_NUMBERS,
     KEPT_GONE,
+    KEPT_GONE_BYTES,
     Pictures,
     lifecycle,
 )
@@ -261,6 +262,18 @@ def test_only_the_newest_gone_replicas_are_kept() -> None:
         pictures.end(f"shop#D#{number}", SHOP)
     kept = [f.series[0].labels[1] for f in pictures.families()]
     assert kept == [str(number) for number in range(5, KEPT_GONE + 5)]
+
+
+def test_gone_replicas_with_very_many_series_are_kept_within_a_megabyte() -> None:
+    pictures, names = Pictures(), [f"{'c' * 1000}{number}" for number in range(100)]
+    for number in range(30):  # of 100 kB each
+        replica = f"shop#D#{number}"
+        pictures.begin(replica, SHOP)
+        pictures.take(replica, [counter(name, number) for name in names])
+        pictures.end(replica, SHOP)
+    kept = [f.series[0].labels[1] for f in pictures.families() if f.label_names]
+    assert kept and kept == [str(number) for number in range(30 - len(kept), 30)]  # the newest
+    assert sum(len(f.name) for f in pictures.families()) < KEPT_GONE_BYTES
 
 
 def test_a_replica_that_was_never_ready_leaves_nothing() -> None:

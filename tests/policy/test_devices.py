@@ -166,6 +166,7 @@ some_needs = st.builds(
     gpus=st.one_of(st.just(0.0), shares, st.sampled_from([2.0, 3.0])),
     memory_bytes=st.sampled_from([0.0, 1.0, 2.0**30]),
     custom=st.sampled_from([{}, {"slot": 1.0}, {"slot": 0.3}]),
+    own_cpus=st.sampled_from([0, 0, 1, 2]),
 )
 machines = st.builds(
     Machine,
@@ -175,6 +176,7 @@ machines = st.builds(
         lambda ids: tuple(Gpu(id=i) for i in ids)
     ),
     custom=st.sampled_from([{}, {"slot": 2.0}]),
+    cpu_ids=st.sampled_from([(0, 1), (0, 2, 5), (0, 1, 2, 3)]),
 )
 
 
@@ -185,6 +187,9 @@ def is_within(machine: Machine, held: list[Allotment]) -> bool:
         used = sum(units(a.needs.shown().get(name, 0)) for a in held)
         if total is not None and used > units(total):
             return False
+    owned = [cpu for allotment in held if allotment.needs.own_cpus for cpu in allotment.cpu_ids]
+    if len(owned) > len(set(owned)) or not set(owned) <= set(machine.cpu_ids):
+        return False
     used_of: dict[str, int] = {}
     for allotment in held:
         for gpu in allotment.gpu_ids:
@@ -213,6 +218,7 @@ def test_never_is_more_given_than_there_is_and_all_comes_back(
                 == len(set(allotment.gpu_ids))
                 == (max(1, int(needs.gpus)) if needs.gpus else 0)
             )
+            assert len(allotment.cpu_ids) == needs.own_cpus
             held.append(allotment)
         assert is_within(machine, held)
         assert (Pool(machine).take(needs) is not None) == pool.can_ever_hold(needs)
@@ -243,6 +249,66 @@ def test_who_waits_gets_its_turn_though_others_never_stop_coming(
         held = held[1:] + ([late] if late is not None else [])
     # All that were there before it have left: what came since may not be in its way.
     raise AssertionError(f"it is still waiting beside {held}")
+
+
+# --- CPUs of a replica's own --------------------------------------------------------------------
+
+FOUR_CPUS = Machine(cpus=8, cpu_ids=(0, 1, 2, 5))
+
+
+def own(count: int) -> Needs:
+    return needs_of({"num_cpus": count}, "own")
+
+
+def bound(pool: Pool, needs: Needs) -> tuple[int, ...]:
+    allotment = pool.take(needs)
+    assert allotment is not None
+    return allotment.cpu_ids
+
+
+def test_who_is_bound_to_cpus_of_its_own_has_them_alone() -> None:
+    pool = Pool(FOUR_CPUS)
+    assert [bound(pool, own(1)), bound(pool, own(2)), bound(pool, own(1))] == [(0,), (1, 2), (5,)]
+    assert pool.take(own(1)) is None
+    assert pool.explain(own(1)) == "needs 1 CPU of its own, and 0 of 4 are free"
+    assert pool.missing(own(2)) == "2 CPUs of its own"
+    assert bound(pool, Needs(cpus=1)) == (), "who is bound to none may still run"
+
+
+def test_it_is_not_the_budget_that_says_how_many_cpus_can_be_bound_to() -> None:
+    assert Pool(FOUR_CPUS).explain(own(5)) == "needs 5 CPUs of its own, and this instance may use 4"
+    assert not Pool(FOUR_CPUS).can_ever_hold(own(5)) and Pool(FOUR_CPUS).can_ever_hold(own(4))
+
+
+def test_cpus_that_are_named_are_shared_and_left_to_those_who_named_them() -> None:
+    named = needs_of({}, [0, 1])
+    pool = Pool(FOUR_CPUS)
+    assert bound(pool, named) == bound(pool, named) == (0, 1)
+    assert bound(pool, own(1)) == (2,), "there are others that nobody has named"
+    assert bound(pool, own(2)) == (0, 5) and bound(pool, named) == (0, 1)
+    elsewhere = needs_of({}, [1, 6, 7, 9])
+    assert pool.take(elsewhere) is None and not pool.can_ever_hold(elsewhere)
+    assert pool.explain(elsewhere) == (
+        "is bound to CPUs 1,6-7,9 by cpu_affinity, and this instance may use 0-2,5"
+    )
+    assert pool.missing(needs_of({}, [7])) == "CPU 7"
+
+
+def test_cpus_come_back_and_are_kept_for_who_came_first() -> None:
+    held = [Allotment(needs=own(2), cpu_ids=(0, 1)), Allotment(needs=own(1), cpu_ids=(7,))]
+    pool = Pool(FOUR_CPUS, held)
+    assert pool.take(own(3)) is None and pool.would_fit(own(3), held[:1])
+    pool.reserve(own(2))
+    assert pool.take(own(1)) is None, "both that are free are kept"
+    assert pool.explain(own(1)) == (
+        "needs 1 CPU of its own, and 2 of 4 are free (kept for deployments that came first)"
+    )
+
+
+def test_only_own_cpus_need_their_number_from_num_cpus() -> None:
+    assert needs_of({"num_cpus": 2}, "own").own_cpus == 2
+    assert needs_of({"num_cpus": 2}, [3]) == Needs(cpus=2, cpu_ids=(3,))
+    assert needs_of({"num_cpus": 2}) == Needs(cpus=2)
 
 
 @pytest.mark.parametrize(

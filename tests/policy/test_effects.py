@@ -39,7 +39,7 @@ SPEC = {
 #: Options that Ray Serve has no word for.
 OURS = {
     "serialize_sync", "sync_threads", "alive_timeout_s", "deadlock_timeout_s", "progress_timeout_s",
-    "outlier_ejection", "min_ready_s",
+    "outlier_ejection", "min_ready_s", "cpu_affinity",
     *RECYCLING,
 }  # fmt: skip
 
@@ -91,6 +91,7 @@ EFFECTS = [
     Effect("max_replica_age_s", 60, RECONFIGURE),
     Effect("max_replica_requests", 1000, RECONFIGURE),
     Effect("max_replica_memory_bytes", 10**9, RECONFIGURE),
+    Effect("cpu_affinity", [0], RESTART),
     Effect("graceful_shutdown_wait_loop_s", 5, UPDATE, why=NOT_IN_REPLICAS),
     Effect("backpressure_config", {"status_code": 429}, UPDATE, why=NOT_IN_REPLICAS),
     Effect("request_router_config", {"initial_backoff_s": 1}, RESTART, changed="code request_router_config",

@@ -81,3 +81,9 @@ def test_only_a_change_of_the_number_alone_is_told_as_scaling() -> None:
     assert status_move(goal(), goal(num_replicas=2, user_config=1)) is DeploymentMove.CONFIGURED
     assert status_move(goal(), goal()) is None
     assert status_move(None, goal()) is DeploymentMove.CONFIGURED
+
+
+def test_a_version_is_the_same_as_before_there_was_cpu_affinity() -> None:
+    """An upgrade would replace all replicas otherwise."""
+    assert goal(ray_actor_options={"num_cpus": 2}).version == "8ea5d47e9b7b"
+    assert goal(cpu_affinity=[0]).version != goal().version

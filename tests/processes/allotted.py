@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import Any
 
 from starlette.requests import Request
 
 import serve_lite as serve
+
+
+def bound() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+BOUND_WHEN_IMPORTED = bound()
 
 
 @serve.deployment
@@ -23,12 +31,18 @@ class Allotted:
             "gpu_ids": list(context.gpu_ids),
             "resources": context.required_resources,
             "killed_first": killed_first,
+            "bound": bound(),
+            "bound_when_imported": BOUND_WHEN_IMPORTED,
+            "cpu_ids": list(context.cpu_ids),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
         }
 
 
 def app(args: dict[str, Any]) -> serve.Application:
     return Allotted.options(
-        num_replicas=int(args.get("replicas", 1)), ray_actor_options=args.get("needs", {})
+        num_replicas=int(args.get("replicas", 1)),
+        ray_actor_options=args.get("needs", {}),
+        cpu_affinity=args.get("affinity"),
     ).bind()
 
 
@@ -40,6 +54,10 @@ class Greedy:
         self._kept: list[bytearray] = []
 
     async def __call__(self, request: Request) -> int:
+        if request.query_params.get(
+            "child"
+        ):  # its own session: it outlives who started it, if nobody ends it
+            return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
         self._kept.append(bytearray(b"x") * int(request.query_params.get("take", 0)))
         return os.getpid()
 

@@ -192,6 +192,17 @@ async def test_sockets_with_wrong_names_are_refused(
     assert said in systemd.log.read_text()
 
 
+async def test_proxy_processes_need_a_keeper(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_LITE_PROXY_PROCESSES", "2")
+    systemd.launch()
+    assert await systemd.ended() == 78
+    assert "`proxy_processes` needs a keeper" in systemd.log.read_text()
+    done = await Cli(systemd.home, HERE)("systemd", "--sockets")
+    assert done.code == 1 and "Leave --sockets out" in done.err
+    done = await Cli(systemd.home, HERE)("systemd")
+    assert done.code == 0, done
+
+
 async def test_a_control_socket_elsewhere_is_refused(systemd: Systemd, tmp_path: Path) -> None:
     systemd.sockets["control"].close()
     systemd.sockets["control"] = control = socket.socket(socket.AF_UNIX)

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
 
 import serve_lite as serve
@@ -38,6 +38,25 @@ class Everything:
             number += 1
             await asyncio.sleep(0.01)
         yield "end\n"
+
+    @app.get("/count")
+    async def count(self, to: int) -> StreamingResponse:
+        async def numbers() -> AsyncIterator[str]:
+            for number in range(to):
+                yield f"{number}\n"
+                await asyncio.sleep(0.005)
+
+        return StreamingResponse(numbers(), media_type="text/plain")
+
+    @app.post("/total")
+    async def total(self, request: Request) -> int:
+        """Return how many bytes the body has; it is read as it comes."""
+        return sum([len(piece) async for piece in request.stream()])
+
+    @app.post("/through")
+    async def through(self, request: Request) -> StreamingResponse:
+        """Send each piece of the body back when it comes."""
+        return StreamingResponse(request.stream(), media_type="application/octet-stream")
 
     @app.websocket("/echo")
     async def echo(self, socket: WebSocket) -> None:

@@ -74,6 +74,9 @@ DEFAULTS: dict[type[Checked], dict[str, Any]] = {
         "grpc_servicer_functions": [],
         "request_timeout_s": None,
         "enable_reflection": True,
+        "max_receive_message_bytes": 2**31 - 1,
+        "max_send_message_bytes": 2**31 - 1,
+        "max_connections": None,
     },
     AutoscalingConfig: {
         "min_replicas": 1,

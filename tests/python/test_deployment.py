@@ -20,6 +20,7 @@ from serve_lite.config import (
     RequestRouterConfig,
 )
 from serve_lite.deployment import DEFAULT, Application, Deployment, deployment
+from serve_lite.options import apply_overrides
 
 
 @deployment
@@ -131,6 +132,17 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_replica_age_s": 0.5}, ValueError, "at least 1"),
     ({"max_replica_requests": 0}, ValueError, "at least 1"),
     ({"max_replica_memory_bytes": "much"}, ValueError, "an integer"),
+    ({"cpu_affinity": "spread"}, ValueError, "'own', a list of CPU numbers such as [0, 1], or null"),
+    ({"cpu_affinity": 2}, TypeError, "a list of CPU numbers"),
+    ({"cpu_affinity": []}, ValueError, "a list of CPU numbers"),
+    ({"cpu_affinity": [1, 1]}, ValueError, "each CPU once"),
+    ({"cpu_affinity": [0, -1]}, ValueError, "cpu_affinity[1] is -1; it must be an integer, at least 0"),
+    (
+        {"cpu_affinity": "own"},
+        ValueError,
+        "needs a whole num_cpus, 1 or more, in ray_actor_options, and there is none",
+    ),
+    ({"cpu_affinity": "own", "ray_actor_options": {"num_cpus": 1.5}}, ValueError, "and it is 1.5"),
     ({"min_ready_s": -1}, ValueError, "at least 0"),
     ({"version": ["v1"]}, TypeError, "version"),
     ({"name": ""}, ValueError, "not empty"),
@@ -253,6 +265,8 @@ RIGHT: list[tuple[dict[str, Any], Any]] = [
     ({"max_replica_requests": 1000}, 1000),
     ({"max_replica_memory_bytes": 2**30}, 2**30),
     ({"max_replica_memory_bytes": None}, None),
+    ({"cpu_affinity": [1, 0]}, [0, 1]),
+    ({"cpu_affinity": None}, None),
     ({"min_ready_s": 2}, 2.0),
 ]
 
@@ -426,3 +440,26 @@ def test_options_that_keep_autoscaling_from_happening_are_told_at_the_users_line
 
 def _plain() -> None:
     pass
+
+
+# --- cpu_affinity --------------------------------------------------------------------------------
+
+
+def test_cpus_of_a_replica_s_own_need_their_number_from_wherever_it_comes() -> None:
+    made = Plain.options(cpu_affinity="own", ray_actor_options={"num_cpus": 2})
+    assert made.config.cpu_affinity == "own"
+    with pytest.raises(ValueError, match=r"^Deployment 'Plain': cpu_affinity 'own' needs a whole num_cpus"):
+        made.options(ray_actor_options={"num_gpus": 1})
+    with pytest.raises(ValueError, match="in ray_actor_options, and there is none"):
+        Plain.options(cpu_affinity="own")
+    with pytest.raises(ValueError, match=r"^Deployment 'Plain'.cpu_affinity 'own' needs"):
+        apply_overrides(DeploymentConfig(), (), {"cpu_affinity": "own"}, "Deployment 'Plain'")
+
+
+def test_a_system_that_cannot_bind_processes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(
+        ValueError, match="cpu_affinity needs Linux: this system cannot bind processes to CPUs"
+    ):
+        Plain.options(cpu_affinity=[0])
+    assert Plain.options(cpu_affinity=None).config.cpu_affinity is None

@@ -90,6 +90,9 @@ GRPC: dict[str, list[tuple[Any, Any]]] = {
     "grpc_servicer_functions": [([], SAME), (["my_pb2_grpc:add_X", "my_pb2_grpc.add_Y"], SAME)],
     "request_timeout_s": [(None, None), (30, 30.0)],
     "enable_reflection": [(False, False)],
+    "max_receive_message_bytes": [(2**31 - 1, SAME), (0, SAME)],
+    "max_send_message_bytes": [(2**31 - 1, SAME), (0, SAME)],
+    "max_connections": [(None, None), (1, SAME)],
 }
 
 LOGGING: dict[str, list[tuple[Any, Any]]] = {
@@ -182,6 +185,7 @@ DEPLOYMENT: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "max_replica_age_s": [(None, {"max_replica_age_s": None}), (60, {"max_replica_age_s": 60.0})],
     "max_replica_requests": [(None, {"max_replica_requests": None}), (9, {"max_replica_requests": 9})],
     "max_replica_memory_bytes": [(2**30, {"max_replica_memory_bytes": 2**30})],
+    "cpu_affinity": [(None, {"cpu_affinity": None}), ([2, 0], {"cpu_affinity": [0, 2]})],
     "min_ready_s": [(0, {"min_ready_s": 0.0}), (2.5, {"min_ready_s": 2.5})],
     "sync_threads": [(None, {"sync_threads": None}), (3, {"sync_threads": 3})],
     "alive_timeout_s": [(None, {"alive_timeout_s": None}), (3, {"alive_timeout_s": 3})],

@@ -51,10 +51,18 @@ TWO: dict[str, tuple[Any, Any]] = {
     "grpc_options.grpc_servicer_functions": (["a:add", "b:add"], ["c:add"]),
     "grpc_options.request_timeout_s": (1.0, 2.0),
     "grpc_options.enable_reflection": (False, True),
+    "grpc_options.max_receive_message_bytes": (1000, 0),
+    "grpc_options.max_send_message_bytes": (1000, 0),
+    "grpc_options.max_connections": (10, 20),
     "admin_host": ("127.0.0.2", "::1"),
     "admin_port": (52366, 0),
     "orphan_grace_s": (1.0, 0.0),
     "backlog": (16, 32),
+    "num_cpus": (2.5, 4.0),
+    "num_gpus": (2, 0),
+    "memory_bytes": (1e9, 2e9),
+    "resources": ({"slot": 2.0}, {"license": 0.5, "scanner": 1.0}),
+    "memory_limits": ("watched", "kernel"),
     "log_level": ("DEBUG", "WARNING"),
     "logging_config.encoding": ("JSON", "TEXT"),
     "logging_config.log_level": ("DEBUG", "ERROR"),
@@ -84,6 +92,8 @@ def as_text(option: Option, value: Any) -> str:
     """Return a value as a variable has it."""
     if option.name in LISTS:
         return ",".join(value)
+    if isinstance(value, dict):
+        return json.dumps(value)
     return str(value).lower() if option.name in FLAGS else str(value)
 
 
@@ -226,6 +236,7 @@ FOREIGN = {
     "RAY_SERVE_LOG_ENCODING": ("logging_config.encoding", "JSON", "JSON"),
     "RAY_SERVE_ENABLE_JSON_LOGGING": ("logging_config.encoding", "1", "JSON"),
     "SERVE_DEBUG_LOG": ("log_level", "1", "DEBUG"),
+    "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": ("grpc_options.max_receive_message_bytes", "5000", 5000),
 }
 
 
@@ -272,9 +283,17 @@ WRONG = {
     "http_options.max_body_bytes": ("-1", "at least 0"),
     "http_options.forwarded_allow_ips": ("10.0.0.0/33", "a network"),
     "grpc_options.enable_reflection": ("perhaps", "true or false"),
+    "grpc_options.max_receive_message_bytes": ("2147483648", "at most 2147483647"),
+    "grpc_options.max_send_message_bytes": ("-1", "at least 0"),
+    "grpc_options.max_connections": ("0", "at least 1"),
     "admin_host": (None, ""),
     "orphan_grace_s": ("-1", "at least 0"),
     "backlog": ("0", "at least 1"),
+    "num_cpus": ("many", "a number"),
+    "num_gpus": ("1.5", "an integer"),
+    "memory_bytes": ("-1", "at least 0"),
+    "resources": ("slot=2", "JSON"),
+    "memory_limits": ("always", "watched"),
     "log_level": ("LOUD", "INFO"),
     "logging_config.encoding": ("XML", "JSON"),
     "logging_config.log_level": ("LOUD", "INFO"),
@@ -342,6 +361,39 @@ def test_a_wrong_settings_file_is_refused_with_its_line(text: str, where: str, r
         resolve()
     assert str(caught.value).startswith(f"{path}{where}")
     assert right in str(caught.value)
+
+
+def test_everything_that_is_wrong_in_a_settings_file_is_told_at_once_in_the_order_of_its_lines() -> None:
+    path = write_settings(
+        "backlog: 0\n"
+        "applicatons: []\n"
+        "http_options:\n"
+        "  prot: 80\n"
+        "  keep_alive_timeout_s: 0\n"
+        "  forwarded_allow_ips: [10.0.0.0/8, nowhere]\n"
+        "grpc_options:\n"
+        "  grpc_servicer_functions: [3, a.b.add, 4]\n"
+        "logging_config: loud\n"
+        "resources: {GPU: 1, slot: 2}\n"
+        "admin_port: 8001\n"
+        "import_path: a:b\n"
+    )
+    with pytest.raises(InvalidConfigError) as caught:
+        resolve()
+    heading, *lines = str(caught.value).splitlines()
+    assert heading == f"10 mistakes in {path}:"
+    assert [line.removeprefix(f"{path}:").split(" ")[:2] for line in lines] == [
+        ["1:1:", "backlog"],
+        ["2:1:", "applicatons:"],
+        ["4:3:", "http_options.prot:"],
+        ["5:3:", "http_options.keep_alive_timeout_s"],
+        ["6:37:", "http_options.forwarded_allow_ips[1]"],
+        ["8:29:", "grpc_options.grpc_servicer_functions[0]"],
+        ["8:41:", "grpc_options.grpc_servicer_functions[2]"],
+        ["9:1:", "logging_config"],
+        ["10:13:", "resources"],
+        ["12:1:", "import_path:"],
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "http_options:\n", "{}"])
@@ -498,6 +550,24 @@ def test_port_0_and_another_word_for_everywhere_ask_for_nothing() -> None:
         {"http_options.port": ("--http-port", 0), "proxy_location": ("--proxy-location", "HeadOnly")}
     )
     assert differences(resolve(given=asked), shown(resolve(), {"http_port": 4711})) == []
+
+
+def test_what_memory_limits_have_come_to_is_shown_and_auto_is_satisfied_by_it() -> None:
+    def row(options: InstanceOptions, told: str) -> tuple[object, str]:
+        (found,) = [s for s in shown(options, memory_limits=told) if s.name == "memory_limits"]
+        return found.value, found.origin
+
+    assert row(resolve(), "kernel") == ("kernel", "default; auto: cgroups may be made")
+    assert row(resolve(), "watched: it is so") == ("watched", "default; auto: it is so")
+    assert row(resolve(), "") == ("auto", "default")
+    strict = resolve(given=layer_of("", {"memory_limits": "kernel"}, "flag {}"))
+    assert row(strict, "kernel") == ("kernel", "flag memory_limits")
+    running = shown(resolve(), memory_limits="watched: it is so")
+    asked = resolve(given=layer_of("", {"memory_limits": "auto"}, "flag {}"))
+    assert differences(asked, running) == []
+    assert differences(strict, running) == [
+        "memory_limits stays watched; kernel (flag memory_limits) is not applied."
+    ]
 
 
 def test_documents_and_their_schema_know_the_front() -> None:

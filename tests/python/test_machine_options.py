@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serve_lite.daemon.options import InstanceOptions
+from serve_lite.daemon.machine_options import machine_from_environment
+from serve_lite.daemon.sources import resolve
 from serve_lite.exceptions import InvalidConfigError
 from serve_lite.state.resources import MachineOptions
 
@@ -18,13 +19,13 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_word_everything_is_found_out() -> None:
-    assert InstanceOptions().machine == MachineOptions()
+    assert machine_from_environment() == MachineOptions()
 
 
 def test_the_environment_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in zip(NAMES, ("2.5", "3", "1e9", '{"slot": 2, "license": 0.5}'), strict=True):
         monkeypatch.setenv(name, text)
-    assert InstanceOptions().machine == MachineOptions(
+    assert machine_from_environment() == MachineOptions(
         num_cpus=2.5, num_gpus=3, memory_bytes=1e9, resources={"slot": 2.0, "license": 0.5}
     )
 
@@ -46,35 +47,45 @@ def test_the_mask_is_read_as_cuda_reads_it(
     mask: str, ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
-    assert InstanceOptions().machine.gpu_ids == ids
+    assert machine_from_environment().gpu_ids == ids
 
 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("SERVE_LITE_NUM_CPUS", "many", "SERVE_LITE_NUM_CPUS must be a number of CPUs, 0 or more, not 'many'"),
-        ("SERVE_LITE_NUM_CPUS", "-1", "0 or more, not '-1'"),
-        ("SERVE_LITE_NUM_CPUS", "nan", "0 or more, not 'nan'"),
-        ("SERVE_LITE_NUM_GPUS", "1.5", "SERVE_LITE_NUM_GPUS must be a whole number, not '1.5'"),
-        ("SERVE_LITE_MEMORY_BYTES", "2GiB", "SERVE_LITE_MEMORY_BYTES must be a number of bytes, not '2GiB'"),
-        ("SERVE_LITE_RESOURCES", "slot=2", "SERVE_LITE_RESOURCES is no JSON"),
-        ("SERVE_LITE_RESOURCES", "[2]", "must be a JSON object, not '[2]'. For example: "),
-        ("SERVE_LITE_RESOURCES", '{"slot": "2"}', "'slot' must be a number, 0 or more, not '2'"),
-        ("SERVE_LITE_RESOURCES", '{"slot": true}', "'slot' must be a number"),
-        ("SERVE_LITE_RESOURCES", '{"GPU": 2}', "may not hold 'GPU'; give it as SERVE_LITE_NUM_GPUS"),
+        ("SERVE_LITE_NUM_CPUS", "many", "SERVE_LITE_NUM_CPUS is 'many'; it must be a number, at least 0 or null."),
+        ("SERVE_LITE_NUM_CPUS", "-1", "at least 0"),
+        ("SERVE_LITE_NUM_CPUS", "nan", "SERVE_LITE_NUM_CPUS is 'nan'; it must be a number"),
+        ("SERVE_LITE_NUM_GPUS", "1.5", "SERVE_LITE_NUM_GPUS is '1.5'; it must be an integer"),
+        ("SERVE_LITE_MEMORY_BYTES", "2GiB", "SERVE_LITE_MEMORY_BYTES is '2GiB'; it must be a number"),
+        ("SERVE_LITE_RESOURCES", "slot=2", "SERVE_LITE_RESOURCES is 'slot=2', which is no JSON"),
+        ("SERVE_LITE_RESOURCES", "[2]", "SERVE_LITE_RESOURCES is [2]; it must be a mapping"),
+        ("SERVE_LITE_RESOURCES", '{"slot": "2"}', "SERVE_LITE_RESOURCES.slot is '2'; it must be a number"),
+        ("SERVE_LITE_RESOURCES", '{"slot": true}', "SERVE_LITE_RESOURCES.slot is True; it must be a number"),
+        ("SERVE_LITE_RESOURCES", '{"GPU": 2}', "may not hold 'GPU'; num_gpus is the option for it"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_starts(
     name: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, text)
-    with pytest.raises(InvalidConfigError) as caught:
-        InstanceOptions()
-    assert said in str(caught.value)
+    for read in (machine_from_environment, resolve):
+        with pytest.raises(InvalidConfigError) as caught:
+            read()
+        assert said in str(caught.value)
 
 
 def test_more_gpus_than_the_mask_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
     monkeypatch.setenv("SERVE_LITE_NUM_GPUS", "2")
-    with pytest.raises(InvalidConfigError, match="is 2, but CUDA_VISIBLE_DEVICES names 1: '4'"):
-        InstanceOptions()
+    with pytest.raises(InvalidConfigError, match="num_gpus is 2, but CUDA_VISIBLE_DEVICES names 1: '4'"):
+        machine_from_environment()
+
+
+def test_the_gpus_of_the_mask_are_in_the_options_of_an_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setenv("SERVE_LITE_NUM_GPUS", "1")
+    assert resolve().machine == machine_from_environment() == MachineOptions(num_gpus=1, gpu_ids=("3", "5"))
+    with pytest.raises(InvalidConfigError, match="num_gpus is 3, but CUDA_VISIBLE_DEVICES names 2"):
+        monkeypatch.setenv("SERVE_LITE_NUM_GPUS", "3")
+        resolve()

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from serve_lite.routing.daemon_link import DaemonLink
 from serve_lite.routing.membership import RemoteMembership
 from serve_lite.wire.control import ControlMethods, ItemSink
 from serve_lite.wire.listener import listen
@@ -77,8 +78,9 @@ def control(place: str) -> Iterator[ControlSocket]:
 
 @pytest.fixture
 async def source(place: str, control: ControlSocket) -> AsyncIterator[RemoteMembership]:
-    source = RemoteMembership(place)
-    running = asyncio.ensure_future(source.run())
+    link = DaemonLink(place)
+    source = RemoteMembership(link)
+    running = asyncio.ensure_future(link.run())
     yield source
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

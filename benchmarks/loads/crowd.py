@@ -1,43 +1,19 @@
-"""Goodput when five times as much is asked as there is capacity: `python -m benchmarks.overload [NAME ...]`.
+"""Clients on as many connections as are needed, in a closed loop or an open one.
 
-An application of known capacity with a limit on its queue (`apps/busy.py`) is asked in three phases: by as many
-clients as may run and wait, which shows its capacity; then at five times that rate, whatever becomes of the requests
-(an open loop: refusals do not slow the clients down); then at half of it, which shows whether it has recovered.
+In a closed loop each asks again as soon as it is answered. In an open loop requests come at a rate, whatever becomes
+of them, as they do from many people who do not know of each other.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import shutil
-import statistics
-import subprocess
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import httptools
-import uvloop
 
-from benchmarks import processes
-from benchmarks.contenders.base import Ask, Contender, Place
-from benchmarks.contenders.ray_serve import RayServe
-from benchmarks.contenders.serve_lite import ServeLite
-from benchmarks.run import free_port, wait_for_answer
-
-CONFIG = """\
-http_options: {{host: 127.0.0.1, port: {port}}}
-applications:
-  - name: default
-    route_prefix: /
-    import_path: benchmarks.apps.busy:app
-"""
-RUNNING_AND_WAITING = 2 * 4 + 16  #: requests that `apps/busy.py` has room for
-TIMES = 5  #: of its capacity
 TICK_S = 0.002  #: requests of an open loop are sent in bunches so far apart
 
 
@@ -164,78 +140,3 @@ class Crowd:
         while len(self._idle) < len(self._all) - self.seen.broken and time.perf_counter() < give_up_at:
             await asyncio.sleep(0.01)
         return self.seen
-
-
-async def phases(port: int, seconds: float) -> tuple[Seen, Seen, Seen]:
-    """Return what was seen at capacity, at five times it, and at half of it afterwards."""
-    crowd = Crowd(port)
-    try:
-        await crowd.closed_loop(RUNNING_AND_WAITING, 1.0)  # warm
-        full = await crowd.closed_loop(RUNNING_AND_WAITING, seconds)
-        flooded = await crowd.open_loop(TIMES * full.goodput, seconds)
-        after = await crowd.open_loop(full.goodput / 2, seconds / 2)
-        return full, flooded, after
-    finally:
-        crowd.close()
-
-
-def measure(contender: Contender, seconds: float) -> str:
-    """Start one contender, measure it, stop it; return its line of the table."""
-    directory = Path(tempfile.mkdtemp(prefix="bench-"))
-    place = Place(port=free_port(), directory=directory)
-    config = directory / "serve.yaml"
-    started: list[subprocess.Popen[bytes]] = []
-    try:
-        commands = contender.commands("noop", place)
-        config.write_text(CONFIG.format(port=place.port))  # the same file, with the other application
-        started += [command.popen(directory / "output.log") for command in commands]
-        wait_for_answer(place.port, Ask(answer="done"), started, 90.0)
-        full, flooded, after = uvloop.run(phases(place.port, seconds))
-    finally:
-        processes.stop(started, with_signal=contender.stop_signal, grace_s=30.0)
-        shutil.rmtree(directory, ignore_errors=True)
-    refused = flooded.asked - flooded.statuses[200] - flooded.broken
-    cells = (
-        contender.title,
-        f"{full.goodput:.0f}/s",
-        f"{flooded.asked / flooded.seconds:.0f}/s",
-        f"{flooded.goodput:.0f}/s ({flooded.goodput / full.goodput:.0%})",
-        f"{refused}",
-        _percentiles(flooded.refused_ms),
-        _percentiles(flooded.done_ms),
-        f"{flooded.broken}",
-        f"{after.statuses[200] / max(1, after.statuses.total()):.1%}",
-    )
-    return "| " + " | ".join(cells) + " |"
-
-
-HEAD = "| | capacity | asked | goodput | refused | refusal p50/p99 ms | answer p50/p99 ms | broken | answered after |"
-
-
-def _percentiles(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return "-"
-    cuts = statistics.quantiles(values, n=100)
-    return f"{cuts[49]:.1f}/{cuts[98]:.1f}"
-
-
-def main() -> None:
-    """Measure those contenders that are installed, and print a table."""
-    known: list[Contender] = [ServeLite(), RayServe()]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*[c.name for c in known], []], metavar="name")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each phase")
-    arguments = parser.parse_args()
-    processes.become_subreaper()
-    print(HEAD + "\n" + "|---" * (HEAD.count("|") - 1) + "|", flush=True)
-    for contender in known:
-        if arguments.names and contender.name not in arguments.names:
-            continue
-        if reason := contender.missing():
-            print(f"skipped: {contender.title}: {reason}")
-            continue
-        print(measure(contender, arguments.seconds), flush=True)
-
-
-if __name__ == "__main__":
-    main()

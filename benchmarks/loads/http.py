@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import statistics
 import subprocess
 import time
 from dataclasses import asdict, dataclass
@@ -20,7 +19,8 @@ from typing import cast
 import httptools
 import uvloop
 
-from benchmarks.contenders.base import Ask
+from benchmarks.asks import Ask
+from benchmarks.spread import percentile
 
 WRK_SCRIPT = """\
 wrk.method = {method}
@@ -68,16 +68,15 @@ def run(port: int, ask: Ask, *, connections: int, seconds: float, scratch: Path)
 
 def _wrk(port: int, ask: Ask, connections: int, seconds: float, scratch: Path) -> Load:
     script = scratch / "wrk.lua"
-    content_type = "application/json" if ask.body else ""
     text = WRK_SCRIPT.format(
         method=json.dumps(ask.method),
         body=json.dumps(ask.body) if ask.body else "nil",
-        content_type=json.dumps(content_type) if content_type else "nil",
+        content_type=json.dumps(ask.content_type) if ask.body else "nil",
     )
     script.write_text(text)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
     command += ["-s", str(script), f"http://127.0.0.1:{port}{ask.path}"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60).stdout
     result = json.loads(output.strip().splitlines()[-1])
     return Load(
         requests=int(result["requests"]),
@@ -90,7 +89,7 @@ def _wrk(port: int, ask: Ask, connections: int, seconds: float, scratch: Path) -
 
 async def _asyncio_load(port: int, ask: Ask, connections: int, seconds: float) -> Load:
     loop = asyncio.get_running_loop()
-    content = f"Content-Type: application/json\r\nContent-Length: {len(ask.body)}\r\n" if ask.body else ""
+    content = f"Content-Type: {ask.content_type}\r\nContent-Length: {len(ask.body)}\r\n" if ask.body else ""
     request = (
         f"{ask.method} {ask.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{content}\r\n{ask.body}".encode()
     )
@@ -107,13 +106,12 @@ async def _asyncio_load(port: int, ask: Ask, connections: int, seconds: float) -
     for client in clients:
         client.stop()
 
-    latencies = sorted(latency for client in clients for latency in client.latencies_s)
-    percentiles = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [float("nan")] * 99
+    latencies = [latency for client in clients for latency in client.latencies_s]
     return Load(
         requests=len(latencies),
         seconds=elapsed,
-        p50_ms=percentiles[49] * 1000,
-        p99_ms=percentiles[98] * 1000,
+        p50_ms=percentile(latencies, 50) * 1000,
+        p99_ms=percentile(latencies, 99) * 1000,
         errors=sum(client.errors for client in clients),
     )
 
