@@ -8,7 +8,7 @@ import pytest
 from serve_lite.config import AutoscalingConfig
 from serve_lite.controller.goals import accept_scale, accept_scaling
 from serve_lite.policy.meaning import scaled_by_hand_events
-from serve_lite.policy.standby import following, goal_in_force
+from serve_lite.policy.standby import following, goal_in_force, revision_in_force
 from serve_lite.schema import ApplicationStatus, DeploymentStatus
 from serve_lite.state.applications import app_status
 from serve_lite.state.goal import DeploymentGoal
@@ -283,3 +283,53 @@ def test_what_is_in_force_is_what_was_fallen_back_to() -> None:
     assert (now.version, now.target) == ("good", 2)
     world.deploy(wanted("better", 3))
     assert goal_in_force(world.goal, world.observed.deployments) is world.goal
+
+
+# --- which revision serves ---
+
+
+def serving(world: World) -> int:
+    known = [world.revisions[n] for n in sorted(world.revisions, reverse=True)]
+    return revision_in_force(known, world.goal.apps["shop"], world.observed.deployments)
+
+
+def test_the_newest_revision_serves_until_it_is_given_up() -> None:
+    world = World({"bad": BAD})
+    world.deploy(wanted("good"))
+    assert serving(world) == 1
+    world.settle()
+    world.deploy(wanted("bad"))
+    assert serving(world) == 2
+    world.settle()
+    assert serving(world) == 1
+    world.deploy(wanted("better"))
+    world.settle()
+    assert serving(world) == 3
+
+
+def test_what_a_failed_revision_left_out_says_which_one_serves() -> None:
+    world = World({"bad": BAD})
+    world.deploy(wanted("good", deployment=BACK))
+    world.settle()
+    world.deploy(wanted("bad", deployment=FRONT))
+    world.settle()
+    assert serving(world) == 1
+
+
+def test_a_revision_of_which_some_serves_is_the_one_that_is_shown() -> None:
+    world = World({"middle 2": BAD})
+    world.deploy(*chain("1"))
+    world.settle()
+    world.deploy(*chain("2"))
+    world.settle()
+    assert serving(world) == 2
+
+
+def test_a_build_that_failed_changes_nothing_about_what_serves() -> None:
+    world = World()
+    world.deploy(wanted("good"))
+    world.settle()
+    world.submit_bad()
+    assert serving(world) == 1
+    world.settle()
+    assert serving(world) == 1
