@@ -27,7 +27,7 @@ from serve_lite.instruments import Family
 from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.diff import AppPlan, compare
 from serve_lite.policy.meaning import has_fewer, scaled_by_hand_events, scaled_events
-from serve_lite.policy.standby import goal_in_force, revision_in_force
+from serve_lite.policy.standby import goal_in_force, in_force, revision_in_force
 from serve_lite.schema import ServeStatus
 from serve_lite.state import events as ev
 from serve_lite.state.applications import is_settled
@@ -231,6 +231,7 @@ class Desk:
         found = self._books.deployment(deployment)
         if found is None:
             return None
+        found = in_force(found, self._books.observed.deployments.get(deployment))
         return found.environment, self._books.goal.apps[deployment.app_name].code_version
 
     def goal_of(self, names: Sequence[str]) -> Goal:
