@@ -13,7 +13,7 @@ class Settings:
     seconds: float = 3.0  #: of each load
     warm_up_s: float = 1.0  #: before each load
     settle_s: float = 3.0  #: from the first answer to the weighing
-    idle_s: float = 5.0  #: for which the idle processor use is watched
+    idle_s: float = 10.0  #: for which the idle processor use is watched
     start_limit_s: float = 90.0
     stop_limit_s: float = 10.0
     wait_limit_s: float = 180.0  #: for replicas to be there, a driver to end, all to be well again

@@ -5,5 +5,6 @@ from __future__ import annotations
 WORK_S = 0.02
 REPLICAS, AT_ONCE, QUEUED = 2, 4, 16
 
-RUNNING_AND_WAITING = REPLICAS * AT_ONCE + QUEUED  #: requests that there is room for
+RUNNING = REPLICAS * AT_ONCE  #: requests that run at once
+RUNNING_AND_WAITING = RUNNING + QUEUED  #: requests that there is room for
 TIMES = 5  #: of its capacity are asked in a flood

@@ -56,6 +56,7 @@ TWO: dict[str, tuple[Any, Any]] = {
     "grpc_options.max_connections": (10, 20),
     "admin_host": ("127.0.0.2", "::1"),
     "admin_port": (52366, 0),
+    "proxy_processes": (2, 3),
     "orphan_grace_s": (1.0, 0.0),
     "backlog": (16, 32),
     "num_cpus": (2.5, 4.0),
