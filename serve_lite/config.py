@@ -275,6 +275,7 @@ class HTTPOptions(Checked, kw_only=True):
     forwarded_allow_ips: list[
         str
     ] = []  #: whose `X-Forwarded-For` and `-Proto` are believed; "*": everybody's
+    http3: bool = False  #: HTTP/3 on the same port, by UDP; needs certificates, and aioquic
 
     _thing: ClassVar[str] = "HTTP options"
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -303,6 +304,7 @@ class HTTPOptions(Checked, kw_only=True):
         "max_header_bytes": checks.integer(at_least=1024, at_most=1024 * 1024),
         "max_body_bytes": checks.integer(at_least=0, none=True),
         "forwarded_allow_ips": checks.list_of(_trusted),
+        "http3": checks.flag,
     }
 
     def _check_whole(self) -> None:

@@ -137,7 +137,7 @@ class Daemon:
         self._is_successor = is_successor  #: of a daemon that still serves
         self._sockets: dict[str, socket.socket] = {
             name: socket.socket(fileno=inherited[name])
-            for name in ("http", "grpc", "admin", "control")
+            for name in ("http", "http3", "grpc", "admin", "control")
             if name in inherited
         }
         self._keeper_pid = os.getppid()

@@ -27,7 +27,7 @@ from serve_lite.wire.messages import RouteTarget
 from serve_lite.wire.spawning import GrpcServices
 
 if TYPE_CHECKING:
-    from serve_lite.proxy import grpc
+    from serve_lite.proxy import grpc, http3_server
 
 logger = logging.getLogger("serve_lite.daemon")
 
@@ -46,6 +46,7 @@ class Doors:
 
     def __init__(self) -> None:
         self._http: HttpServer | None = None
+        self._http3: http3_server.Http3Server | None = None
         self._grpc: grpc.GrpcDoor | None = None
         self.accounts: list[Accounts] = []  #: of each door
 
@@ -71,6 +72,8 @@ class Doors:
             routes.watch_routes(handler.set_routes)
             self._http = await group.start(serve_http, sockets["http"], handler)
             self.accounts.append(handler.accounts)
+            if options.http3:
+                await self._open_http3(group, sockets.get("http3"), handler)
         if "grpc" in sockets:
             # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
             await self._open_grpc(group, sockets["grpc"], options, routers, routes, await read_services())
@@ -82,7 +85,7 @@ class Doors:
     async def drain(self) -> None:
         """Accept nothing more, and return when every request is answered."""
         async with anyio.create_task_group() as group:
-            for door in (self._http, self._grpc):
+            for door in (self._http, self._http3, self._grpc):
                 if door is not None:
                     group.start_soon(door.drain)
 
@@ -91,6 +94,8 @@ class Doors:
 
         What takes longer than `grace_s` seconds is cut when the task group of the doors is cancelled.
         """
+        if self._http3 is not None:
+            self._http3.end()  # of two readers of its socket each would get a part of what a client sends
         async with anyio.create_task_group() as group:
             for door in (self._http, self._grpc):
                 if door is not None:
@@ -104,9 +109,23 @@ class Doors:
         for name, door in (("HTTP", self._http), ("gRPC", self._grpc)):
             try:
                 if door is not None and door.reload_certificates():
+                    if name == "HTTP" and self._http3 is not None:
+                        self._http3.reload_certificates()
                     logger.info("new connections of %s have the certificates read just now", name)
             except InvalidConfigError as error:
                 logger.error("%s keeps its certificates: %s", name, error)
+
+    async def _open_http3(
+        self, group: anyio.abc.TaskGroup, sock: socket.socket | None, handler: RequestHandler
+    ) -> None:
+        from serve_lite.proxy import http3_server  # brings QUIC, which few instances need
+
+        if sock is None:
+            raise InvalidConfigError(
+                "http_options.http3 needs a keeper, which holds its socket; systemd has given none. Start the instance "
+                "with `serve start`, or leave the option out."
+            )
+        self._http3 = await group.start(http3_server.serve_http3, sock, handler)
 
     async def _open_grpc(
         self,

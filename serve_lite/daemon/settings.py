@@ -157,6 +157,7 @@ OPTIONS: tuple[Option, ...] = (
     _http("max_headers", "headers of a request; more get 431"),
     _http("max_header_bytes", "request line and headers; more get 431"),
     _http("max_body_bytes", "body of a request; more get 413; `null`: no limit"),
+    _http("http3", "HTTP/3 too, on the same port of UDP; needs certificates, `pip install 'serve-lite[http3]'`"),
     _http(
         "forwarded_allow_ips",
         "addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; `*`: everybody's",
@@ -240,6 +241,8 @@ WHOLE = frozenset(
         "grpc_options.max_receive_message_bytes", "grpc_options.max_send_message_bytes", "grpc_options.max_connections",
     }
 )  # fmt: skip
-FLAGS = frozenset({"grpc_options.enable_reflection", "logging_config.enable_access_log"})
+FLAGS = frozenset(
+    {"http_options.http3", "grpc_options.enable_reflection", "logging_config.enable_access_log"}
+)
 
 _LOGGING_DEFAULTS = LoggingConfig()

@@ -36,6 +36,8 @@ DRAINING: Final = "This node is being drained."
 #: call cannot have given credit, so it never was sent more than the window and one piece
 _KEPT_BODY_BYTES: Final = 512 * 1024
 
+_CONTINUE: Final = 100
+
 _SAFE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:@/+=-]{1,200}")
 
 _log = logging.getLogger("serve_lite.proxy")
@@ -89,6 +91,7 @@ class RequestHandler:
     def __init__(self, routers: RouterSource, options: ProxyOptions) -> None:
         self.options = options
         self.accounts = Accounts(logs_access=options.access_log)
+        self.alt_svc = b""  #: where HTTP/3 is served; announced over TLS
         self.is_draining = False
         self.is_retiring = False  #: another daemon has taken over: answers end their connections
         self._routers = routers
@@ -279,13 +282,17 @@ class HttpCall(PendingCall):
         exchange = self._exchange
         if not self._status:
             head = _decode_response(envelope)
-            if head.status < 200:
+            if head.status == _CONTINUE:
+                exchange.read_body()
+            elif head.status < 200:
                 exchange.inform(head.status, head.headers)
             else:
                 self._status = head.status
                 if self.watch is not None:
                     self.watch.progressed(is_first=True)
                 exchange.start(head.status, head.headers)
+                if exchange.expects_continue:
+                    exchange.read_body()  # for an application that reads only now; the client decides by the answer
         elif self.watch is not None:
             self.watch.progressed(is_first=False)
         size, writable = len(envelope), True
@@ -332,7 +339,7 @@ class HttpCall(PendingCall):
             writable = self.outgoing.send_item(b"", piece)
         if self._body_ended:
             self.outgoing.end()
-        elif writable:
+        elif writable and not self._exchange.expects_continue:  # else the application says when it reads
             self._exchange.read_body()
 
     def on_body(self, data: bytes) -> None:
@@ -353,7 +360,7 @@ class HttpCall(PendingCall):
             self.outgoing.end()
 
     def on_writable(self) -> None:
-        if not self._body_ended:
+        if not self._body_ended and not self._exchange.expects_continue:
             self._exchange.read_body()
 
     # --- from the front -------------------------------------------------------------------------
@@ -378,7 +385,9 @@ class HttpCall(PendingCall):
     @property
     def waits_for_client(self) -> bool:
         """Whether it is the client who is slow, not the application."""
-        return bool(self._unreturned) or (self.streams_body and not self._body_ended)
+        if self.streams_body and not self._body_ended and not self._exchange.expects_continue:
+            return True
+        return bool(self._unreturned)
 
     def fell_silent(self, limit_s: float) -> None:
         """The answer has not begun, or not gone on, in time."""

@@ -29,4 +29,5 @@ class ProxyOptions(msgspec.Struct, frozen=True, kw_only=True):
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     ssl_keyfile_password: str | None = None
+    http3: bool = False  #: on the same port, by UDP; needs certificates
     ssl_ca_certs: str | None = None  #: clients must show a certificate signed by one of these

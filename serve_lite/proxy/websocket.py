@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from serve_lite.proxy.exchange import Exchange
 
 SWITCHING: int = 101
+REFUSAL_START, REFUSAL_BODY = "websocket.http.response.start", "websocket.http.response.body"
 INTERNAL: int = 1011
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -82,6 +83,8 @@ class WebSocketCall(PendingCall):
         self.retryable, self._early = False, []
         if message.type == "websocket.accept":
             self._status = SWITCHING
+        elif message.type == REFUSAL_START:
+            self._status = message.code
         elif message.type == "websocket.close":
             self._status = self._status or 403
         if not self._socket.send_message(message):

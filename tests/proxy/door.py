@@ -227,7 +227,7 @@ class Answer(msgspec.Struct):
 
 
 class Client:
-    """An HTTP/1 client that adds nothing of its own."""
+    """An HTTP/1 client that adds nothing of its own, and sees to it that every answer has a request id."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -244,7 +244,9 @@ class Client:
             name = name.lower()
             assert name not in headers, f"{name} twice"
             headers[name] = value
-        return int(lines[0].split()[1]), headers
+        status = int(lines[0].split()[1])
+        assert status < 200 or headers.get("x-request-id"), f"an answer {status} without a request id"
+        return status, headers
 
     async def answer(self, method: str = "GET") -> Answer:
         with anyio.fail_after(PATIENCE_S):

@@ -45,6 +45,7 @@ async def test_nothing_is_smuggled_behind_a_malformed_request(door: Door, client
     answers = await rest_of(client)
     last = b"HTTP/1.1 " + answers.rpartition(b"HTTP/1.1 ")[2]
     assert b"\r\nconnection: close\r\n" in last.lower()
+    assert b"\r\nx-request-id: " in last.lower()
     assert 400 <= int(last.split()[1]) <= 505
     seen = [call.head.target for call in door.stage.calls]
     assert seen[0] == b"/hello?first"

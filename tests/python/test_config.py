@@ -68,6 +68,7 @@ DEFAULTS: dict[type[Checked], dict[str, Any]] = {
         "max_header_bytes": 65536,
         "max_body_bytes": None,
         "forwarded_allow_ips": [],
+        "http3": False,
     },
     gRPCOptions: {
         "port": 9000,

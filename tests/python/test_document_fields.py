@@ -78,6 +78,7 @@ HTTP: dict[str, list[tuple[Any, Any]]] = {
     "max_headers": [(1, SAME), (10_000, SAME)],
     "max_header_bytes": [(1024, SAME)],
     "max_body_bytes": [(None, None), (0, SAME)],
+    "http3": [(False, SAME), (True, SAME)],
     "forwarded_allow_ips": [
         ([], SAME),
         (["*"], SAME),

@@ -46,6 +46,7 @@ TWO: dict[str, tuple[Any, Any]] = {
     "http_options.max_headers": (10, 20),
     "http_options.max_header_bytes": (4096, 8192),
     "http_options.max_body_bytes": (10, 0),
+    "http_options.http3": (True, False),
     "http_options.forwarded_allow_ips": (["10.0.0.0/8", "::1/128"], ["*"]),
     "grpc_options.port": (9001, 0),
     "grpc_options.grpc_servicer_functions": (["a:add", "b:add"], ["c:add"]),
@@ -73,8 +74,9 @@ TWO: dict[str, tuple[Any, Any]] = {
 }
 #: Of a pair, each needs the other.
 COMPANIONS = {
-    "http_options.ssl_keyfile": "http_options.ssl_certfile",
-    "http_options.ssl_certfile": "http_options.ssl_keyfile",
+    "http_options.ssl_keyfile": ("http_options.ssl_certfile",),
+    "http_options.ssl_certfile": ("http_options.ssl_keyfile",),
+    "http_options.http3": ("http_options.ssl_certfile", "http_options.ssl_keyfile"),
 }
 
 
@@ -170,8 +172,8 @@ def test_the_stronger_source_wins_and_is_named(
     for wanted, other in itertools.permutations(TWO[option.name]):
         sources.say(weak, option, other)
         sources.say(strong, option, wanted)
-        companion = COMPANIONS.get(option.name)
-        options = sources.resolve(**({companion: "/dev/null"} if companion else {}))
+        companions = COMPANIONS.get(option.name, ())
+        options = sources.resolve(**dict.fromkeys(companions, "/dev/null"))
         assert option.value_in(options) == wanted
         assert options.origins[option.id].startswith(ORIGINS[strong])
 
@@ -282,6 +284,7 @@ WRONG = {
     "http_options.max_headers": ("0", "at least 1"),
     "http_options.max_header_bytes": ("12", "at least 1024"),
     "http_options.max_body_bytes": ("-1", "at least 0"),
+    "http_options.http3": ("maybe", "true or false"),
     "http_options.forwarded_allow_ips": ("10.0.0.0/33", "a network"),
     "grpc_options.enable_reflection": ("perhaps", "true or false"),
     "grpc_options.max_receive_message_bytes": ("2147483648", "at most 2147483647"),
@@ -533,8 +536,8 @@ def test_what_is_asked_of_a_running_instance_in_vain_is_named(sources: Sources, 
     if option.name == "proxy_location":
         wanted = "Disabled"
     sources.say("environment", option, wanted)
-    companion = COMPANIONS.get(option.name)
-    asked = sources.resolve(**({companion: "/dev/null"} if companion else {}))
+    companions = COMPANIONS.get(option.name, ())
+    asked = sources.resolve(**dict.fromkeys(companions, "/dev/null"))
     told = differences(asked, shown(running))
     if option.is_secret:
         assert told == []
