@@ -195,6 +195,7 @@ async def test_with_applications(cli: Cli) -> None:
     await say("events-json", "events", "--app", "one", "--json")
     await say("deploy-merged", "deploy", "shop:app", "--name", "three", "--route-prefix", "/three", "--merge")
     await say("deploy-json", "deploy", "serve.yaml", "--wait", "--json", streams="out")
+    await say("deploy-wait", "deploy", "serve.yaml", "--wait", streams="out")
     say.finish()
 
 
@@ -225,6 +226,8 @@ async def test_failing_beside_what_runs(cli: Cli) -> None:
     other = ("--name", "other", "--route-prefix", "/other")
     await say("deploy", "deploy", "shop:broken", *other, "--merge", "--wait", streams="err")
     await say("run", "run", "shop:broken", *other, streams="err")
+    await cli("deploy", "shop:broken", "--name", "two", "--route-prefix", "/two", "--merge", "--wait")
+    await say("history", "history", "two")
     await say("run-nothing", "run", "shop:nothing", "--name", "third", "--route-prefix", "/third")
     await say("run-taken-prefix", "run", "shop:app", "--name", "third", "--route-prefix", "/one")
     say.finish()
