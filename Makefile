@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OLDER := .venvs/older-fastapi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check docs format lint layers types bench bench-setup bench-quick hot-path clean
+.PHONY: help demo test soak check audit docs format lint layers types bench bench-setup bench-quick hot-path clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -32,6 +32,10 @@ lint: $(VENV)/.has-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+audit: $(VENV)/.has-test  ## look the installed packages up in the database of known vulnerabilities
+	$(PIP) install 'pip-audit>=2.7'
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 docs: $(VENV)/.has-test  ## write the pages of docs/ that are made from code and tables
 	$(BIN)/python -m tests.compat.render

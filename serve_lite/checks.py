@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -77,10 +78,20 @@ def invalid(where: str, text: str, *, wrong_type: bool = False) -> InvalidConfig
     return error
 
 
+#: Where secrets stand: values of environment variables, and passwords.
+_SECRET_PLACE = re.compile(r"(^|\.)env_vars(\.|\[|$)|password")
+
+
 def wrong(value: Any, where: str, expected: str, *, wrong_type: bool = False) -> InvalidConfigError:
-    """Return the error "<where> is <value>; it must be <expected>."."""
+    """Return the error "<where> is <value>; it must be <expected>.".
+
+    Of what may be a secret only the type is told, since errors end up in answers and logs; but numbers, true and false
+    are shown, which are texts without their quotes most of the time.
+    """
     shown = repr(value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    if _SECRET_PLACE.search(where) and not isinstance(value, int | float):
+        shown = f"of type {type(value).__name__}"
     return invalid(where, f"{where} is {shown}; it must be {expected}.", wrong_type=wrong_type)
 
 
@@ -197,6 +208,16 @@ def flag(value: Any, where: str, lax: bool) -> bool:
     if lax and isinstance(value, str) and value.lower() in {"true", "false"}:
         return value.lower() == "true"
     raise wrong(value, where, "true or false", wrong_type=True)
+
+
+@described({"type": ["boolean", "null"]})
+def flag_or_null(value: Any, where: str, lax: bool) -> bool | None:
+    """True or False, or None for what is the rule elsewhere."""
+    if value is None:
+        return None
+    if not isinstance(value, bool):
+        raise wrong(value, where, "true, false or null", wrong_type=True)
+    return value
 
 
 def one_of(members: type[E]) -> Check:

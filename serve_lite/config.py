@@ -164,6 +164,8 @@ PLACES: dict[str, str] = {
     "args": "the application",
     "external_scaler_enabled": "the application",
     "rollback_on_failure": "the application",
+    "rate_limit": "the application",
+    "client_rate_limit": "the application",
     "runtime_env": "ray_actor_options, or the application",
     "proxy_location": "the top of the document",
     "http_options": "the top of the document",
@@ -275,6 +277,12 @@ class HTTPOptions(Checked, kw_only=True):
     forwarded_allow_ips: list[
         str
     ] = []  #: whose `X-Forwarded-For` and `-Proto` are believed; "*": everybody's
+    require_api_key: bool = False  #: of applications that do not say; an API key, at HTTP and gRPC
+    api_keys_file: str | None = None  #: None: `api-keys` in the state directory
+    access_log: str | None = (
+        None  #: file of the proxy's access log; "stdout": the daemon's output; None: none
+    )
+    http3: bool = False  #: HTTP/3 on the same port, by UDP; needs certificates, and aioquic
 
     _thing: ClassVar[str] = "HTTP options"
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -303,6 +311,10 @@ class HTTPOptions(Checked, kw_only=True):
         "max_header_bytes": checks.integer(at_least=1024, at_most=1024 * 1024),
         "max_body_bytes": checks.integer(at_least=0, none=True),
         "forwarded_allow_ips": checks.list_of(_trusted),
+        "require_api_key": checks.flag,
+        "api_keys_file": checks.text(none=True, empty=False),
+        "access_log": checks.text(none=True, empty=False),
+        "http3": checks.flag,
     }
 
     def _check_whole(self) -> None:

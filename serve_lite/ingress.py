@@ -81,6 +81,7 @@ class AppSource:
             )
         if app is not None and not callable(app):
             raise TypeError(f"serve.ingress needs an ASGI app, not {app!r}.")
+        _refuse_wsgi(app)
         if self.is_builder and _required_parameters(app):
             raise TypeError(
                 f"The app builder {getattr(app, '__name__', app)!r} must take no arguments. (An ASGI function takes "
@@ -197,6 +198,7 @@ def _attach(instance: Any, app: Any) -> None:
     """Give the live instance its app."""
     if not callable(app):
         raise TypeError(f"The app of {type(instance).__name__!r} must be an ASGI app, but it is {app!r}.")
+    _refuse_wsgi(app)
     if views.is_fastapi(app):
         app = views.bind_views(app, instance)
     _answer_our_errors(app)
@@ -268,6 +270,25 @@ def _check_class(cls: Any, source: AppSource) -> None:
     if source.app is None and not hasattr(cls, LATE_BUILDER):
         raise ValueError(
             f"@serve.ingress() without an app needs the method {LATE_BUILDER} in {cls.__name__!r}."
+        )
+
+
+def _refuse_wsgi(app: Any) -> None:
+    """Refuse an app that takes `environ` and `start_response`: every request of it would fail.
+
+    An adapter of ours would hide how many threads it has and what it holds in memory, which users must choose.
+    """
+    try:
+        is_wsgi = not inspect.iscoroutinefunction(app) and len(_required_parameters(app)) == len(
+            ("environ", "start_response")
+        )
+    except (TypeError, ValueError):  # it does not tell its parameters
+        return
+    if is_wsgi:
+        raise TypeError(
+            f"serve.ingress needs an ASGI app, and {app!r} looks like a WSGI app (it takes two arguments, environ and "
+            "start_response). Install a2wsgi and write `serve.ingress(a2wsgi.WSGIMiddleware(app, workers=10))`, with "
+            "as many workers (threads) as requests may run at once in a replica."
         )
 
 

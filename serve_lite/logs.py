@@ -13,7 +13,8 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from io import TextIOWrapper
+from typing import Any, Final, TextIO
 
 from serve_lite.config import EncodingType, LoggingConfig
 from serve_lite.context import ReplicaContext, current_request
@@ -25,9 +26,19 @@ _JSON_FIELDS = ("request_id", "route", "application", "deployment", "replica")
 _FILE_BYTES = 100 * 1024 * 1024
 _OLD_FILES = 5
 
+_NO_RECORD: Final = logging.LogRecord("ray.serve", logging.INFO, "", 0, "the access log", None, None)
 
-def configure(config: Mapping[str, Any] | None, context: ReplicaContext) -> None:
+
+class _File(logging.handlers.RotatingFileHandler):
+    """A file in `logs_dir`, which is open from the beginning."""
+
+    stream: TextIOWrapper
+
+
+def configure(config: Mapping[str, Any] | None, context: ReplicaContext) -> AccessStreams | None:
     """Write this process's logs as `config` says, from now on. May be called again.
+
+    Returns where lines of the access log go; None if there are to be none.
 
     The level is that of the root logger, so it also holds for loggers that have none of their own. With
     `logs_dir` the lines go into a file there too, named `replica_<app>_<deployment>_<id>.log`, which is rotated
@@ -53,15 +64,38 @@ def configure(config: Mapping[str, Any] | None, context: ReplicaContext) -> None
         handler.addFilter(add_context)
         root.addHandler(handler)
     root.setLevel(options.log_level)
+    if not options.enable_access_log or root.level > logging.INFO:
+        return None
+    return AccessStreams([h for h in handlers if isinstance(h, logging.StreamHandler)], is_json)
+
+
+class AccessStreams:
+    """Where the access log goes: the files that other lines go to, between two of them."""
+
+    def __init__(self, handlers: list[logging.StreamHandler[TextIO]], is_json: bool) -> None:
+        self._handlers = handlers
+        self.is_json = is_json  #: what lines there look like
+
+    def write(self, text: str) -> None:
+        """Add whole lines. What cannot be written is reported as the logging module does."""
+        for handler in self._handlers:
+            handler.acquire()
+            try:
+                handler.stream.write(text)
+                handler.flush()
+                if isinstance(handler, _File) and handler.stream.tell() >= _FILE_BYTES:
+                    handler.doRollover()
+            except (OSError, ValueError):  # a full disk, or a stream that user code has closed
+                handler.handleError(_NO_RECORD)
+            finally:
+                handler.release()
 
 
 def _file_handler(folder: str, context: ReplicaContext) -> logging.Handler:
     os.makedirs(folder, exist_ok=True)
     name = f"replica_{context.app_name}_{context.deployment}_{context.replica_tag}.log"
     path = os.path.join(folder, "".join(c if c.isalnum() or c in "._-" else "_" for c in name))
-    return logging.handlers.RotatingFileHandler(
-        path, maxBytes=_FILE_BYTES, backupCount=_OLD_FILES, delay=False
-    )
+    return _File(path, maxBytes=_FILE_BYTES, backupCount=_OLD_FILES, delay=False)
 
 
 class ContextFilter(logging.Filter):
@@ -90,7 +124,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "asctime": _iso(record.created),
+            "asctime": utc(record.created),
             "levelname": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -104,6 +138,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def _iso(seconds: float) -> str:
+def utc(seconds: float) -> str:
+    """Return a Unix time as JSON lines have it."""
     whole, rest = divmod(seconds, 1)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int(rest * 1000):03d}Z"

@@ -40,6 +40,7 @@ from serve_lite.options import (
     config_to_dict,
     route_prefix,
 )
+from serve_lite.rates import rate_or_null
 
 __all__ = [
     "ApplicationDetails",
@@ -443,6 +444,9 @@ class ServeApplicationSchema(msgspec.Struct, frozen=True, kw_only=True):
     autoscaling_policy: dict[str, Any] | None = None
     external_scaler_enabled: bool = False
     rollback_on_failure: bool = False  #: given up, it makes way for the last revision that worked
+    require_api_key: bool | None = None  #: None: as the instance's `http_options` say
+    rate_limit: str | None = None  #: of requests over HTTP and gRPC, such as "100/s"
+    client_rate_limit: str | None = None  #: the same for each API key, or each address where none is needed
     submitted: dict[str, Any] = {}  #: the application's part of the document exactly as it was
 
     def is_set(self, field: str) -> bool:
@@ -666,6 +670,9 @@ APPLICATION_FIELDS: Mapping[str, Check] = {
     "autoscaling_policy": _app_policy,
     "external_scaler_enabled": checks.flag,
     "rollback_on_failure": checks.flag,
+    "require_api_key": checks.flag_or_null,
+    "rate_limit": rate_or_null,
+    "client_rate_limit": rate_or_null,
 }
 
 

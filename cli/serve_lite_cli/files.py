@@ -16,7 +16,9 @@ from serve_lite.exceptions import InvalidConfigError, ServeLiteError
 from serve_lite_cli.yaml_nodes import as_read, duplicates, find, holds_itself, reader
 
 #: Paths in `http_options` and in each `logging_config`.
-KEY_FILES = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
+KEY_FILES = ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "api_keys_file", "access_log")
+#: What stands in the place of a path and is none.
+NO_PATHS = ("stdout",)
 LOG_FOLDERS = ("logs_dir",)
 #: A requirement or an option of pip with a path: `./wheels/a.whl[extra]`, `--find-links=../wheels`.
 LOCAL_PATH = re.compile(r"(--[a-z-]+=|-[a-z] +|)(\.{1,2}(?:/[^\s;\[]*)?)(.*)", re.DOTALL)
@@ -236,7 +238,7 @@ def _absolute_word(word: str, folder: str) -> str:
 
 def _absolute(path: str, folder: str) -> str:
     """Return a local path as an absolute one; a URI is left alone."""
-    if not path or "://" in path:
+    if not path or "://" in path or path in NO_PATHS:
         return path
     return os.path.normpath(os.path.join(folder, os.path.expanduser(path)))
 

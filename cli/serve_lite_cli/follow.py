@@ -99,7 +99,8 @@ class LogFollower:
     def _logs(self) -> list[str]:
         """Return the files of replicas."""
         try:
-            return sorted(name for name in os.listdir(self._folder) if name.startswith("replica_"))
+            names = os.listdir(self._folder)  # those of full logs end with a number, and have been shown
+            return sorted(name for name in names if name.startswith("replica_") and name.endswith(".log"))
         except FileNotFoundError:
             return []
 

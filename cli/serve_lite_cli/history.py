@@ -29,8 +29,10 @@ def command(
     if as_json:
         print_json(answer["revisions"])
         return
+    rows = [row_of(revision) for revision in answer["revisions"]]
     columns = ("", "REVISION", "DEPLOYED", "SOURCE", "IMPORT PATH", "ROUTE", "REPLICAS", "WHY")
-    print_table(columns, [row_of(revision) for revision in answer["revisions"]])
+    used = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
+    print_table(columns[:used], [row[:used] for row in rows])
 
 
 def row_of(revision: dict[str, Any]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ COLOURS = {
     "DEPLOY_FAILED": "red",
     "UNHEALTHY": "red",
     "fail": "red",
+    "pass": "green",
     "restart": "yellow",
     "remove": "yellow",
 }

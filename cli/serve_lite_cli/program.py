@@ -12,8 +12,8 @@ import typer
 #: Each is a module of this package, with `_` for `-`, that has a `command` function and, optionally, a `CONTEXT`.
 COMMANDS = (
     "start", "run", "deploy", "build", "validate", "schema", "diff", "scale", "history", "rollback", "status", "logs",
-    "events", "config", "delete", "shutdown", "upgrade", "systemd", "controller-health",
-    "token",
+    "events", "config", "keys", "delete", "shutdown", "upgrade", "systemd", "controller-health",
+    "token", "security-check",
 )  # fmt: skip
 
 

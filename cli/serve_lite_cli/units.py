@@ -62,6 +62,7 @@ def _service(facts: UnitFacts, sockets: dict[str, str]) -> str:
         f"KillMode={'process' if sockets else 'mixed'}",
         f"TimeoutStopSec={_STOP_S}",
         "Delegate=memory",  # replicas with a limit get cgroups below the service's
+        "OOMPolicy=continue",  # one that the kernel has ended for its memory is replaced; the others go on
         "LimitNOFILE=1048576" if facts.user else "LimitNOFILE=524288",
     ]
     install = ["WantedBy=multi-user.target" if facts.user else "WantedBy=default.target"]

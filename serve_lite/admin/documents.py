@@ -111,6 +111,9 @@ def _submission(
         else AutoscalingPolicy.from_value(app.autoscaling_policy, f"{where}autoscaling_policy"),
         external_scaler_enabled=app.external_scaler_enabled,
         rollback_on_failure=app.rollback_on_failure,
+        require_api_key=app.require_api_key,
+        rate_limit=app.rate_limit,
+        client_rate_limit=app.client_rate_limit,
     )
 
 

@@ -43,6 +43,7 @@ class Books:
         self.clock = clock
         self._store = store
         self._statuses: dict[str, ApplicationStatus] = {}  #: of applications, as last seen
+        self._moves: list[tuple[str, str]] = []  #: of these, to be written down after what caused them
         self._changing = anyio.Lock()  #: one change of the goal at a time, stored before it counts
         self._passed = anyio.Event()  #: replaced after every pass
 
@@ -102,7 +103,7 @@ class Books:
         return configured_events(old, new, self.observed, self.clock())
 
     def _follow(self, apps: Iterable[str]) -> None:
-        """Write down where these applications stand now, if that is somewhere else than before."""
+        """See where these applications stand now, and whether they may."""
         for name in apps:
             app = self.goal.apps.get(name)
             if app is None:
@@ -117,7 +118,7 @@ class Books:
             self._statuses[name] = status
             is_known = was is not ApplicationStatus.NOT_STARTED or condition is not Condition.WELL
             if status is not was and is_known:  # else only the daemon is new
-                self.record(name, f"{status}: {condition.value}")
+                self._moves.append((name, f"{status}: {condition.value}"))
 
     def record(self, subject: str | ReplicaId, text: str, level: int = logging.INFO) -> None:
         """Write a line of history, in the log and in the store."""
@@ -130,6 +131,9 @@ class Books:
 
     def end_pass(self) -> None:
         """The loop has done all there was to do: those who wait for it look again."""
+        moves, self._moves = self._moves, []
+        for name, text in moves:
+            self.record(name, text)
         self._passed.set()
         self._passed = anyio.Event()
 

@@ -6,7 +6,7 @@ The loop starts and cancels them; what comes of one becomes the goal.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import anyio
@@ -18,6 +18,7 @@ from serve_lite.controller.environments import Environments
 from serve_lite.controller.failures import describe
 from serve_lite.exceptions import InstanceError, ServeLiteError
 from serve_lite.policy import actions as act
+from serve_lite.policy.meaning import has_fewer
 from serve_lite.schema import Phase
 from serve_lite.state import events as ev
 from serve_lite.state.goal import AppGoal, BuildRequest, BuildResult, CodeEnvironment, Goal
@@ -40,6 +41,7 @@ class Builds:
 
     Args:
         post: tells the loop that a build has ended.
+        ask_load: has replicas tell what they do.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class Builds:
         environments: Environments,
         *,
         post: Callable[[ev.Event], None],
+        ask_load: Callable[[], Awaitable[None]],
     ) -> None:
         self._group, self._books, self._builder, self._environments = group, books, builder, environments
-        self._post = post
+        self._post, self._ask_load = post, ask_load
         self._running: dict[str, tuple[int, anyio.CancelScope]] = {}
         environments.wanted = self.wanted_environments
 
@@ -80,9 +83,10 @@ class Builds:
                     building = self._books.goal.apps[app]
                     result = goals.known_build(building) or await self._imported(building)
                     alive = self._books.alive()
-                    await self._prepare(
-                        goals.accept_build(self._books.goal, app, revision, result, alive), app, revision
-                    )
+                    built = goals.accept_build(self._books.goal, app, revision, result, alive)
+                    await self._prepare(built, app, revision)
+                    if has_fewer(built, [app], self._books.observed):
+                        await self._ask_load()
                     await self._books.change(
                         lambda goal: goals.accept_build(goal, app, revision, result, alive)
                     )

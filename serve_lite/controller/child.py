@@ -186,7 +186,8 @@ def _tail(files: ChildFiles, lines: int) -> list[str]:
     try:
         with open(files.log_path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(files.log_begin, size - _TAIL_BYTES))
+            begin = files.log_begin if files.log_begin <= size else 0  # another file has the name now
+            file.seek(max(begin, size - _TAIL_BYTES))
             return file.read().decode(errors="replace").splitlines()[-lines:]
     except OSError:
         return []

@@ -136,7 +136,14 @@ class Controller:
             groups=self._groups,
         )
         self._fleet.prober.counts_of = self._ejects_outliers
-        builds = Builds(group, self._books, builder, environments, post=self._inbox.post)
+        builds = Builds(
+            group,
+            self._books,
+            builder,
+            environments,
+            post=self._inbox.post,
+            ask_load=self._fleet.ask_metrics,
+        )
         self._upkeep = Upkeep(group, self._books, store, self._scaler)
         self._orders = Orders(
             self._books,

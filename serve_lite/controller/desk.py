@@ -6,10 +6,11 @@ A change is made to the goal here (`goals.py` says how) and carried out by the l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import anyio
 import msgspec
 
 from serve_lite import instruments
@@ -26,8 +27,8 @@ from serve_lite.exceptions import RayServeException
 from serve_lite.instruments import Family
 from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.diff import AppPlan, compare
-from serve_lite.policy.meaning import scaled_by_hand_events, scaled_events
-from serve_lite.policy.standby import goal_in_force, revision_in_force
+from serve_lite.policy.meaning import has_fewer, scaled_by_hand_events, scaled_events
+from serve_lite.policy.standby import goal_in_force, in_force, revision_in_force
 from serve_lite.schema import ServeStatus
 from serve_lite.state import events as ev
 from serve_lite.state.applications import is_settled
@@ -68,6 +69,9 @@ class Desk:
         memory_limits: Callable[[], str] = lambda: "",
     ) -> None:
         self.proxies: Callable[[], tuple[ProxyFacts, ...]] = tuple  #: who answers requests; the daemon's
+        self.ask_proxies: Callable[[], Coroutine[Any, Any, None]] = (
+            _nobody  #: for their numbers; the daemon's
+        )
         self._memory_limits = memory_limits
         self._books, self._store, self._builds, self._environments = books, store, builds, environments
         self._fleet, self._scaler, self._pulse, self._facts = fleet, scaler, pulse, facts
@@ -86,10 +90,14 @@ class Desk:
             )
         request = goals.with_logging(request, self._logging_config)
         alive = self._books.alive()
+
+        def change(goal: Goal) -> Goal:
+            return goals.accept_deploy(goal, request, now=time.time(), alive=alive)
+
+        names = [app.name for app in request.apps]
+        await self._look_who_is_idle(change(self._books.goal), names)  # refused before anything is asked
         self._environments.forget_failures()
-        goal = await self._books.change(
-            lambda goal: goals.accept_deploy(goal, request, now=time.time(), alive=alive)
-        )
+        goal = await self._books.change(change)
         for app in request.apps:
             self._books.record(app.name, f"deployed as revision {goal.revision}")
         return DeployReply(revision=goal.revision)
@@ -129,9 +137,8 @@ class Desk:
             goal = goals.at_revision(goal, if_revisions)
             return goals.accept_scale(goal, deployment, target, is_manual=is_manual)
 
-        change(self._books.goal)  # refuse before anything is asked
-        if target < len(self._books.observed.replicas_of(deployment)):
-            await self._fleet.ask_metrics()  # so that it is known which of them are idle
+        # Refused before anything is asked.
+        await self._look_who_is_idle(change(self._books.goal), [deployment.app_name])
         goal = await self._books.change(
             change,
             # A scaler's numbers change all day, and are no deploy: the application goes on being told as RUNNING.
@@ -176,12 +183,14 @@ class Desk:
             kept = ", ".join(str(p.revision) for p in known)
             raise goals.UnknownNameError(f"{what.capitalize()} of {name!r} is kept; there are: {kept}.")
         alive = self._books.alive()
+
+        def change(goal: Goal) -> Goal:
+            goal = goals.at_revision(goal, if_revisions)
+            return goals.accept_rollback(goal, wanted[0], now=time.time(), alive=alive)
+
+        await self._look_who_is_idle(change(self._books.goal), [name])
         self._environments.forget_failures()
-        goal = await self._books.change(
-            lambda goal: goals.accept_rollback(
-                goals.at_revision(goal, if_revisions), wanted[0], now=time.time(), alive=alive
-            )
-        )
+        goal = await self._books.change(change)
         self._books.record(name, f"rolled back to revision {wanted[0].revision} as revision {goal.revision}")
         return DeployReply(revision=goal.revision)
 
@@ -226,6 +235,7 @@ class Desk:
         found = self._books.deployment(deployment)
         if found is None:
             return None
+        found = in_force(found, self._books.observed.deployments.get(deployment))
         return found.environment, self._books.goal.apps[deployment.app_name].code_version
 
     def goal_of(self, names: Sequence[str]) -> Goal:
@@ -243,7 +253,9 @@ class Desk:
 
     async def metrics(self) -> list[Family]:
         """Ask all replicas, wait about a second at most, and return what everything of the instance measures."""
-        await self._fleet.ask_metrics()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.ask_proxies)
+            group.start_soon(self._fleet.ask_metrics)
         replicas = tuple(self._books.observed.replicas.values())
         return [
             *lifecycle(self.status(), replicas),
@@ -278,6 +290,11 @@ class Desk:
                 return self.status()
             await self._books.next_pass()
 
+    async def _look_who_is_idle(self, goal: Goal, apps: Iterable[str]) -> None:
+        """Have replicas tell what they do, if some of them are to go for this goal: the idlest do."""
+        if has_fewer(goal, apps, self._books.observed):
+            await self._fleet.ask_metrics()
+
     def _goal_in_force(self) -> Goal:
         return goal_in_force(self._books.goal, self._books.observed.deployments)
 
@@ -302,3 +319,7 @@ class Desk:
         )
         exactly = Bounds(target, target)
         return scaled_events(deployment, was, target, exactly, self._books.observed, self._books.clock())
+
+
+async def _nobody() -> None:
+    """There are no proxy processes to ask."""

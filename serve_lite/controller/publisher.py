@@ -15,6 +15,7 @@ from serve_lite.controller.routers import router_choice
 from serve_lite.policy.autoscaling import report_every_s
 from serve_lite.policy.reconcile import is_in_place
 from serve_lite.policy.restart import budget, has_given_up
+from serve_lite.policy.standby import in_force
 from serve_lite.routing.membership import MembershipSource
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
@@ -133,6 +134,7 @@ def membership(
     if wanted is None or (is_retired and not running):
         return Membership(app=deployment.app_name, deployment=deployment.name, state=MemberState.MISSING)
     view = observed.deployments.get(deployment)
+    wanted = in_force(wanted, view)
     has_failed = not running and view is not None and _has_given_up(wanted, view)
     return Membership(
         app=deployment.app_name,
@@ -168,6 +170,9 @@ def routes(goal: Goal, observed: Observed) -> tuple[RouteTarget, ...]:
                     app=app.name,
                     deployment=ingress.id.name,
                     is_asgi=ingress.spec.is_asgi,
+                    requires_key=app.submission.require_api_key,
+                    rate=app.submission.rate_limit,
+                    client_rate=app.submission.client_rate_limit,
                 )
             )
     return tuple(sorted(targets, key=lambda t: t.prefix))

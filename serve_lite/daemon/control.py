@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import anyio.abc
 import msgspec
 
+from serve_lite.daemon.proxy_asks import ProxyAsks
 from serve_lite.schema import ServeStatus
 from serve_lite.state.goal import Goal
 from serve_lite.state.ids import DeploymentId
@@ -30,7 +31,8 @@ from serve_lite.wire.messages import (
     InstanceInfo,
     InstanceSettings,
     Membership,
-    Routes,
+    ProxyMetrics,
+    ReloadKeysReply,
     RoutesRequest,
     RouteTarget,
     UpgradeReply,
@@ -89,10 +91,12 @@ class ControlSocket:
         leave: Callable[[], Any],
         upgrade: Callable[[UpgradeRequest], Awaitable[UpgradeReply]],
         read_services: Callable[[], Awaitable[GrpcServices]],
+        asks: ProxyAsks,
+        reload_keys: Callable[[], Awaitable[ReloadKeysReply]],
     ) -> None:
         self._controller, self._memberships, self._info, self._leave = controller, memberships, info, leave
         self._advisers, self._settings, self._upgrade = advisers, settings, upgrade
-        self._read_services = read_services
+        self._read_services, self._reload_keys, self._asks = read_services, reload_keys, asks
         self.proxies: dict[int, list[int]] = {}  #: pids of proxy processes that are connected, by number
         self._upgraders = 0
         self._left = asyncio.Event()
@@ -109,6 +113,8 @@ class ControlSocket:
         methods.method("ingress", IngressRequest, self._ingress)
         methods.method("shutdown", Empty, self._shutdown)
         methods.method("upgrade", UpgradeRequest, self._wait_for_upgrade)
+        methods.method("reload_keys", Empty, self._tell_keys)
+        methods.method("proxy_metrics", ProxyMetrics, asks.take)
         methods.method("load", DeploymentLoad, self._load)
         methods.method("grpc_services", Empty, self._tell_services)
         methods.stream("watch", WatchRequest, self._watch)
@@ -138,6 +144,9 @@ class ControlSocket:
 
     async def _tell_settings(self, _: Empty) -> InstanceSettings:
         return self._settings
+
+    async def _tell_keys(self, _: Empty) -> ReloadKeysReply:
+        return await self._reload_keys()
 
     async def _wait_apps(self, request: WaitRequest) -> msgspec.Struct:
         return await self._controller.wait_apps(request.names)
@@ -179,12 +188,12 @@ class ControlSocket:
 
     async def _tell_routes(self, request: RoutesRequest, sink: ItemSink) -> None:
         """Send the routes now and on every change."""
-        async with _latest(self._memberships.watch_routes) as next_routes:
+        async with _latest(self._asks.watch) as next_routes:
             pids = self.proxies.setdefault(request.proxy, [])
             pids.append(request.pid)
             try:
                 while True:  # ends with the client, which cancels it
-                    await sink.send(Routes(await next_routes()))
+                    await sink.send(await next_routes())
             finally:
                 pids.remove(request.pid)
 

@@ -23,7 +23,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from serve_lite import __version__
+from serve_lite import __version__, instruments
 from serve_lite.controller.cgroups import ReplicaGroups
 from serve_lite.controller.controller import Controller
 from serve_lite.controller.environment_cache import EnvironmentCache
@@ -36,6 +36,7 @@ from serve_lite.controller.store_copy import BEFORE, copy_state, drop_state, res
 from serve_lite.controller.warm import Template
 from serve_lite.daemon.activation import tell_ready
 from serve_lite.daemon.control import ControlSocket
+from serve_lite.daemon.door_parts import ADDRESS, DoorParts
 from serve_lite.daemon.doors import Doors, proxy_options
 from serve_lite.daemon.effective import shown
 from serve_lite.daemon.grpc_memory import GrpcMemory
@@ -47,8 +48,10 @@ from serve_lite.daemon.log_files import bound, prune, reopen, writes_into
 from serve_lite.daemon.memory import give_memory_back
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.daemon.plane import ControlPlane, open_plane
+from serve_lite.daemon.proxy_asks import ProxyAsks, proxy_status
 from serve_lite.daemon.token import Tokens
 from serve_lite.exceptions import InstanceError, InvalidConfigError
+from serve_lite.instruments import Family
 from serve_lite.outputs import drop_what_has_no_room
 from serve_lite.processes import set_title
 from serve_lite.proxy.server import check_certificates
@@ -63,6 +66,7 @@ from serve_lite.wire.messages import (
     InstanceInfo,
     InstanceSettings,
     Membership,
+    ReloadKeysReply,
     UpgradeReply,
     UpgradeRequest,
 )
@@ -137,7 +141,7 @@ class Daemon:
         self._is_successor = is_successor  #: of a daemon that still serves
         self._sockets: dict[str, socket.socket] = {
             name: socket.socket(fileno=inherited[name])
-            for name in ("http", "grpc", "admin", "control")
+            for name in ("http", "http3", "grpc", "admin", "control")
             if name in inherited
         }
         self._keeper_pid = os.getppid()
@@ -153,7 +157,10 @@ class Daemon:
         self._leaving: asyncio.Event
         self._keeper: KeeperLink | None = None
         self._plane: ControlPlane | None = None  #: None while another daemon has the instance
-        self._doors = Doors()
+        self._parts = DoorParts(options, where.home)
+        self._doors = Doors(self._parts)
+        self._asks: ProxyAsks
+        self._node_id = ""
         self._is_draining = False  #: for good
         self._groups: ReplicaGroups | None = None  #: of our last control plane
 
@@ -162,7 +169,7 @@ class Daemon:
         self._leaving = asyncio.Event()
         set_title("serve-lite: daemon")
         try:
-            async with anyio.create_task_group() as group:
+            async with self._parts, anyio.create_task_group() as group:
                 await group.start(self._watch_signals)
                 if self._keeper_socket is not None:
                     self._keeper = KeeperLink(self._keeper_socket, self._report_exit, self._keeper_is_gone)
@@ -176,6 +183,7 @@ class Daemon:
     async def _serve(self, group: anyio.abc.TaskGroup) -> None:
         publisher = Publisher(replica_socket_in(self._paths.run))
         routers = Routers(publisher, self._make_adviser)
+        self._asks = ProxyAsks(publisher.watch_routes)
         while True:
             # Taken back from a successor that failed: it may have taken the epoch after ours.
             newer_than = self._epoch + 1 if self._epoch else 0
@@ -190,6 +198,7 @@ class Daemon:
                 if not self.is_ready:
                     await self._open_doors(group, routers, publisher, plane.importer)
                     group.start_soon(self._keep_small)
+                    group.start_soon(self._parts.watch_keys)
                 else:
                     routers.ask_anew()
                 await self._open_to_clients(group, plane, publisher)
@@ -225,6 +234,7 @@ class Daemon:
         importer: Importer,
         environments: Environments,
     ) -> Controller:
+        self._node_id = store.stored.node_id
         self._groups = groups = ReplicaGroups(store.stored.node_id, self._options.memory_limits)
         groups.require()
         return Controller(
@@ -245,12 +255,37 @@ class Daemon:
             groups=groups,
         )
 
+    async def _ask_proxies(self) -> None:
+        """Have the present numbers of proxy processes, if there are any."""
+        if self._plane is not None:
+            connected = self._plane.control.proxies.values()
+            await self._asks.scrape(pid for pids in connected for pid in pids)
+
+    def _door_metrics(self, routers: Routers) -> list[Family]:
+        """Return what the doors of the instance have counted, in whichever processes they are."""
+        if "http" not in self._sockets:
+            return self._parts.families(self._node_id, routers)
+        if self._options.proxy_processes:
+            families = self._asks.families(self._node_id)
+        else:
+            families = self._parts.families(self._node_id, routers)
+        return [proxy_status(self._proxies(), self._node_id, ADDRESS), *families]
+
+    async def _reload_keys(self) -> ReloadKeysReply:
+        """Read the API keys again, here and in proxy processes."""
+        reply = await self._parts.reload_keys()
+        self._asks.have_keys_read()
+        return reply
+
     def _make_adviser(self, membership: Membership) -> Adviser | None:
         return self._plane.advisers.make(membership) if self._plane is not None else None
 
     async def _open_doors(
         self, group: anyio.abc.TaskGroup, routers: Routers, publisher: Publisher, importer: Importer
     ) -> None:
+        await self._parts.reload_keys()
+        instruments.add_source(partial(self._door_metrics, routers))
+        publisher.watch_routes(self._parts.keeper.look_at)
         read_services = partial(self._read_services, importer)
         if self._options.proxy_processes == 0:
             await self._doors.open(group, self._sockets, self._options, routers, publisher, read_services)
@@ -288,7 +323,10 @@ class Daemon:
             self._shut_down,
             self._upgrade,
             partial(self._read_services, plane.importer),
+            self._asks,
+            self._reload_keys,
         )
+        plane.controller.desk.ask_proxies = self._ask_proxies
         if self._options.proxy_location != "Disabled" and "http" in self._sockets:
             plane.controller.desk.proxies = self._proxies
         tokens = Tokens(self._paths)
@@ -558,9 +596,10 @@ class Daemon:
                     self._leaving.set()
 
     async def _reload(self) -> None:
-        """Open the log anew, which somebody may have moved, and read the certificates anew."""
+        """Open the log anew, which somebody may have moved, and read certificates and API keys anew."""
         if self._writes_log:
             reopen(self._log)
+        await self._reload_keys()
         await asyncio.to_thread(self._doors.reload_certificates)
 
     def _close(self) -> None:

@@ -16,9 +16,9 @@ import anyio.abc
 import msgspec
 
 from serve_lite.controller.machine import usable_memory_bytes
+from serve_lite.daemon.door_parts import DoorParts
 from serve_lite.daemon.options import InstanceOptions
 from serve_lite.exceptions import InvalidConfigError
-from serve_lite.proxy.accounts import Accounts
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.options import ProxyOptions
 from serve_lite.proxy.server import HttpServer, affordable_connections, serve_http
@@ -27,7 +27,7 @@ from serve_lite.wire.messages import RouteTarget
 from serve_lite.wire.spawning import GrpcServices
 
 if TYPE_CHECKING:
-    from serve_lite.proxy import grpc
+    from serve_lite.proxy import grpc, http3_server
 
 logger = logging.getLogger("serve_lite.daemon")
 
@@ -44,10 +44,11 @@ class Doors:
     Lifetime: `open` starts them in the caller's task group. A graceful end is `drain` or `retire`, then cancel.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parts: DoorParts) -> None:
+        self._parts = parts
         self._http: HttpServer | None = None
+        self._http3: http3_server.Http3Server | None = None
         self._grpc: grpc.GrpcDoor | None = None
-        self.accounts: list[Accounts] = []  #: of each door
 
     async def open(
         self,
@@ -67,10 +68,13 @@ class Doors:
             InvalidConfigError: a certificate or a servicer function cannot be used.
         """
         if "http" in sockets:
-            handler = RequestHandler(routers, proxy_options(options))
+            parts = self._parts
+            handler = RequestHandler(routers, proxy_options(options), parts.keeper, parts.log)
+            parts.accounts["http"] = handler.accounts
             routes.watch_routes(handler.set_routes)
             self._http = await group.start(serve_http, sockets["http"], handler)
-            self.accounts.append(handler.accounts)
+            if options.http3:
+                await self._open_http3(group, sockets.get("http3"), handler)
         if "grpc" in sockets:
             # Before anybody can ask: what is wrong with the services must be told to whoever starts the instance.
             await self._open_grpc(group, sockets["grpc"], options, routers, routes, await read_services())
@@ -82,7 +86,7 @@ class Doors:
     async def drain(self) -> None:
         """Accept nothing more, and return when every request is answered."""
         async with anyio.create_task_group() as group:
-            for door in (self._http, self._grpc):
+            for door in (self._http, self._http3, self._grpc):
                 if door is not None:
                     group.start_soon(door.drain)
 
@@ -91,6 +95,8 @@ class Doors:
 
         What takes longer than `grace_s` seconds is cut when the task group of the doors is cancelled.
         """
+        if self._http3 is not None:
+            self._http3.end()  # of two readers of its socket each would get a part of what a client sends
         async with anyio.create_task_group() as group:
             for door in (self._http, self._grpc):
                 if door is not None:
@@ -104,9 +110,23 @@ class Doors:
         for name, door in (("HTTP", self._http), ("gRPC", self._grpc)):
             try:
                 if door is not None and door.reload_certificates():
+                    if name == "HTTP" and self._http3 is not None:
+                        self._http3.reload_certificates()
                     logger.info("new connections of %s have the certificates read just now", name)
             except InvalidConfigError as error:
                 logger.error("%s keeps its certificates: %s", name, error)
+
+    async def _open_http3(
+        self, group: anyio.abc.TaskGroup, sock: socket.socket | None, handler: RequestHandler
+    ) -> None:
+        from serve_lite.proxy import http3_server  # brings QUIC, which few instances need
+
+        if sock is None:
+            raise InvalidConfigError(
+                "http_options.http3 needs a keeper, which holds its socket; systemd has given none. Start the instance "
+                "with `serve start`, or leave the option out."
+            )
+        self._http3 = await group.start(http3_server.serve_http3, sock, handler)
 
     async def _open_grpc(
         self,
@@ -127,7 +147,7 @@ class Doors:
                 enable_reflection=options.grpc_enable_reflection,
                 max_receive_message_bytes=options.grpc_max_receive_message_bytes,
                 max_send_message_bytes=options.grpc_max_send_message_bytes,
-                max_held_bytes=int((usable_memory_bytes() or 0) // 4) or 2**30,
+                max_held_bytes=int(usable_memory_bytes() or 2**32) // 4,
                 max_connections=options.grpc_max_connections or affordable_connections(),
                 backlog=options.backlog,
                 ssl_certfile=options.ssl_certfile,
@@ -135,11 +155,13 @@ class Doors:
                 ssl_keyfile_password=options.ssl_keyfile_password,
                 ssl_ca_certs=options.ssl_ca_certs,
             ),
+            keeper=self._parts.keeper,
+            log=self._parts.log,
         )
+        self._parts.accounts["grpc"] = door.accounts
         routes.watch_routes(door.set_routes)
         await group.start(grpc.serve_grpc, sock, door)
         self._grpc = door
-        self.accounts.append(door.accounts)
 
 
 def proxy_options(options: InstanceOptions) -> ProxyOptions:

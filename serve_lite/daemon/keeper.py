@@ -468,7 +468,7 @@ def main() -> int:
 #: Options that are read here.
 _COMPLETE: Final = {
     "home", "http_host", "http_port", "grpc_servicer_functions", "grpc_host", "grpc_port", "admin_host", "admin_port",
-    "backlog", "origins", "proxy_processes",
+    "backlog", "origins", "proxy_processes", "http3",
 }  # fmt: skip
 
 
@@ -522,6 +522,8 @@ def _bind(settings: dict[str, Any], where: Paths, *, has_token: bool) -> dict[st
     sockets = {}
     if settings["http_host"] is not None:
         sockets["http"] = _listen(settings["http_host"], settings["http_port"], settings["backlog"])
+        if settings["http3"]:
+            sockets["http3"] = _listen_udp(settings["http_host"], sockets["http"].getsockname()[1])
     if settings["grpc_servicer_functions"]:
         sockets["grpc"] = _listen(settings["grpc_host"], settings["grpc_port"], settings["backlog"])
     sockets["admin"] = _listen(settings["admin_host"], settings["admin_port"], 128, may_be_exposed=has_token)
@@ -565,6 +567,22 @@ def _exposed(host: str) -> StartError:
         "127.0.0.1.",
         kind="bind",
     )
+
+
+def _listen_udp(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)  # the family that `_listen` has chosen
+    family, kind, protocol, _, address = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        message = f"the UDP port {host}:{port}, for HTTP/3, is in use"
+        if error.errno != errno.EADDRINUSE:
+            message = f"Cannot listen on the UDP port '{host}:{port}' for HTTP/3: {error.strerror}."
+        raise StartError(message, kind="bind") from error
+    return sock
 
 
 def _listen_unix(path: str) -> socket.socket:

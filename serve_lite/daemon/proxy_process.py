@@ -7,6 +7,7 @@ to replicas itself. While the daemon is away it goes on with what it knows. The 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -14,12 +15,14 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
 from serve_lite.controller.routers import is_shipped
+from serve_lite.daemon.door_parts import DoorParts
 from serve_lite.daemon.doors import Doors
 from serve_lite.daemon.entry import raise_descriptor_limit, take_inherited
 from serve_lite.daemon.grpc_memory import GrpcMemory
@@ -36,14 +39,16 @@ from serve_lite.routing.ranked import Adviser
 from serve_lite.routing.remote_adviser import remote_adviser
 from serve_lite.routing.router import Routers
 from serve_lite.routing.routes import RemoteRoutes
-from serve_lite.wire.connection import connect
-from serve_lite.wire.messages import Empty, Membership
+from serve_lite.wire.callbacks import start_soon
+from serve_lite.wire.connection import ConnectionLostError, connect
+from serve_lite.wire.messages import Empty, Membership, ProxyMetrics
 from serve_lite.wire.spawning import GrpcServices
 
 logger = logging.getLogger("serve_lite.daemon")
 
 _LOOK_AT_LOG_S = 15.0
 _SERVICES_S = 60.0  #: that the daemon may take to tell of gRPC services, which it has to import perhaps
+_TELL_S = 10.0  #: that the daemon may take to hear what was counted
 _INSTANCE_GONE_S = 2.0  #: without a control socket; then the replicas have ended too
 
 
@@ -64,7 +69,8 @@ class ProxyProcess:
         self._keeper_pid = os.getppid()
         self._log = os.path.join(where.logs, "proxy.log")
         self._writes_log = writes_into(self._log)
-        self._doors = Doors()
+        self._parts = DoorParts(options, where.home)
+        self._doors = Doors(self._parts)
         self._told: anyio.Event
         self._grace_s: float | None = None  #: None: another proxy has not taken our place
 
@@ -78,12 +84,17 @@ class ProxyProcess:
         routes = RemoteRoutes(link, proxy=self._number)
         async with AsyncExitStack() as stack:
             stack.callback(self._close)
+            await stack.enter_async_context(self._parts)
             group = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(group.cancel_scope.cancel)
             await group.start(self._watch_signals)
             group.start_soon(link.run)
             routers = Routers(RemoteMembership(link), lambda membership: _adviser(link, membership, routers))
             stack.push_async_callback(routers.aclose)
+            await self._parts.reload_keys()
+            routes.on_keys = partial(start_soon, group, self._parts.reload_keys)
+            routes.on_scrape = partial(start_soon, group, self._tell_metrics, link, routers)
+            group.start_soon(self._parts.watch_keys)
             if await self._until_known(routes):
                 await self._doors.open(
                     group, self._sockets, self._options, routers, routes, self._read_services
@@ -111,6 +122,18 @@ class ProxyProcess:
             group.cancel_scope.cancel()
         unwatch()
         return known.is_set() and not self._told.is_set()
+
+    async def _tell_metrics(self, link: DaemonLink, routers: Routers, serial: int) -> None:
+        """Tell the daemon what was counted here."""
+        told = ProxyMetrics(
+            number=self._number,
+            pid=os.getpid(),
+            serial=serial,
+            families=self._parts.families(f"proxy-{self._number}", routers),
+        )
+        if link.connection is not None:
+            with contextlib.suppress(ConnectionLostError):  # the next daemon asks again
+                await link.connection.control("proxy_metrics", told, Empty, timeout_s=_TELL_S)
 
     async def _read_services(self) -> GrpcServices:
         services = GrpcMemory(self._paths.home, self._keeper_pid).recall()
@@ -162,6 +185,7 @@ class ProxyProcess:
                 if number == signal.SIGHUP:
                     if self._writes_log:
                         reopen(self._log)
+                    await self._parts.reload_keys()
                     await anyio.to_thread.run_sync(self._doors.reload_certificates)
                 else:
                     self._told.set()

@@ -6,6 +6,7 @@ what a running instance says of them in `effective.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ class Option(msgspec.Struct, frozen=True):
     foreign: tuple[tuple[str, Reader], ...] = ()  #: variables of Ray Serve that are heeded if ours is not set
     is_secret: bool = False
     is_path: bool = False
+    words: tuple[str, ...] = ()  #: of a path, what is none
 
     @property
     def section(self) -> str:
@@ -56,6 +58,12 @@ class Option(msgspec.Struct, frozen=True):
     def id(self) -> str:
         """What the option is called where its origin is noted."""
         return self.name if self.section == LOGGING else self.field
+
+    def placed(self, value: Any, folder: str) -> Any:
+        """Return a checked value; of a path, the absolute one that is meant by somebody in `folder`."""
+        if not self.is_path or not value or value in self.words:
+            return value
+        return os.path.normpath(os.path.join(folder, os.path.expanduser(value)))
 
     @property
     def variable(self) -> str:
@@ -157,9 +165,18 @@ OPTIONS: tuple[Option, ...] = (
     _http("max_headers", "headers of a request; more get 431"),
     _http("max_header_bytes", "request line and headers; more get 431"),
     _http("max_body_bytes", "body of a request; more get 413; `null`: no limit"),
+    _http("http3", "HTTP/3 too, on the same port of UDP; needs certificates, `pip install 'serve-lite[http3]'`"),
     _http(
         "forwarded_allow_ips",
         "addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; `*`: everybody's",
+    ),
+    _http(
+        "require_api_key", "whether applications that do not say need an [API key](keys.md), at HTTP and gRPC"
+    ),
+    _http("api_keys_file", "file of API keys; `null`: `api-keys` in the state directory", is_path=True),
+    _http(
+        "access_log", "file with a line for each request of HTTP and gRPC; `stdout`: the daemon's output; `null`: none",
+        is_path=True, words=("stdout",),
     ),
     _grpc("port", "port of gRPC; 0: the kernel chooses", flag="--grpc-port"),
     _grpc(
@@ -180,7 +197,10 @@ OPTIONS: tuple[Option, ...] = (
         "max_connections",
         "connections of gRPC at once, more are turned away; `null`: nine tenths of the open files allowed",
     ),
-    Option("admin_host", "admin_host", checks.text(empty=False), "address of the REST API; loopback only"),
+    Option(
+        "admin_host", "admin_host", checks.text(empty=False),
+        "address of the REST API; one that is not loopback needs a token, see docs/security.md",
+    ),
     Option(
         "admin_port", "admin_port", checks.integer(at_least=0, at_most=65535),
         "port of the REST API; 0: the kernel chooses", "--admin-port",
@@ -240,6 +260,13 @@ WHOLE = frozenset(
         "grpc_options.max_receive_message_bytes", "grpc_options.max_send_message_bytes", "grpc_options.max_connections",
     }
 )  # fmt: skip
-FLAGS = frozenset({"grpc_options.enable_reflection", "logging_config.enable_access_log"})
+FLAGS = frozenset(
+    {
+        "grpc_options.enable_reflection",
+        "http_options.http3",
+        "http_options.require_api_key",
+        "logging_config.enable_access_log",
+    }
+)
 
 _LOGGING_DEFAULTS = LoggingConfig()

@@ -63,10 +63,7 @@ def read_settings(path: str) -> Layer:
     for option in OPTIONS:
         part = (checked.get(option.section) or {}) if option.section else checked
         if option.key in part:
-            value = part[option.key]
-            if option.is_path and value:
-                value = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(value)))
-            values[option.id] = value
+            values[option.id] = option.placed(part[option.key], os.path.dirname(path))
             origins[option.id] = f"file {path}:{places[option.name][0]}"
     return Layer(values, origins)
 

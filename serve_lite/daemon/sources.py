@@ -7,6 +7,7 @@ variables and settings file looked at; the running instance keeps what came of i
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -118,7 +119,10 @@ def layer_of(section: str, options: Mapping[str, Any], origin: str) -> Layer:
         key: BY_NAME[f"{section}.{key}" if section else key] for key in options if _is_known(section, key)
     }
     return Layer(
-        {option.id: option.check(options[key], option.name, True) for key, option in found.items()},
+        {
+            option.id: option.placed(option.check(options[key], option.name, True), os.getcwd())
+            for key, option in found.items()
+        },
         {option.id: origin.format(option.name) for option in found.values()},
     )
 
@@ -172,8 +176,7 @@ def _checked(option: Option, text: str, variable: str) -> Any:
         value = {"1": True, "0": False}.get(text, text)
     # Whole numbers are spelt with digits only: " 80" and "8e1" are slips.
     lax = option.name not in WHOLE or (text.isascii() and text.isdigit())
-    checked = option.check(value, variable, lax)
-    return os.path.abspath(os.path.expanduser(checked)) if option.is_path and checked else checked
+    return option.placed(option.check(value, variable, lax), os.getcwd())
 
 
 def _is_known(section: str, key: str) -> bool:
@@ -210,6 +213,8 @@ def _check_whole(options: InstanceOptions) -> None:
             "http_options.ssl_keyfile and http_options.ssl_certfile must be given together; "
             f"only {given} is ({options.origins.get(given, DEFAULT)}).",
         )
+    if options.http3 and (why := _no_http3(options)):
+        raise invalid("http_options.http3", f"http_options.http3 cannot be served: {why}.")
     for field in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
         path = getattr(options, field)
         if path is not None and not os.access(path, os.R_OK):
@@ -218,6 +223,19 @@ def _check_whole(options: InstanceOptions) -> None:
                 f"http_options.{field} is {path!r} ({options.origins.get(field, DEFAULT)}); there is no such file "
                 "that could be read.",
             )
+
+
+def _no_http3(options: InstanceOptions) -> str:
+    """Return why these options do not go with HTTP/3; "" if they do."""
+    if options.ssl_certfile is None:
+        return "it is always encrypted, so ssl_certfile and ssl_keyfile must be given"
+    if options.ssl_ca_certs is not None:
+        return "it cannot ask clients for certificates, so ssl_ca_certs must not be given"
+    if options.proxy_processes:
+        return "one process must have all of its connections, so proxy_processes must be 0"
+    if importlib.util.find_spec("aioquic") is None:
+        return "the package aioquic is missing; install it with `pip install 'serve-lite[http3]'`"
+    return ""
 
 
 _PLAIN = InstanceOptions()

@@ -5,6 +5,8 @@ Pure. The controller folds these events into what is observed, in the same step 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from serve_lite.policy.autoscaling import Bounds
 from serve_lite.policy.update import status_move
 from serve_lite.schema import DeploymentStatus
@@ -45,6 +47,16 @@ def configured_events(old: Goal, new: Goal, observed: Observed, at: float) -> li
                 )
             )
     return events
+
+
+def has_fewer(new: Goal, apps: Iterable[str], observed: Observed) -> bool:
+    """Whether a goal wants fewer replicas of these applications than there are: then it matters which are idle."""
+    return any(
+        d.target < sum(r.is_alive for r in observed.replicas_of(d.id))
+        for app in (new.apps.get(name) for name in apps)
+        if app is not None and not app.is_deleting
+        for d in app.deployments
+    )
 
 
 def scaled_by_hand_events(

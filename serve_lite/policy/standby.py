@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from serve_lite.policy.restart import StartGate, plan_start
+from serve_lite.schema import DeploymentStatus
 from serve_lite.state.goal import AppGoal, DeploymentGoal, Goal
 from serve_lite.state.ids import DeploymentId
 from serve_lite.state.observed import DeploymentView, StartRecord
@@ -85,14 +86,22 @@ def revision_in_force(
     Args:
         known: the revisions that are kept, newest first.
     """
-    serving = {d.id: in_force(d, views.get(d.id)) for d in app.deployments}
-    if not app.build_error and not app.is_building and all(serving[d.id] is d for d in app.deployments):
+    has_failed = any(_has_failed(views.get(d.id)) for d in app.deployments)
+    if not app.build_error and not app.is_building and not has_failed:
         return app.revision
+    serving = {
+        d.id: in_force(d, views.get(d.id))
+        for d in (*app.retired, *app.deployments)
+        if not _has_failed(view := views.get(d.id)) or (view is not None and view.has_fallen_back)
+    }
     for past in known:
-        had = {d.id: d for d in past.deployments}
-        if had.keys() == serving.keys() and all(_is_same(had[d], serving[d]) for d in had):
+        if past.deployments and all(d.id in serving and _is_same(d, serving[d.id]) for d in past.deployments):
             return past.revision
     return app.revision  # what serves is of several
+
+
+def _has_failed(view: DeploymentView | None) -> bool:
+    return view is not None and view.status is DeploymentStatus.DEPLOY_FAILED
 
 
 def _is_same(one: DeploymentGoal, other: DeploymentGoal) -> bool:

@@ -29,6 +29,12 @@ _log = logging.getLogger("serve_lite.proxy")
 class Begun(Protocol):
     """A request that hypercorn has begun."""
 
+    expects_continue: bool  #: set by the entry
+
+    @property
+    def holds_client(self) -> bool:
+        """Whether the client waits to be told to send its body."""
+
     def give_up(self, status: int, text: str) -> None:
         """End it, because the rest of its body is malformed or does not come."""
 
@@ -106,7 +112,12 @@ class Entry(asyncio.StreamReaderProtocol):
         if rewriter is not None and rewriter.is_refused(number):
             return rewriter.refusal
         self._begun = request
+        request.expects_continue = rewriter is not None and rewriter.expects_continue(number)
         return None
+
+    def continued(self) -> None:
+        """A client that waited was told to send its body, which has its time from now on."""
+        self._since = self._loop.time()
 
     @property
     def takes_nothing(self) -> bool:
@@ -200,7 +211,8 @@ class Entry(asyncio.StreamReaderProtocol):
             return
         wait_s, rewriter = self._options.read_timeout_s, self._rewriter
         is_coming = bool(self._first_bytes) if rewriter is None else rewriter.is_within_request
-        if is_coming and self._transport.is_reading():
+        is_held = self._begun is not None and self._begun.holds_client
+        if is_coming and not is_held and self._transport.is_reading():
             wait_s += self._since - self._loop.time()
             if wait_s <= 0:
                 rewriter = self._rewriter = rewriter or RequestRewriter(self._options)

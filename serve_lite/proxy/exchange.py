@@ -54,6 +54,9 @@ class Exchange:
     server: tuple[str, int] = ("", 0)
     body: bytes = b""
     streams_body: bool = False  #: the body comes through `Work.on_body`; else it is `body`
+    expects_continue: bool = (
+        False  #: the client sends its body once `read_body` was called (RFC 9110, 10.1.1)
+    )
     work: Work | None = None  #: set by the request function
     request_id: bytes = b""  #: set by the request function; sent with every answer
 

@@ -20,6 +20,7 @@ import anyio.abc
 import msgspec
 
 from serve_lite.proxy import grpc_builtins as builtins
+from serve_lite.proxy.access_log import AccessLog
 from serve_lite.proxy.accounts import Accounts
 from serve_lite.proxy.exchange import request_ids
 from serve_lite.proxy.grpc_builtin_calls import (
@@ -33,7 +34,9 @@ from serve_lite.proxy.grpc_builtin_calls import (
 from serve_lite.proxy.grpc_calls import CallLimits, GrpcCall, Lane
 from serve_lite.proxy.grpc_connection import USUAL_PATIENCE, GrpcConnection, Patience
 from serve_lite.proxy.grpc_exchange import GrpcExchange, Larder
+from serve_lite.proxy.grpc_guard import client_host, refuse_grpc
 from serve_lite.proxy.grpc_headers import RequestHead
+from serve_lite.proxy.guard import Doorkeeper
 from serve_lite.proxy.h2_server import MAX_HEADER_BYTES, USUAL_LIMITS, H2Stream, Limits
 from serve_lite.proxy.http import DRAINING, NOT_POPULATED, RouterSource
 from serve_lite.proxy.tls import certificates_of
@@ -54,7 +57,6 @@ class GrpcOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_send_message_bytes: int = 2**31 - 1  #: of one message of an application
     max_held_bytes: int = 2**32  #: for large messages of clients that have not come whole, all together
     max_connections: int | None = None  #: more are turned away; None: no limit but the descriptors
-    access_log: bool = True
     backlog: int = 4096
     ssl_certfile: str | None = None  #: with the key: the door speaks TLS
     ssl_keyfile: str | None = None
@@ -76,8 +78,12 @@ class GrpcDoor:
         *,
         limits: Limits = USUAL_LIMITS,
         patience: Patience = USUAL_PATIENCE,
+        keeper: Doorkeeper | None = None,
+        log: AccessLog | None = None,
     ) -> None:
-        self.accounts = Accounts(logs_access=options.access_log)
+        self.accounts = Accounts()
+        self._keeper = keeper or Doorkeeper()
+        self._log = log
         self.limits = limits
         self.patience = patience
         self._options = options
@@ -113,6 +119,7 @@ class GrpcDoor:
                 target.app,
                 self._routers.get(target.app, target.deployment),
                 self.accounts.route(target.app, target.app, target.deployment),
+                self._keeper.guard_of(target),
             )
             for target in targets
         }
@@ -184,7 +191,6 @@ class GrpcDoor:
             connection.abort()
         with anyio.move_on_after(_CLOSE_S, shield=True):
             await self._wait_until_empty()
-        self.accounts.flush()
 
     async def _wait_until_empty(self) -> None:
         while self._connections:
@@ -246,18 +252,29 @@ class GrpcDoor:
         lane = self._find_lane(exchange.head.noted(b"application"))
         if isinstance(lane, GrpcStatus):
             GrpcCall(exchange, method, self._nowhere, self._call_limits, self).refuse(lane)
+        elif (refused := refuse_grpc(lane.guard, exchange)) is not None:
+            GrpcCall(exchange, method, lane, self._call_limits, self).refuse(refused)
         else:
             GrpcCall(exchange, method, lane, self._call_limits, self).begin()
 
     def call_ended(self, call: GrpcCall, code: int) -> None:
         self.accounts.ongoing -= 1
         exchange = call.exchange
-        call.lane.account.note(
-            call.method.name,
-            status.NAMES[code],
-            time.monotonic() - exchange.started,
-            exchange.request_id.encode("ascii"),
-        )
+        account, name = call.lane.account, status.NAMES[code]
+        latency_s = time.monotonic() - exchange.started
+        account.count(call.method.name, name, latency_s)
+        if self._log is not None:
+            self._log.note(
+                "grpc",
+                client_host(exchange.peer),
+                exchange.request_id.encode("ascii"),
+                account.app,
+                call.method.name,
+                "-",
+                name,
+                latency_s,
+                exchange.sent_bytes,
+            )
         if self._is_draining:
             self._tell_ended()
 

@@ -13,6 +13,7 @@ import msgspec
 from serve_lite.proxy.accounts import RouteAccount
 from serve_lite.proxy.grpc_exchange import GrpcExchange
 from serve_lite.proxy.grpc_headers import GrpcRequestError
+from serve_lite.proxy.guard import Guard
 from serve_lite.proxy.http import RouterLike
 from serve_lite.routing.router import PendingCall
 from serve_lite.wire import grpc_status as status
@@ -36,6 +37,7 @@ class Lane(NamedTuple):
     app: str
     router: RouterLike
     account: RouteAccount
+    guard: Guard | None = None  #: None: everybody may come in
 
 
 class CallLimits(NamedTuple):

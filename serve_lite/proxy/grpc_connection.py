@@ -20,6 +20,7 @@ class Patience(NamedTuple):
     )
     silence_s: float = 60.0  #: without a byte, until it is asked for a sign of life
     answer_s: float = 20.0  #: for that sign; then the connection is cut
+    write_s: float = 60.0  #: without taking anything of what was written to it
     look_s: float = 10.0  #: how often all this is looked at
 
 
@@ -60,6 +61,9 @@ class GrpcConnection(asyncio.Protocol):
         self._heard_at = self._midst_since = self._loop.time()
         self._pinged_at: float | None = None
         self._flushes = False  #: a flush is on its way
+        self._is_full = False  #: more waits to be written than should
+        self._unsent_bytes = 0  #: when last looked
+        self._taken_at = self._heard_at  #: when the client has last taken something
         self.h2 = H2Server(
             read_head,
             self._begin,
@@ -94,9 +98,14 @@ class GrpcConnection(asyncio.Protocol):
         self._flush()
 
     def pause_writing(self) -> None:
+        assert self._transport is not None
+        self._is_full = True
+        self._taken_at = self._loop.time()
+        self._unsent_bytes = self._transport.get_write_buffer_size()
         self.h2.pause()
 
     def resume_writing(self) -> None:
+        self._is_full = False
         self.h2.resume()
 
     def eof_received(self) -> bool:
@@ -171,13 +180,27 @@ class GrpcConnection(asyncio.Protocol):
         patience, now = self._owner.patience, self._loop.time()
         is_stuck = self.h2.is_in_midst and now - self._midst_since >= patience.midst_s
         is_gone = self._pinged_at is not None and now - self._pinged_at >= patience.answer_s
-        if is_stuck or is_gone or (self._is_closing and now - self._heard_at >= patience.midst_s):
+        is_deaf = self._is_full and not self._takes(now) and now - self._taken_at >= patience.write_s
+        if is_stuck or is_gone or is_deaf or (self._is_closing and now - self._heard_at >= patience.midst_s):
             self.abort()
             return
         if self._pinged_at is None and now - self._heard_at >= patience.silence_s:
             self._pinged_at = now
             self.h2.ping()
         self._timer = self._loop.call_later(patience.look_s, self._look)
+
+    def _takes(self, now: float) -> bool:
+        """Whether the client has taken something since the last look, while more waits than should.
+
+        Little is written meanwhile, so that what waits shrinks if a client takes of it. Not so long as it only asks for
+        small things, such as answers to PINGs, and takes nothing.
+        """
+        assert self._transport is not None
+        has_shrunk = self._transport.get_write_buffer_size() < self._unsent_bytes
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        if has_shrunk:
+            self._taken_at = now
+        return has_shrunk
 
 
 def _address(address: tuple[str, int] | None) -> str:

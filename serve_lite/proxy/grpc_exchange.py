@@ -78,7 +78,7 @@ class GrpcExchange:
 
     __slots__ = (
         "_gathered", "_has_started", "_is_deaf", "_larder", "_max_message_bytes", "_needed_bytes", "_stocked_bytes",
-        "_stream", "_withheld", "head", "is_paused", "peer", "request_id", "started", "work",
+        "_stream", "_withheld", "head", "is_paused", "peer", "request_id", "sent_bytes", "started", "work",
     )  # fmt: skip
 
     work: Work
@@ -97,6 +97,7 @@ class GrpcExchange:
         self.head = head
         self.peer = peer
         self.request_id = request_id
+        self.sent_bytes = 0  #: of messages to the client
         self.is_paused = False  #: what comes is kept, and no more asked for
         self._stream = stream
         self._larder = larder
@@ -127,6 +128,7 @@ class GrpcExchange:
             self._stream.finish(end)
             return
         self._has_started = self._is_deaf = True
+        self.sent_bytes += len(message)
         encoding = ENCODINGS[compression] if compression else ""
         framed = _head(message, compression) + message
         self._stream.respond(opening(self.head.content_type, encoding, initial), framed, end)
@@ -134,6 +136,7 @@ class GrpcExchange:
     def send(self, message: Buffer, compression: int, initial: Metadata | None = None) -> bool:
         """Send one message; False: stop until `Work.on_client_writable`."""
         stream = self._stream
+        self.sent_bytes += len(message)
         if not self._has_started:
             self._has_started = True
             encoding = ENCODINGS[compression] if compression else ""
@@ -222,7 +225,9 @@ class GrpcExchange:
     def on_closed(self, *, is_complete: bool) -> None:
         self._is_deaf = True
         self._let_go()
-        self.work.on_over(is_complete=is_complete)
+        work = self.work
+        del self.work  # refers back to this
+        work.on_over(is_complete=is_complete)
 
     def _gather(self, data: bytes) -> None:
         gathered = self._gathered
@@ -250,6 +255,8 @@ class GrpcExchange:
             at = end
         else:
             self._needed_bytes = _HEAD_BYTES
+        if self._is_deaf:
+            return
         if at:  # messages refer to the old one
             self._gathered = gathered[at:]
         self._stock()

@@ -104,6 +104,14 @@ class RequestHead:
         value = self._first.get(name)
         return "" if value is None else value.decode("latin-1")
 
+    def with_fields(self, fields: Headers) -> RequestHead:
+        """Return the head with other metadata; what Serve itself looks at stays as it was."""
+        other = object.__new__(RequestHead)
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.fields, other._metadata = fields, None
+        return other
+
     @property
     def request_id(self) -> str:
         """The id that the client gave, "" if it gave none or one that could do harm in a log."""

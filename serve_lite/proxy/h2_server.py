@@ -364,7 +364,11 @@ class H2Server(Generic[T]):
             stream._pending.clear()
             stream.pending_bytes = 0
             self.streams.pop(stream.id, None)
-            stream.user.on_closed(is_complete=is_complete)
+            user, stream.user = (
+                stream.user,
+                _NOBODY,
+            )  # refers back to the stream, which may still be in a queue
+            user.on_closed(is_complete=is_complete)
             self._on_stream_over()
 
     def _send_frame(self, stream: H2Stream) -> bool:

@@ -18,10 +18,12 @@ import msgspec
 
 from serve_lite.exceptions import BackPressureError, DeploymentNotFoundError, DeploymentUnavailableError
 from serve_lite.proxy import exchange as fields
+from serve_lite.proxy.access_log import AccessLog
 from serve_lite.proxy.accounts import CLIENT_GONE, Accounts, RouteAccount
 from serve_lite.proxy.answers import INTERNAL_ERROR, JSON, TEXT
 from serve_lite.proxy.exchange import Exchange
 from serve_lite.proxy.forwarded import Forwarding
+from serve_lite.proxy.guard import Doorkeeper, Guard, refuse_http
 from serve_lite.proxy.options import ProxyOptions
 from serve_lite.proxy.routes import HEALTH_PATH, ROUTES_PATH, RouteTable, decode_path
 from serve_lite.proxy.silence import AnswerWatch
@@ -35,6 +37,8 @@ DRAINING: Final = "This node is being drained."
 #: pieces of a streamed request body kept to send again after a refusal; a replica that has not accepted the
 #: call cannot have given credit, so it never was sent more than the window and one piece
 _KEPT_BODY_BYTES: Final = 512 * 1024
+
+_CONTINUE: Final = 100
 
 _SAFE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:@/+=-]{1,200}")
 
@@ -61,12 +65,15 @@ class RouterSource(Protocol):
 class Lane:
     """One route with all that its requests need."""
 
-    __slots__ = ("account", "app", "is_asgi", "route", "router")
+    __slots__ = ("account", "app", "guard", "is_asgi", "route", "router")
 
-    def __init__(self, target: RouteTarget, router: RouterLike, account: RouteAccount) -> None:
+    def __init__(
+        self, target: RouteTarget, router: RouterLike, account: RouteAccount, guard: Guard | None
+    ) -> None:
         self.route, self.app, self.is_asgi = target.prefix, target.app, target.is_asgi
         self.router = router
         self.account = account
+        self.guard = guard  #: None: everybody may come in
 
 
 class Noted(NamedTuple):
@@ -86,12 +93,21 @@ class RequestHandler:
     Used on one event loop. `set_routes` is given to the publisher of routes.
     """
 
-    def __init__(self, routers: RouterSource, options: ProxyOptions) -> None:
+    def __init__(
+        self,
+        routers: RouterSource,
+        options: ProxyOptions,
+        keeper: Doorkeeper | None = None,
+        log: AccessLog | None = None,
+    ) -> None:
         self.options = options
-        self.accounts = Accounts(logs_access=options.access_log)
+        self.accounts = Accounts()
+        self.log = log  #: None: there is no access log
+        self.alt_svc = b""  #: where HTTP/3 is served; announced over TLS
         self.is_draining = False
         self.is_retiring = False  #: another daemon has taken over: answers end their connections
         self._routers = routers
+        self._keeper = keeper or Doorkeeper()
         self._table = RouteTable()
         self._lanes: dict[RouteTarget, Lane] = {}
         self._was_populated = False  #: stays true when all applications are deleted again
@@ -107,9 +123,11 @@ class RequestHandler:
                 target,
                 self._routers.get(target.app, target.deployment),
                 self.accounts.route(target.prefix, target.app, target.deployment),
+                self._keeper.guard_of(target),
             )
             for target in targets
         }
+        self._keeper.look_at(targets)
         self._table = RouteTable(targets)
         self._was_populated = self._was_populated or bool(targets)
 
@@ -119,6 +137,11 @@ class RequestHandler:
         noted = self.note(exchange)
         if lane is None:
             self._answer_itself(exchange)
+            return
+        if lane.guard is not None and (refused := refuse_http(lane.guard, exchange)) is not None:
+            status, text, headers = refused
+            self.book(lane.account, exchange, exchange.method, status)
+            exchange.respond(status, headers, text.encode())
             return
         client, server, timeout_s = exchange.client, exchange.server, noted.timeout_s
         now = _monotonic()
@@ -193,14 +216,22 @@ class RequestHandler:
         """Return an id for an answer that has no request, such as that to a malformed one."""
         return self._new_request_id().encode("ascii")
 
-    def count_malformed(self, status: int, request_id: bytes) -> None:
+    def count_malformed(self, status: int, request_id: bytes, client: tuple[str, int] = ("", 0)) -> None:
         """Count a request that a front has refused before it was one."""
-        self._nowhere.note("", status, 0.0, request_id)
+        self._nowhere.count("", status, 0.0)
+        if self.log is not None:
+            self.log.note("http", client[0], request_id, "", "-", "-", status, 0.0, 0)
+
+    def book(self, account: RouteAccount, exchange: Exchange, method: str, status: int) -> None:
+        """Count a request that is answered here, and log it."""
+        account.count(method, status, 0.0)
+        if self.log is not None:
+            self.log.note_http(exchange, account.app, method, status, 0.0, 0)
 
     def refuse_unrouted(self, exchange: Exchange) -> tuple[int, str]:
         """Return status and text for a request whose path no application has."""
         path = exchange.target.partition(b"?")[0]
-        self._nowhere.note(exchange.method, 404, 0.0, exchange.request_id)
+        self.book(self._nowhere, exchange, exchange.method, 404)
         shown = decode_path(path).decode("utf-8", "replace")
         return 404, f"Path '{shown}' not found. Ping http://.../-/routes for available routes."
 
@@ -229,6 +260,7 @@ class HttpCall(PendingCall):
 
     kind = Kind.CALL_HTTP
     _status = 0  #: of an answer that has started
+    _body_bytes = 0  #: of the answer
     _unreturned: list[int] | None = None  #: sizes of items the client has not taken yet
     _kept: list[bytes] | None = None  #: body pieces sent, while they may have to be sent again
     _kept_bytes = 0
@@ -272,6 +304,7 @@ class HttpCall(PendingCall):
             body: fields.Buffer = buffers[0]
         else:
             body = b"".join(buffers)
+        self._body_bytes = len(body)
         self._over(status)
         self._exchange.respond(status, head.headers, body)
 
@@ -279,19 +312,24 @@ class HttpCall(PendingCall):
         exchange = self._exchange
         if not self._status:
             head = _decode_response(envelope)
-            if head.status < 200:
+            if head.status == _CONTINUE:
+                exchange.read_body()
+            elif head.status < 200:
                 exchange.inform(head.status, head.headers)
             else:
                 self._status = head.status
                 if self.watch is not None:
                     self.watch.progressed(is_first=True)
                 exchange.start(head.status, head.headers)
+                if exchange.expects_continue:
+                    exchange.read_body()  # for an application that reads only now; the client decides by the answer
         elif self.watch is not None:
             self.watch.progressed(is_first=False)
         size, writable = len(envelope), True
         for buffer in buffers:
             size += len(buffer)
             writable = exchange.write(buffer)
+        self._body_bytes += size - len(envelope)
         if not writable:
             if self._unreturned is None:
                 self._unreturned = []
@@ -332,7 +370,7 @@ class HttpCall(PendingCall):
             writable = self.outgoing.send_item(b"", piece)
         if self._body_ended:
             self.outgoing.end()
-        elif writable:
+        elif writable and not self._exchange.expects_continue:  # else the application says when it reads
             self._exchange.read_body()
 
     def on_body(self, data: bytes) -> None:
@@ -353,7 +391,7 @@ class HttpCall(PendingCall):
             self.outgoing.end()
 
     def on_writable(self) -> None:
-        if not self._body_ended:
+        if not self._body_ended and not self._exchange.expects_continue:
             self._exchange.read_body()
 
     # --- from the front -------------------------------------------------------------------------
@@ -378,7 +416,9 @@ class HttpCall(PendingCall):
     @property
     def waits_for_client(self) -> bool:
         """Whether it is the client who is slow, not the application."""
-        return bool(self._unreturned) or (self.streams_body and not self._body_ended)
+        if self.streams_body and not self._body_ended and not self._exchange.expects_continue:
+            return True
+        return bool(self._unreturned)
 
     def fell_silent(self, limit_s: float) -> None:
         """The answer has not begun, or not gone on, in time."""
@@ -410,7 +450,11 @@ class HttpCall(PendingCall):
         exchange = self._exchange
         exchange.work = None
         self._handler.accounts.ongoing -= 1
-        self._lane.account.note(exchange.method, status, _monotonic() - self._started, exchange.request_id)
+        account, latency_s = self._lane.account, _monotonic() - self._started
+        account.count(exchange.method, status, latency_s)
+        log = self._handler.log
+        if log is not None:
+            log.note_http(exchange, account.app, exchange.method, status, latency_s, self._body_bytes)
 
 
 def refusal_of(error: Exception, request_id: str) -> tuple[int, str, bytes]:

@@ -236,6 +236,13 @@ class Http1Exchange(Http1Request):
         return b"x-request-id: %b\r\n%b" % (self.request_id, line)
 
 
+class AnnouncingExchange(Http1Exchange):
+    """One request of a connection that tells its client where HTTP/3 is served."""
+
+    def _own_headers(self, connection: Http1Connection, headers: bytes) -> bytes:
+        return b"%balt-svc: %b\r\n" % (super()._own_headers(connection, headers), connection.alt_svc)
+
+
 class Http1Connection(asyncio.Protocol):
     """One connection of a client.
 
@@ -274,6 +281,11 @@ class Http1Connection(asyncio.Protocol):
     def is_draining(self) -> bool:
         """Whether the next answer is this connection's last."""
         return self._server.is_draining
+
+    @property
+    def alt_svc(self) -> bytes:
+        """Where HTTP/3 is served; "" if it is not."""
+        return self._handler.alt_svc
 
     @property
     def is_idle(self) -> bool:
@@ -393,7 +405,8 @@ class Http1Connection(asyncio.Protocol):
             return None
         if _H2_PREFACE.startswith(start):
             return None  # still could be either
-        self._reader = RequestReader(lambda: Http1Exchange(self), self._options)
+        exchange = AnnouncingExchange if self.alt_svc and self.scheme == "https" else Http1Exchange
+        self._reader = RequestReader(lambda: exchange(self), self._options)
         return self._reader
 
     def _take(self, reader: RequestReader[Http1Exchange]) -> None:
@@ -529,7 +542,7 @@ class Http1Connection(asyncio.Protocol):
     def _refuse(self, status: int, text: str, headers: bytes = b"") -> None:
         """Answer what is no proper request, and close."""
         request_id = self._handler.new_request_id()
-        self._handler.count_malformed(status, request_id)
+        self._handler.count_malformed(status, request_id, self.client)
         body = text.encode()
         self.push(
             b"%b%bx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"

@@ -18,6 +18,8 @@ from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 from hyperframe.frame import GoAwayFrame
 
+from serve_lite.proxy.hypercorn_streams import refuse_odd_heads
+
 _LAST_STREAM: Final = 2**31 - 1  #: no stream is refused
 _GOAWAY: Final = GoAwayFrame(0, last_stream_id=_LAST_STREAM, error_code=0).serialize()
 
@@ -28,6 +30,7 @@ class Connection(TCPServer):
     _is_leaving = False  #: the client is to be asked when it has no stream open
     _is_hurried = False  #: with the next write
     _has_asked = False
+    _is_guarded = False  #: against heads that hypercorn would fail at
     _is_shared = (
         False  #: several streams have been open at a time since none was; known of one that is leaving
     )
@@ -37,6 +40,9 @@ class Connection(TCPServer):
         await self.idle_task.stop()  # else it outlives a client that has left by the time allowed for silence
 
     async def protocol_send(self, event: Event) -> None:
+        if not self._is_guarded and (protocol := self._http2()) is not None:
+            self._is_guarded = True  # what it sends first are its settings, before it looks at a request
+            refuse_odd_heads(protocol)
         if self._is_leaving:
             if isinstance(event, Updated) and not event.idle:
                 self._is_shared = self._is_shared or self._num_streams() > 1

@@ -24,9 +24,9 @@ class ProxyOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int | None = None  #: more are answered 503; None: what open descriptors allow
     forwarded_allow_ips: tuple[str, ...] = ()  #: whose `X-Forwarded-...` headers are believed
     backlog: int = 4096  #: connections that wait in the kernel
-    access_log: bool = True
     debug: bool = False  #: put tracebacks of user code into the body of a 500
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     ssl_keyfile_password: str | None = None
+    http3: bool = False  #: on the same port, by UDP; needs certificates
     ssl_ca_certs: str | None = None  #: clients must show a certificate signed by one of these

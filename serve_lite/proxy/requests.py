@@ -50,7 +50,6 @@ class Http1Request(Exchange):
     keeps_alive = True  #: the client may send another request on this connection
     is_complete = False  #: the body has come whole
     is_begun = False  #: given out by the reader
-    expects_continue = False
     pieces: list[bytes] = _NO_PIECES  #: body that has come and was not taken
     body_bytes = 0  #: of the body so far
 
@@ -278,6 +277,9 @@ class RequestReader(Generic[R]):
         The parser takes the end of a head that asks for an upgrade for the end of the request, and skips the body.
         """
         protocol = asked_upgrade(request)
+        if protocol == "websocket" and not is_handshake(request.headers):
+            self.refusal = BAD_REQUEST
+            return b""
         if protocol:
             self.upgrade, self.rest = protocol, rest
             self.handover = render_head(request, connection=_UPGRADES[protocol]) + rest
@@ -308,6 +310,21 @@ def asked_upgrade(request: Http1Request) -> str:
     if protocol == b"h2c" and len(settings) == 1 and _is_settings(settings[0]):
         return "h2c"
     return ""
+
+
+def is_handshake(headers: Headers) -> bool:
+    """Whether the headers of a WebSocket's handshake are what they must be (RFC 6455, section 4.1)."""
+    told: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name.startswith(b"sec-websocket-"):
+            if not value.isascii():
+                return False
+            told.setdefault(name, []).append(value)
+    keys, versions = told.get(b"sec-websocket-key", []), told.get(b"sec-websocket-version", [])
+    try:
+        return versions == [b"13"] and len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
+    except ValueError:
+        return False
 
 
 def _is_settings(value: bytes) -> bool:

@@ -34,7 +34,7 @@ _CLOSE_S = 1.0  #: cut connections end in the next pass of the loop; a bound all
 _MAX_REFUSED = 64  #: connections beyond the limit that are told so, at once
 _TURNED_AWAY = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: text/plain; "
-    b"charset=utf-8\r\ncontent-length: 20\r\n\r\nToo many connections"
+    b"charset=utf-8\r\nx-request-id: %b\r\ncontent-length: 20\r\n\r\nToo many connections"
 )
 
 ALPN = ("h2", "http/1.1")  #: spoken over TLS, the preferred one first
@@ -83,6 +83,12 @@ class HttpServer:
     def is_turning_away(self) -> bool:
         """Whether one connection more would be too many."""
         return self.num_connections >= self._max_connections
+
+    def count_turned_away(self) -> bytes:
+        """Count the refusal of a connection; return the id of its answer."""
+        request_id = self._handler.new_request_id()
+        self._handler.count_malformed(503, request_id)
+        return request_id
 
     @property
     def is_overrun(self) -> bool:
@@ -243,7 +249,7 @@ class _HandsOver(asyncio.Protocol):
         is_h2 = tls is not None and tls.selected_alpn_protocol() == "h2"
         if self._server.is_turning_away:
             if not is_h2:
-                cast(asyncio.Transport, transport).write(_TURNED_AWAY)
+                cast(asyncio.Transport, transport).write(_TURNED_AWAY % self._server.count_turned_away())
             transport.close()
             return
         self._server.hand_over(cast(asyncio.Transport, transport), "h2" if is_h2 else "", b"")
@@ -268,7 +274,6 @@ async def serve_http(
             await anyio.sleep_forever()
         finally:
             await server.close()
-            handler.accounts.flush()
 
 
 def _import_front() -> partial[hypercorn_front.Front] | type[hypercorn_front.Front]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from serve_lite.proxy.answers import INTERNAL_ERROR
+from serve_lite.proxy.answers import INTERNAL_ERROR, TEXT
+from serve_lite.proxy.guard import refuse_http
 from serve_lite.proxy.http import Lane, Noted, RequestHandler, refusal_of
 from serve_lite.routing.router import PendingCall
 from serve_lite.wire.frames import Kind
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from serve_lite.proxy.exchange import Exchange
 
 SWITCHING: int = 101
+REFUSAL_START, REFUSAL_BODY = "websocket.http.response.start", "websocket.http.response.body"
 INTERNAL: int = 1011
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -33,8 +35,8 @@ class Socket(Protocol):
     def send_message(self, message: WsMessage) -> bool:
         """Pass on a message of the application; False: stop until `on_client_writable`."""
 
-    def refuse(self, status: int, text: str) -> None:
-        """Answer the handshake with an HTTP error."""
+    def refuse(self, status: int, text: str, headers: bytes = TEXT) -> None:
+        """Answer the handshake with an HTTP error; `headers` are lines as of any answer."""
 
     def pause_messages(self) -> None:
         """Take no more messages from the client until `resume_messages`."""
@@ -66,6 +68,7 @@ class WebSocketCall(PendingCall):
         self._started = time.monotonic()
         self._early: list[bytes] = []  #: messages of the client sent so far, until the first answer
         self._unreturned: list[int] = []
+        self._sent_bytes = 0  #: to the client
         self.model_id, self.session_id = noted.model_id, noted.session_id
 
     # --- from the router ------------------------------------------------------------------------
@@ -82,8 +85,12 @@ class WebSocketCall(PendingCall):
         self.retryable, self._early = False, []
         if message.type == "websocket.accept":
             self._status = SWITCHING
+        elif message.type == REFUSAL_START:
+            self._status = message.code
         elif message.type == "websocket.close":
             self._status = self._status or 403
+        elif message.type == "websocket.send":
+            self._sent_bytes += len(message.text or message.data or b"")
         if not self._socket.send_message(message):
             self._unreturned.append(size)
         elif self.outgoing is not None:
@@ -149,8 +156,10 @@ class WebSocketCall(PendingCall):
         if not self._is_over:
             self._is_over = True
             self._handler.accounts.ongoing -= 1
-            latency_s = time.monotonic() - self._started
-            self._lane.account.note("WS", status, latency_s, self._exchange.request_id)
+            account, latency_s = self._lane.account, time.monotonic() - self._started
+            account.count("WS", status, latency_s)
+            if (log := self._handler.log) is not None:
+                log.note_http(self._exchange, account.app, "WS", status, latency_s, self._sent_bytes)
 
 
 def open_websocket(
@@ -164,6 +173,10 @@ def open_websocket(
     noted = handler.note(exchange)
     if lane is None:
         socket.refuse(*handler.refuse_unrouted(exchange))
+        return None
+    if lane.guard is not None and (refused := refuse_http(lane.guard, exchange)) is not None:
+        handler.book(lane.account, exchange, "WS", refused[0])
+        socket.refuse(*refused)
         return None
     call = WebSocketCall(handler, exchange, socket, lane, noted)
     client, server = exchange.client, exchange.server

@@ -31,7 +31,7 @@ _ONE_FRAME_BYTES = 1024 * 1024  #: a larger body would wait in the daemon's memo
 _PIECE_BYTES = 128 * 1024
 _LAST_WORDS_S = 1.0  #: how long a lifespan that has told how it ended may take to return
 
-_EARLY_HINTS = 103
+_CONTINUE, _EARLY_HINTS = 100, 103
 #: what says how an answer is to be read, which it must say before (RFC 9110, section 6.5.1)
 _NO_TRAILERS = frozenset(
     (b"content-length", b"content-type", b"content-encoding", b"content-range", b"trailer", b"host")
@@ -68,6 +68,8 @@ def make_scope(head: HttpHead, state: dict[str, Any]) -> Scope:
 class RequestBody:
     """The request's body as ASGI messages, whether it came whole or streams in."""
 
+    _is_held = False  #: the client sends nothing before it hears that somebody reads
+
     def __init__(self, call: IncomingCall, head: HttpHead) -> None:
         self._call = call
         self._pieces: deque[bytes] = deque()
@@ -78,6 +80,7 @@ class RequestBody:
             self._pieces.append(bytes(call.buffers[0]))
             call.buffers = []
         if head.streams_body:
+            self._is_held = any(name == b"expect" for name, _ in head.headers)
             call.listen(self._on_item, self._on_end)
 
     async def receive(self) -> Message:
@@ -94,6 +97,9 @@ class RequestBody:
                 return {"type": "http.request", "body": b"", "more_body": False}
             if not self._call.alive:
                 return {"type": "http.disconnect"}
+            if self._is_held:
+                self._is_held = False
+                self._call.item(_encode(HttpResponseHead(_CONTINUE, b"")))
             if self._changed is None:
                 self._changed = asyncio.Event()
             self._changed.clear()
@@ -129,6 +135,7 @@ class HttpAnswer:
     ) -> None:
         self.started = False
         self.complete = False
+        self.status = 0  #: once it has started
         self._call = call
         self._before_end = before_end
         self._on_failure = on_failure
@@ -144,7 +151,7 @@ class HttpAnswer:
             if self.started:
                 raise RuntimeError("the application sent http.response.start twice")
             self.started = True
-            status = message["status"]
+            status = self.status = message["status"]
             if status >= 500 and self._on_failure is not None:
                 self._on_failure()
             self._head = HttpResponseHead(status, render_headers(message.get("headers", ())))
@@ -197,6 +204,7 @@ class HttpAnswer:
         """Answer with a body that is known whole: in one frame, or under flow control if it is large."""
         call = self._call
         self.started = True
+        self.status = head.status
         head = _with_length(head, len(body))
         if len(body) <= _ONE_FRAME_BYTES:
             self.complete = True

@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 import uvloop
 
-from serve_lite import logs, shipping
+from serve_lite import instruments, logs, shipping
 from serve_lite.config import DeploymentConfig, RequestRouterConfig
 from serve_lite.context import (
     ReplicaContext,
@@ -32,6 +32,7 @@ from serve_lite.context import (
 )
 from serve_lite.exceptions import RayServeException
 from serve_lite.replica import reporting
+from serve_lite.replica.access_log import ReplicaAccessLog
 from serve_lite.replica.admission import Admission
 from serve_lite.replica.asgi import AsgiApp, Lifespan, limit_threads
 from serve_lite.replica.facts import Facts
@@ -41,6 +42,7 @@ from serve_lite.replica.user_code import UserCode, called_exit
 from serve_lite.replica.watchdog import Watchdog
 from serve_lite.replica.wear import Wear, has_limits
 from serve_lite.routing import runtime as caller_runtime
+from serve_lite.routing.metrics import router_metrics
 from serve_lite.schema import Phase
 from serve_lite.wire.callbacks import start_soon
 from serve_lite.wire.calls import CalleeTable, IncomingCall
@@ -122,6 +124,7 @@ class Replica:
         self._context: ReplicaContext | None = None
         self._user: UserCode | None = None
         self._runner: RequestRunner | None = None
+        self._access: ReplicaAccessLog | None = None  #: None: there is to be none
         self._lifespan: Lifespan | None = None
         self._runtime: caller_runtime.Runtime | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -200,6 +203,8 @@ class Replica:
         if request.control_socket:
             self._runtime = caller_runtime.open_here(request.control_socket)
             caller_runtime.install(self._runtime)
+            routers = self._runtime.routers
+            instruments.add_source(lambda: router_metrics(routers, "REPLICA"))
         on_loop = os.environ.get("RAY_SERVE_RUN_SYNC_IN_THREADPOOL", "1") == "0"
         user = self._user = UserCode(self.load_code(request), request.config, sync_on_loop=on_loop)
         args, kwargs = shipping.load_init(request.init)
@@ -215,6 +220,7 @@ class Replica:
             await teller.enter(Phase.FIRST_HEALTH_CHECK)
             await user.check_health_within(request.config.health_check_timeout_s)
         self._runner = RequestRunner(user, self.admission, app)
+        self._runner.log = self._access
         if self._lifespan is not None:
             self._runner.lifespan_state = self._lifespan.state
         self.admission.ready = True
@@ -303,6 +309,8 @@ class Replica:
     async def aclose(self) -> None:
         """Let go of what the process holds."""
         self._orphan_timer.cancel()
+        if self._access is not None:
+            self._access.close()
         if self.watchdog is not None:
             self.watchdog.close()
         if self._facts is not None:
@@ -355,7 +363,12 @@ class Replica:
 
     def write_logs(self, config: DeploymentConfig, context: ReplicaContext) -> None:
         """Write this process's logs as the deployment says."""
-        logs.configure(config.logging_config, context)
+        if self._access is not None:
+            self._access.close()  # into the files that are about to be closed
+        streams = logs.configure(config.logging_config, context)
+        self._access = None if streams is None else ReplicaAccessLog(streams, context)
+        if self._runner is not None:
+            self._runner.log = self._access
 
     def load_code(self, request: InitRequest) -> Callable[..., Any]:
         """Return the user's class or function."""

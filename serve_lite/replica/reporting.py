@@ -12,7 +12,7 @@ import msgspec
 
 from serve_lite import instruments
 from serve_lite.context import ReplicaContext
-from serve_lite.instruments import Family, Series
+from serve_lite.instruments import LATENCY_MS, Family, HistogramCell, Series
 
 
 class RequestCounts:
@@ -21,10 +21,12 @@ class RequestCounts:
     Those that fail pay for the rest. The sums may be read from another thread.
     """
 
-    __slots__ = ("_streak", "_streak_ends_at", "ended", "failed", "failures")
+    __slots__ = ("_streak", "_streak_ends_at", "ended", "failed", "failures", "latencies")
 
     def __init__(self) -> None:
         self.ended: defaultdict[str, int] = defaultdict(int)  #: by route; the failed among them
+        #: milliseconds that those that have ended took, by route
+        self.latencies: defaultdict[str, HistogramCell] = defaultdict(lambda: HistogramCell(LATENCY_MS))
         self.failed: defaultdict[tuple[str, str], int] = defaultdict(int)  #: by route and type of exception
         self.failures = 0  #: requests that raised or were answered with a status from 500
         self._streak = 0
@@ -82,6 +84,14 @@ def _of_requests(ongoing: int, counts: RequestCounts) -> list[Family]:
             help="The number of requests that this replica has processed.",
             label_names=["route"],
             series=[Series([route], [count]) for route, count in counts.ended.items()],
+        ),
+        Family(
+            name="serve_deployment_processing_latency_ms",
+            kind="histogram",
+            help="Milliseconds that requests took in this replica.",
+            label_names=["route"],
+            series=[Series([route], cell.picture()) for route, cell in counts.latencies.items()],
+            bounds=[float(bound) for bound in LATENCY_MS],
         ),
         Family(
             name="serve_deployment_error_counter",

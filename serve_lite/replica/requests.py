@@ -21,6 +21,7 @@ import msgspec
 from serve_lite.context import RequestContext, _serve_request_context
 from serve_lite.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 from serve_lite.replica import answers
+from serve_lite.replica.access_log import ReplicaAccessLog
 from serve_lite.replica.admission import Admission
 from serve_lite.replica.asgi import AsgiApp, HttpAnswer, RequestBody, WebSocketSession, make_scope, writable
 from serve_lite.replica.reporting import RequestCounts
@@ -50,7 +51,10 @@ _AHEAD_ITEMS = 64  #: how far a sync generator's thread may run ahead of its con
 class _Work:
     """One accepted call: its slot in the admission, given back once."""
 
-    __slots__ = ("_admission", "_counts", "_tasks", "call", "context", "left", "task")
+    __slots__ = (
+        "_admission", "_counts", "_log", "_started", "_tasks", "answer", "asked", "call", "context", "left", "outcome",
+        "task",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -58,8 +62,14 @@ class _Work:
         admission: Admission,
         tasks: set[asyncio.Task[None]],
         counts: RequestCounts,
+        log: ReplicaAccessLog | None,
     ) -> None:
         self.call = call
+        self.answer: HttpAnswer | None = None  #: of an HTTP request
+        self.asked = ""  #: what the access log says of it
+        self.outcome = "OK"
+        self._log = log
+        self._started = time.monotonic()
         self.context: RequestContext | None = None
         self.task: asyncio.Task[None] | None = None
         self.left = False
@@ -79,16 +89,31 @@ class _Work:
         """The work has ended; called before the answer, so that callers hear of the free slot with it."""
         if not self.left:
             self.left = True
-            if self.context is not None:
-                self.context.end()
-                self._counts.ended[self.context.route] += 1
+            context = self.context
+            if context is not None:
+                context.end()
+                latency_ms = (time.monotonic() - self._started) * 1000
+                self._counts.ended[context.route] += 1
+                self._counts.latencies[context.route].observe(latency_ms)
+                if self._log is not None:
+                    self._tell(self._log, context, latency_ms)
             self._admission.leave()
+
+    def _tell(self, log: ReplicaAccessLog, context: RequestContext, latency_ms: float) -> None:
+        answer, outcome = self.answer, self.outcome
+        if answer is None:
+            log.note(context.request_id, self.asked, context.route, outcome, latency_ms)
+        else:
+            status = answer.status or (499 if outcome == "CANCELLED" else 500)
+            log.note(context.request_id, self.asked, context.route, status, latency_ms)
 
     def done(self, task: asyncio.Task[None]) -> None:
         """The task has ended, perhaps cancelled before its first step."""
         self._tasks.discard(task)
         self.leave()
-        self.task = self.call.on_cancel = None  # else they hold each other until a garbage collection
+        self.task = self.call.on_cancel = self.answer = (
+            None  # else they hold each other until a garbage collection
+        )
 
 
 class _Reservation(NamedTuple):
@@ -117,6 +142,7 @@ class RequestRunner:
         self._loop = asyncio.get_running_loop()
         self.lifespan_state: dict[str, Any] = {}
         self.counts = RequestCounts()
+        self.log: ReplicaAccessLog | None = None  #: None: there is to be none
         self._reserved: dict[str, _Reservation] = {}
         self._sockets: set[WebSocketSession] = set()
 
@@ -140,7 +166,7 @@ class RequestRunner:
         if head.deadline and time.monotonic() >= head.deadline:
             call.reject(RejectReason.EXPIRED)
             return
-        work = _Work(call, self._admission, self._tasks, self.counts)
+        work = _Work(call, self._admission, self._tasks, self.counts, self.log)
         if call.kind == Kind.CALL_PYTHON and head.slot in self._reserved:
             self._reserved.pop(head.slot).take()
         task = work.task = self._loop.create_task(run(work, head))
@@ -202,6 +228,7 @@ class RequestRunner:
         )
         _serve_request_context.set(context)
         work.context = context
+        work.asked = f"CALL {head.method}"
         try:
             user = self._user
             method = user.method(head.method)
@@ -248,7 +275,8 @@ class RequestRunner:
         _serve_request_context.set(context)
         work.context = context
         body = RequestBody(call, head)
-        answer = HttpAnswer(call, work.leave, self.counts.note_failure)
+        answer = work.answer = HttpAnswer(call, work.leave, self.counts.note_failure)
+        work.asked = f"{head.method} {head.route}"
         assert self._app is not None
         try:
             await self._app(make_scope(head, self.lifespan_state), body.receive, answer.send)
@@ -269,6 +297,7 @@ class RequestRunner:
         context = _http_context(head)
         _serve_request_context.set(context)
         work.context = context
+        work.asked = f"{head.method} {head.route}"
         session = WebSocketSession(call)
         self._sockets.add(session)
         cancel = call.on_cancel
@@ -299,7 +328,8 @@ class RequestRunner:
         context = _http_context(head)
         _serve_request_context.set(context)
         work.context = context
-        answer = HttpAnswer(call, work.leave, self.counts.note_failure)
+        answer = work.answer = HttpAnswer(call, work.leave, self.counts.note_failure)
+        work.asked = f"{head.method} {head.route}"
         try:
             method = self._user.method("__call__")
             args: tuple[Any, ...] = ()
@@ -355,6 +385,7 @@ class RequestRunner:
         _serve_request_context.set(context)
         work.context = context
         grpc_context = context.grpc_context
+        work.asked = head.method
         try:
             method = self._user.method(head.method.rpartition("/")[2])
             argument = await grpc_calls.argument_of(call, head)
@@ -438,6 +469,7 @@ class RequestRunner:
 
     def _cancelled(self, work: _Work, context: RequestContext) -> None:
         context.cancel_children()
+        work.outcome = "CANCELLED"
         work.leave()
         if work.call.alive:  # user code cancelled itself: its caller must hear something
             self._answer_error(work.call, context, RequestCancelledError(context.request_id), "")
@@ -446,6 +478,7 @@ class RequestRunner:
         self.counts.failed[context.route, type(error).__name__] += 1
         if not work.left:  # else it was answered, and counted by that
             self.counts.note_failure()
+        work.outcome = "ERROR"
         work.leave()
         text = "".join(traceback.format_exception(error))
         log.error("request %s failed\n%s", context.request_id, text.rstrip())

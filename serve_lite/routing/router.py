@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from typing import Any
 
 from serve_lite.exceptions import (
@@ -19,6 +19,7 @@ from serve_lite.exceptions import (
     ReplicaDiedError,
     ReplicaUnavailableError,
 )
+from serve_lite.instruments import LATENCY_MS, HistogramCell
 from serve_lite.routing.load import LoadTeller
 from serve_lite.routing.membership import MembershipSource
 from serve_lite.routing.ranked import MakeAdviser, RankedPlacing
@@ -48,6 +49,7 @@ class PendingCall:
     arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  #: for routers that users write
     outgoing: OutgoingCall | None = None  #: set while a replica has it
     resends: int = 0
+    waits_since: float = 0.0  #: monotonic; 0: it does not wait
     _sent: _Sent | None = None
 
     def on_sent(self, replica_id: str) -> None:
@@ -93,6 +95,10 @@ class Router:
     ) -> None:
         self.deployment = deployment
         self.num_ongoing = 0
+        self.num_submitted = 0  #: calls given to `submit` and `broadcast`
+        self._num_refused = 0  #: of these, at once
+        self._num_had_to_wait = 0
+        self._waits = HistogramCell(LATENCY_MS)  #: milliseconds, of those that had to wait
         self._spawn = spawn
         self._make_adviser = make_adviser
         self._placing: RankedPlacing | None = None  #: set while a user's router chooses
@@ -107,6 +113,16 @@ class Router:
     def num_queued(self) -> int:
         """Calls that wait for a replica."""
         return len(self._queue)
+
+    def waits(self) -> list[float]:
+        """Return how long calls waited that have gone to a replica, or were given up: as `HistogramCell.picture`."""
+        waits = self._waits.picture()
+        waits[0] += self.num_submitted - self._num_refused - self._num_had_to_wait
+        return waits
+
+    def known_load(self) -> dict[str, int]:
+        """Return how many calls each replica has, as far as is known here."""
+        return {link.endpoint.replica_id: link.ongoing for link in self._replicas.usable}
 
     def is_connected(self, replica_id: str) -> bool:
         """Whether calls can be sent to this replica at once."""
@@ -141,6 +157,7 @@ class Router:
 
     def submit(self, call: PendingCall) -> None:
         """Send the call, or keep it until a replica has room. Never blocks."""
+        self.num_submitted += 1
         if call.pinned:
             self._send_pinned(call)
             return
@@ -151,8 +168,11 @@ class Router:
                 return
         error = self._refusal()
         if error is not None:
+            self._num_refused += 1
             call.on_failed(error)
             return
+        self._num_had_to_wait += 1
+        call.waits_since = time.monotonic()
         self._queue.append(call)
         if not self._replicas.usable:
             self._load.call_waits()
@@ -170,6 +190,7 @@ class Router:
     def broadcast(self, make: Callable[[str], PendingCall]) -> int:
         """Send every replica a call made for it, with or without room; return how many there are."""
         links = tuple(self._replicas.usable)
+        self.num_submitted += len(links)
         for link in links:
             self._send(make(link.endpoint.replica_id), link)
         return len(links)
@@ -184,6 +205,7 @@ class Router:
             self._drain()
         elif call in self._queue:
             self._queue.remove(call)
+            self._has_waited(call)
 
     def close(self) -> None:
         """Fail what waits and close the connections."""
@@ -211,6 +233,8 @@ class Router:
             call.on_failed(error)
             return
         call._sent = sent
+        if call.waits_since:
+            self._has_waited(call)
         link.mine += 1
         self.num_ongoing += 1
         if call.model_id:
@@ -218,6 +242,12 @@ class Router:
         if self._placing is not None:
             self._placing.adviser.placed(call, link.endpoint.replica_id)
         call.on_sent(link.endpoint.replica_id)
+
+    def _has_waited(self, call: PendingCall) -> None:
+        """A call waits no more, whatever comes of it."""
+        if call.waits_since:
+            self._waits.observe((time.monotonic() - call.waits_since) * 1000)
+            call.waits_since = 0.0
 
     def _send_pinned(self, call: PendingCall) -> None:
         link = self._replicas.find(call.pinned)
@@ -322,6 +352,7 @@ class Router:
         queue = list(self._queue)
         self._queue.clear()
         for call in queue:
+            self._has_waited(call)
             call.on_failed(error)
 
 
@@ -433,6 +464,9 @@ class Routers:
     def find(self, app: str, deployment: str) -> Router | None:
         """Return the router to a deployment if there is one; from any thread."""
         return self._routers.get((app, deployment))
+
+    def __iter__(self) -> Iterator[Router]:
+        return iter(tuple(self._routers.values()))
 
     def keep_only(self, wanted: Collection[tuple[str, str]]) -> None:
         """Close the routers to other deployments, by application and name, that do not exist any more and have no call.

@@ -23,6 +23,11 @@ class RemoteRoutes:
         self._proxy = proxy
         self._watchers: list[OnRoutes] = []
         self._routes: tuple[RouteTarget, ...] | None = None  #: None: nothing was heard yet
+        self._asked = (0, 0)
+        self.on_keys: Callable[[], None] = _nothing  #: API keys are to be read again
+        self.on_scrape: Callable[[int], None] = (
+            _nothing_of  #: what was counted is to be told, with this number
+        )
         link.on_connected.append(self._ask)
 
     def watch_routes(self, on_change: OnRoutes) -> Callable[[], None]:
@@ -46,6 +51,19 @@ class RemoteRoutes:
             return
 
     def _hear(self, routes: Routes) -> None:
-        self._routes = routes.targets
+        is_first, (keys, scrape) = self._routes is None, self._asked
+        self._routes, self._asked = routes.targets, (routes.keys, routes.scrape)
         for on_change in tuple(self._watchers):
             on_change(routes.targets)
+        if routes.keys != keys and not is_first:
+            self.on_keys()
+        if routes.scrape != scrape and not is_first:
+            self.on_scrape(routes.scrape)
+
+
+def _nothing() -> None:
+    """Nobody wants to hear it."""
+
+
+def _nothing_of(serial: int) -> None:
+    """Nobody wants to hear it."""

@@ -233,5 +233,8 @@ def _variables(value: Any, where: str) -> dict[str, str]:
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             raise invalid(where, f"{where}: {name!r} cannot be the name of an environment variable.")
         if not isinstance(text, str) or "\0" in text:
-            raise wrong(text, f"{where}.{name}", f"a text, as in {name}: {str(text)!r}", wrong_type=True)
+            quoted = (
+                f", as in {name}: {str(text)!r}" if isinstance(text, int | float) else ""
+            )  # else it may be a secret
+            raise wrong(text, f"{where}.{name}", f"a text{quoted}", wrong_type=True)
     return dict(value)

@@ -87,6 +87,9 @@ class AppSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     )
     external_scaler_enabled: bool = False  #: others than its user may set numbers of replicas
     rollback_on_failure: bool = False  #: given up, it makes way for the last revision that worked
+    require_api_key: bool | None = None  #: of HTTP and gRPC clients; None: as the instance's options say
+    rate_limit: str | None = None  #: of requests from outside, as `rates.parse_rate` takes it
+    client_rate_limit: str | None = None  #: of those of each client
 
 
 def takes_scaler(submission: AppSubmission) -> bool:

@@ -22,10 +22,12 @@ CANCELLED: Final = 1
 INVALID_ARGUMENT: Final = 3
 DEADLINE_EXCEEDED: Final = 4
 NOT_FOUND: Final = 5
+PERMISSION_DENIED: Final = 7
 RESOURCE_EXHAUSTED: Final = 8
 UNIMPLEMENTED: Final = 12
 INTERNAL: Final = 13
 UNAVAILABLE: Final = 14
+UNAUTHENTICATED: Final = 16
 
 #: numbers of `grpc.Compression`, and names as headers have them
 ENCODINGS: Final = ("identity", "deflate", "gzip")

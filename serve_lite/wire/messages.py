@@ -307,6 +307,15 @@ class InstanceSettings(msgspec.Struct, frozen=True, kw_only=True):
     settings: tuple[Setting, ...]
 
 
+class ReloadKeysReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Answer to `reload_keys`: what is in force now."""
+
+    path: str  #: of the file of API keys
+    keys: int
+    problem: str = ""  #: why the file is not what is in force; "" if it is
+    is_asked_for: bool = False  #: some application needs a key
+
+
 class UpgradeRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`upgrade`: have a daemon of the code that is installed now take over."""
 
@@ -397,6 +406,17 @@ class Routes(msgspec.Struct, array_like=True):
     """The routes in force. Their order says nothing."""
 
     targets: tuple[RouteTarget, ...]
+    keys: int = 0  #: another number than before: the proxy is to read its API keys again
+    scrape: int = 0  #: another number than before: it is to tell what it has counted, by `proxy_metrics`
+
+
+class ProxyMetrics(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`proxy_metrics`: what the doors and routers of a proxy process have counted."""
+
+    number: int
+    pid: int
+    serial: int  #: the number that asked for it
+    families: list[Family]
 
 
 class AdviserRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -559,3 +579,6 @@ class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     app: str
     deployment: str
     is_asgi: bool = False
+    requires_key: bool | None = None  #: an API key; None: as the instance's options say
+    rate: str | None = None  #: of all requests together, as `rates.parse_rate` takes it
+    client_rate: str | None = None  #: of each client: its key, or its address where no key is needed

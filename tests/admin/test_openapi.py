@@ -130,7 +130,7 @@ async def test_an_instance_serves_it_behind_the_gate(daemon: Instance, path: str
         {"origin": "http://evil.example"},
         {"sec-fetch-site": "cross-site"},
     ):
-        for method in ("GET", "BREW"):
+        for method in ("GET", "TRACE"):
             assert (await daemon.admin.request(method, path, headers=headers)).status_code == 403
     assert (await daemon.admin.post(path)).status_code == 405
 

@@ -298,7 +298,7 @@ async def test_paths_mean_the_same_with_and_without_a_slash_and_have_their_metho
 ) -> None:
     for path, methods in PATHS.items():
         for one in (path, f"{path}/"):
-            for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"):
+            for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
                 if method in methods:
                     continue
                 answer = await daemon.admin.request(method, one)
@@ -317,7 +317,7 @@ async def test_paths_mean_the_same_with_and_without_a_slash_and_have_their_metho
     ["/", "/api", "/api/serve", "/api/serve/applications//", "/api/serve/application/", "/api/serve/%00"],
 )
 async def test_unknown_paths_are_404_as_json(daemon: Instance, path: str) -> None:
-    for method in ("GET", "PUT", "DELETE", "BREW"):
+    for method in ("GET", "PUT", "DELETE", "PROPFIND"):
         answer = await daemon.admin.request(method, path)
         assert answer.status_code == 404
         assert answer.headers["content-type"] == "application/json"

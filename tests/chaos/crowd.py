@@ -196,16 +196,25 @@ class Crowd:
         _check(await self._http.post("/last", content=_numbers(n)), n + STREAMED - 1)
 
     async def _through(self, n: int) -> None:
-        """Send a body piece by piece and get an answer that is made of it as it comes."""
-        text, is_begun = "", False
+        """Send a body piece by piece and get an answer that is made of it as it comes.
+
+        What is cut then is the answer, although httpx reads it only when all of the body has gone.
+        """
+        text, sent = "", 0
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal sent
+            async for number in _numbers(n):
+                yield number
+                sent += 1
+
         try:
-            async with self._http.stream("POST", "/add", content=_numbers(n)) as answer:
+            async with self._http.stream("POST", "/add", content=body()) as answer:
                 answer.raise_for_status()
-                is_begun = True
                 async for part in answer.aiter_text():
                     text += part
         except httpx.TransportError as error:
-            raise StreamCutError(repr(error)) if is_begun else error from None
+            raise StreamCutError(repr(error)) if sent else error from None
         if text.split() != [str(n + i + 1) for i in range(STREAMED)]:
             raise WrongAnswer(text)
 

@@ -15,11 +15,14 @@ import psutil
 from serve_lite.schema import ApplicationStatus, ServeStatus
 from serve_lite.state.goal import AppSubmission, BuildRequest, CodeEnvironment
 from serve_lite.wire.connection import ConnectionLostError
-from serve_lite.wire.messages import DeployReply, DeployRequest, WaitRequest
+from serve_lite.wire.messages import DeployReply, DeployRequest, UpgradeReply, UpgradeRequest, WaitRequest
 from tests.chaos.crowd import Book, Trouble
 from tests.instances import Instance, until
 
 HERE = Path(__file__).parent
+
+#: No request of the crowd takes so long, and no conversation on a WebSocket.
+UPGRADE_GRACE_S = 20.0
 
 
 class Storm:
@@ -43,6 +46,7 @@ class Storm:
             "deploy what cannot be constructed": self._deploy_unconstructible,
             "kill the daemon in a deploy": self._kill_daemon_in_deploy,
             "scale": self._scale,
+            "upgrade": self._upgrade,
         }
 
     def write_into(self, book: Book) -> None:
@@ -108,6 +112,12 @@ class Storm:
         """Ask for another number of workers; with the code as it is, but a deploy all the same."""
         self._workers = self._draw.choice([n for n in (1, 2, 3, 4) if n != self._workers])
         await self.deploy()
+
+    async def _upgrade(self) -> None:
+        """Hand over to another daemon, which costs no request; the old one still finishes some when this returns."""
+        old = await self.instance.daemon_pid()
+        request = UpgradeRequest(grace_s=UPGRADE_GRACE_S)
+        assert (await self.instance.ask("upgrade", request, UpgradeReply)).pid != old
 
     async def _submit(self, *, bad: str = "") -> None:
         args = {"version": f"v{self._version}", "workers": str(self._workers), "bad": bad}

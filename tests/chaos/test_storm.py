@@ -27,7 +27,7 @@ SOAK_S = float(os.environ.get("SOAK_S", "0"))
 SEED = int(os.environ.get("SOAK_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 
 #: What may stay in each process that lives through all rounds of a calm soak; allocators never give all back.
-MOST_GROWTH_MB = 8.0
+MOST_GROWTH_MB = 4.0
 
 pytestmark = pytest.mark.timeout(SOAK_S * 1.5 + 300)
 

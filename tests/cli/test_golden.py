@@ -57,6 +57,7 @@ PLACEHOLDERS = (
     (r"(?<=serve-lite v)\S+", "<version>"),
     (r"(?<=serve-lite, version )\S+", "<version>"),
     (r"\n *[~^]+(?=\n)", ""),
+    (r"\b[0-9a-f]{64}\b", "<token>"),
 )
 #: Of `controller-health` no value is known beforehand.
 NUMBERS = ((r"(?<=: )(-?[\d.e-]+|null|<seconds>)(?=,?\n)", "<number>"),)
@@ -164,6 +165,10 @@ async def test_on_an_empty_instance(cli: Cli) -> None:
     await say("config", "config")
     await say("config-unknown", "config", "-n", "nobody")
     await say("logs", "logs")
+    await say("keys", "keys", "list")
+    await say("keys-json", "keys", "list", "--json")
+    await say("keys-remove-unknown", "keys", "remove", "nobody")
+    await say("keys-add-what-is-none", "keys", "add", "nobody", "--rate", "often")
     await say("diff", "diff", "serve.yaml")
     await say("deploy-wrong", "deploy", "wrong.yaml")
     await say("deploy-arguments-with-a-file", "deploy", "serve.yaml", "who=you")
@@ -190,6 +195,7 @@ async def test_with_applications(cli: Cli) -> None:
     await say("events-json", "events", "--app", "one", "--json")
     await say("deploy-merged", "deploy", "shop:app", "--name", "three", "--route-prefix", "/three", "--merge")
     await say("deploy-json", "deploy", "serve.yaml", "--wait", "--json", streams="out")
+    await say("deploy-wait", "deploy", "serve.yaml", "--wait", streams="out")
     say.finish()
 
 
@@ -220,6 +226,8 @@ async def test_failing_beside_what_runs(cli: Cli) -> None:
     other = ("--name", "other", "--route-prefix", "/other")
     await say("deploy", "deploy", "shop:broken", *other, "--merge", "--wait", streams="err")
     await say("run", "run", "shop:broken", *other, streams="err")
+    await cli("deploy", "shop:broken", "--name", "two", "--route-prefix", "/two", "--merge", "--wait")
+    await say("history", "history", "two")
     await say("run-nothing", "run", "shop:nothing", "--name", "third", "--route-prefix", "/third")
     await say("run-taken-prefix", "run", "shop:app", "--name", "third", "--route-prefix", "/one")
     say.finish()
@@ -235,6 +243,17 @@ async def test_removing(cli: Cli) -> None:
     await say("shutdown", "shutdown", "-y")
     await say("shutdown-again", "shutdown", "-y")
     await say("shutdown-again-json", "shutdown", "-y", "--json")
+    say.finish()
+
+
+async def test_guarding(cli: Cli) -> None:
+    await cli.start()
+    say = Scenario(cli, "guarding")
+    await say("token", "token")
+    await say("token-json", "token", "show", "--json")
+    await say("token-rotate", "token", "rotate", "--grace", "60")
+    await say("security-check", "security-check")
+    await say("security-check-json", "security-check", "--json")
     say.finish()
 
 

@@ -66,6 +66,8 @@ class Echo:
     async def Context(self, said, grpc_context):
         assert _serve_request_context.get().grpc_context is grpc_context
         grpc_context.set_trailing_metadata([("said", said.text), ("raw-bin", b"\x00\xff")])
+        if said.text == "names":
+            return pb.Said(text=repr(grpc_context.invocation_metadata()))
         if said.count:
             grpc_context.set_compression(said.count)
         told = {

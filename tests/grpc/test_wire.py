@@ -11,8 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_lite.wire.grpc_status import NAMES
 from tests.instances import DEADLINE_S, Instance
 
+REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 CONTEXT = "/serve_lite.echo.Behave/Context"
 GRPC = {"content-type": "application/grpc", "te": "trailers"}
 
@@ -53,45 +55,58 @@ async def test_answers_are_compressed_for_clients_that_can_read_it(
     assert b"z" * 10_000 in unpack(packed.content[5:])
 
 
-@pytest.mark.parametrize(
-    ("more", "body", "status"),
-    [
-        ({"grpc-timeout": "soon"}, framed(b""), "3"),
-        ({"a-bin": "%"}, framed(b""), "3"),
-        ({"grpc-timeout": "123456789S"}, framed(b""), "3"),
-        ({"a": "caf\xe9"}, framed(b""), "3"),
-        ({}, b"", "12"),  # no message
-        ({}, framed(b"") * 2, "12"),  # two messages
-        ({}, framed(b"abc")[:-1], "13"),  # cut
-        ({}, b"\0\0", "13"),  # cut in its head
-        ({}, framed(b"abc", 2), "13"),  # neither compressed nor not
-        ({}, b"\0\xff\xff\xff\xff", "8"),  # too large
-        ({"grpc-encoding": "gzip"}, framed(b"no gzip", 1), "13"),
-        ({"grpc-encoding": "gzip"}, framed(gzip.compress(b"x" * 100, mtime=0)[:-9], 1), "13"),
-        ({"grpc-encoding": "deflate"}, framed(gzip.compress(b"x" * 100), 1), "13"),
-        ({"grpc-encoding": "br"}, framed(b"abc", 1), "12"),
-        ({"grpc-encoding": "identity"}, framed(b"abc", 1), "13"),
-        ({}, framed(b"abc", 1), "13"),
-        ({}, framed(b"\xff\xff"), "13"),  # no protobuf
-        ({"pad": "x" * 60_000, "pad2": "x" * 5_500}, framed(b""), "8"),  # metadata
-    ],
-)
+MALFORMED: list[tuple[dict[str, str | bytes], bytes, str]] = [
+    ({"grpc-timeout": "soon"}, framed(b""), "INVALID_ARGUMENT"),
+    ({"grpc-timeout": "123456789S"}, framed(b""), "INVALID_ARGUMENT"),
+    ({"a-bin": "%"}, framed(b""), "INVALID_ARGUMENT"),
+    ({"a": "caf\xe9".encode("latin-1")}, framed(b""), "INVALID_ARGUMENT"),
+    ({}, b"", "UNIMPLEMENTED"),  # no message
+    ({}, framed(b"") * 2, "UNIMPLEMENTED"),  # two messages
+    ({}, framed(b"abc")[:-1], "INTERNAL"),  # cut
+    ({}, b"\0\0", "INTERNAL"),  # cut in its head
+    ({}, framed(b"abc", 2), "INTERNAL"),  # neither compressed nor not
+    ({}, b"\0\xff\xff\xff\xff", "RESOURCE_EXHAUSTED"),  # too large
+    ({"grpc-encoding": "gzip"}, framed(b"no gzip", 1), "INTERNAL"),
+    ({"grpc-encoding": "gzip"}, framed(gzip.compress(b"x" * 100, mtime=0)[:-9], 1), "INTERNAL"),
+    ({"grpc-encoding": "gzip"}, framed(gzip.compress(b"") + b"x", 1), "INTERNAL"),
+    ({"grpc-encoding": "deflate"}, framed(gzip.compress(b"x" * 100), 1), "INTERNAL"),
+    ({"grpc-encoding": "identity"}, framed(b"abc", 1), "INTERNAL"),
+    ({}, framed(b"abc", 1), "INTERNAL"),
+    ({"grpc-encoding": "br"}, framed(b"abc", 1), "UNIMPLEMENTED"),
+    ({}, framed(b"\xff\xff"), "INTERNAL"),  # no protobuf
+    ({"pad": "x" * 60_000, "pad2": "x" * 5_500}, framed(b""), "RESOURCE_EXHAUSTED"),  # metadata
+]
+
+
 async def test_what_is_malformed_is_refused_and_harms_nobody(
-    http: httpx.AsyncClient,
-    door: Instance,
-    deploy: Any,
-    client: Any,
-    pb: Any,
-    more: dict[str, str],
-    body: bytes,
-    status: str,
+    http: httpx.AsyncClient, door: Instance, deploy: Any
 ) -> None:
     await deploy(door)
-    answer = await http.post(CONTEXT, headers=GRPC | more, content=body)
-    assert (answer.headers["grpc-status"], answer.content) == (status, b"")
-    assert answer.headers["grpc-message"] and answer.headers["request_id"]
-    good = await http.post(CONTEXT, headers=GRPC, content=framed(b""))
-    assert good.content[0] == 0 and len(good.content) > 5
+    for more, body, status in MALFORMED:
+        answer = await http.post(CONTEXT, headers={**GRPC, **more}, content=body)
+        told = NAMES[int(answer.headers["grpc-status"])]
+        assert (more, body, told, answer.content) == (more, body, status, b"")
+        assert answer.headers["grpc-message"] and answer.headers["request_id"]
+        assert answer.headers["grpc-accept-encoding"] == "identity,deflate,gzip"
+        good = await http.post(CONTEXT, headers=GRPC, content=framed(b""))
+        assert good.content[0] == 0 and len(good.content) > 5
+
+
+async def test_builtins_refuse_what_is_malformed_too(http: httpx.AsyncClient) -> None:
+    for path in ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", REFLECT):
+        for more, body, status in (
+            ({}, framed(b"\xff\xff"), "INTERNAL"),
+            ({"grpc-encoding": "gzip"}, framed(b"no gzip", 1), "INTERNAL"),
+            ({}, framed(b"\x0a\xff\xff\xff\x0f"), "INTERNAL"),
+            ({}, b"\0\0\x10\0\0", "RESOURCE_EXHAUSTED"),  # a megabyte to come
+        ):
+            answer = await http.post(path, headers=GRPC | more, content=body)
+            assert (path, body, NAMES[int(answer.headers["grpc-status"])]) == (path, body, status)
+    packed = framed(gzip.compress(b""), 1)
+    health = await http.post(
+        "/grpc.health.v1.Health/Check", headers=GRPC | {"grpc-encoding": "gzip"}, content=packed
+    )
+    assert health.content == framed(b"\x08\x02")  # NOT_SERVING
 
 
 async def test_what_is_no_grpc_is_told_so_by_http(http: httpx.AsyncClient) -> None:

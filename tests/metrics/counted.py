@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -107,3 +108,21 @@ def blocking(args: dict[str, str]) -> serve.Application:
 batched = Batched.bind()
 instrumented = Instrumented.bind()
 composed = Counted.bind(Inner.bind())
+
+
+@serve.deployment(max_ongoing_requests=1)
+class Gated:
+    """Says that it was entered, and answers when the gate is open."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    async def __call__(self, request: Request) -> str:
+        (self._folder / "entered").touch()
+        while not (self._folder / "gate").exists():
+            await asyncio.sleep(0.01)
+        return "out"
+
+
+def gated(args: dict[str, str]) -> serve.Application:
+    return Gated.bind(args["folder"])

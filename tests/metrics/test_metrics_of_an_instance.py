@@ -187,6 +187,7 @@ async def test_a_page_without_replicas_is_a_page(daemon: Instance) -> None:
     for accept in ("", OPENMETRICS):
         assert (await scrape(daemon, accept)).names <= {
             "serve_application_status", "serve_deployment_status", "serve_deployment_replica_healthy",
+            "serve_proxy_status", "serve_num_ongoing_http_requests",
         }  # fmt: skip
 
 

@@ -123,6 +123,9 @@ OF_APPLICATIONS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"route_prefix": None}, RECONFIGURE, NOTHING, "route_prefix"),
     ({"external_scaler_enabled": True}, NOTHING, NOTHING, ""),
     ({"rollback_on_failure": True}, NOTHING, NOTHING, ""),
+    ({"require_api_key": True}, NOTHING, NOTHING, ""),
+    ({"rate_limit": "10/s"}, NOTHING, NOTHING, ""),
+    ({"client_rate_limit": "10/s"}, NOTHING, NOTHING, ""),
     ({"deployments": []}, NOTHING, NOTHING, ""),
 ]
 

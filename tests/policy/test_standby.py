@@ -7,12 +7,15 @@ import pytest
 
 from serve_lite.config import AutoscalingConfig
 from serve_lite.controller.goals import accept_scale, accept_scaling
+from serve_lite.controller.publisher import membership
+from serve_lite.policy.autoscaling import report_every_s
 from serve_lite.policy.meaning import scaled_by_hand_events
-from serve_lite.policy.standby import following, goal_in_force
+from serve_lite.policy.standby import following, goal_in_force, revision_in_force
 from serve_lite.schema import ApplicationStatus, DeploymentStatus
 from serve_lite.state.applications import app_status
 from serve_lite.state.goal import DeploymentGoal
 from serve_lite.state.observed import DeploymentView
+from serve_lite.wire.messages import MemberState
 from tests.policy.cases import MODEL, application, goal_of, wanted
 from tests.policy.test_callers import BACK, FRONT, chain, running
 from tests.policy.world import Behaviour, World
@@ -240,6 +243,23 @@ def test_what_a_failed_version_left_out_is_healed_too() -> None:
     assert [r.version for r in world.observed.replicas_of(FRONT)] == ["front 1"]
 
 
+def test_limits_and_reports_of_load_are_those_of_what_serves() -> None:
+    """The version that failed does not scale by itself, so its callers would not tell their load."""
+    own = AutoscalingConfig(min_replicas=1, max_replicas=3)
+    world = World({"bad": BAD})
+    world.deploy(wanted("good", 1, autoscaling_config=own, max_queued_requests=7))
+    world.settle()
+    world.deploy(wanted("bad", 1))
+    told = membership(world.goal, world.observed, MODEL, str)
+    assert (told.load_every_s, told.max_queued) == (0.0, -1)
+    world.settle()
+    told = membership(world.goal, world.observed, MODEL, str)
+    assert (told.load_every_s, told.max_queued) == (report_every_s(own), 7)
+    for replica in world.running():
+        world.kill(replica.id)
+    assert membership(world.goal, world.observed, MODEL, str).state is MemberState.AVAILABLE, "it comes back"
+
+
 # --- scaling it ---
 
 
@@ -283,3 +303,53 @@ def test_what_is_in_force_is_what_was_fallen_back_to() -> None:
     assert (now.version, now.target) == ("good", 2)
     world.deploy(wanted("better", 3))
     assert goal_in_force(world.goal, world.observed.deployments) is world.goal
+
+
+# --- which revision serves ---
+
+
+def serving(world: World) -> int:
+    known = [world.revisions[n] for n in sorted(world.revisions, reverse=True)]
+    return revision_in_force(known, world.goal.apps["shop"], world.observed.deployments)
+
+
+def test_the_newest_revision_serves_until_it_is_given_up() -> None:
+    world = World({"bad": BAD})
+    world.deploy(wanted("good"))
+    assert serving(world) == 1
+    world.settle()
+    world.deploy(wanted("bad"))
+    assert serving(world) == 2
+    world.settle()
+    assert serving(world) == 1
+    world.deploy(wanted("better"))
+    world.settle()
+    assert serving(world) == 3
+
+
+def test_what_a_failed_revision_left_out_says_which_one_serves() -> None:
+    world = World({"bad": BAD})
+    world.deploy(wanted("good", deployment=BACK))
+    world.settle()
+    world.deploy(wanted("bad", deployment=FRONT))
+    world.settle()
+    assert serving(world) == 1
+
+
+def test_a_revision_of_which_some_serves_is_the_one_that_is_shown() -> None:
+    world = World({"middle 2": BAD})
+    world.deploy(*chain("1"))
+    world.settle()
+    world.deploy(*chain("2"))
+    world.settle()
+    assert serving(world) == 2
+
+
+def test_a_build_that_failed_changes_nothing_about_what_serves() -> None:
+    world = World()
+    world.deploy(wanted("good"))
+    world.settle()
+    world.submit_bad()
+    assert serving(world) == 1
+    world.settle()
+    assert serving(world) == 1

@@ -14,7 +14,7 @@ from typing import assert_never
 
 import msgspec
 
-from serve_lite.controller.goals import accept_fallback, mark_proven
+from serve_lite.controller.goals import accept_fallback, mark_proven, reject_build
 from serve_lite.policy import actions as act
 from serve_lite.policy.claims import with_claims
 from serve_lite.policy.meaning import configured_events
@@ -67,6 +67,7 @@ class World:
     )  #: all that were deployed, as the store has them
     rollbacks: list[str] = field(default_factory=list)  #: why, each time
     machine: Machine = UNLIMITED
+    watch: Callable[[World], None] = lambda world: None  #: called after everything that is folded
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count()
@@ -125,6 +126,8 @@ class World:
         self._load(found)
 
     def _load(self, found: list[ReplicaView]) -> None:
+        self._due = [entry for entry in self._due if not entry[2].startswith("build of ")]
+        heapq.heapify(self._due)
         self.observed = Observed(deployments=self.observed.deployments)
         self.fold(configured_events(Goal(), self.goal, self.observed, self.now))
         for r in found:
@@ -178,6 +181,7 @@ class World:
 
     def fold(self, events: Iterable[ev.Event]) -> None:
         self.observed = fold(self.observed, events)
+        self.watch(self)
 
     def perform(self, action: act.Action) -> list[ev.Event]:
         """Begin an action: what it means at once, and what will come of it."""
@@ -217,10 +221,36 @@ class World:
                 return []
             case act.RollBack():
                 return self.roll_back(action)
-            case act.StartBuild() | act.CancelBuild():
-                return []
+            case act.StartBuild():
+                self.later(1.0, f"build of {action.revision}", lambda: self.fail_build(action))
+                return [ev.BuildStarted(app=action.app, revision=action.revision, at=self.now)]
+            case act.CancelBuild():
+                self.forget(f"build of {action.revision}")
+                return [ev.BuildEnded(app=action.app, revision=action.revision, at=self.now)]
             case _:
                 assert_never(action)
+
+    def submit_bad(self, *, rollback_on_failure: bool = False) -> None:
+        """Hand in a version that cannot be built; it is found out a second later."""
+        app = self.goal.apps["shop"]
+        revision = self.goal.revision + 1
+        submission = msgspec.structs.replace(app.submission, rollback_on_failure=rollback_on_failure)
+        building = msgspec.structs.replace(
+            app,
+            revision=revision,
+            submission=submission,
+            is_building=True,
+            is_deleting=False,
+            build_error="",
+            fallback="",
+        )
+        self.goal = msgspec.structs.replace(self.goal, apps={"shop": building}, revision=revision)
+        self.fold([])
+        self.look()
+
+    def fail_build(self, action: act.StartBuild) -> ev.Event:
+        self.goal = reject_build(self.goal, action.app, action.revision, "ImportError: no")
+        return ev.BuildEnded(app=action.app, revision=action.revision, at=self.now)
 
     def roll_back(self, action: act.RollBack) -> list[ev.Event]:
         self.rollbacks.append(action.reason)

@@ -2,6 +2,8 @@
 
 That is so on a machine or in a container with cgroup v2 that this process may part (`policy/cgroups.py`): as root
 without systemd, or with `systemd-run --user --scope -p Delegate=yes`. Elsewhere the tests are skipped and say why.
+A kernel in a process does too: User-mode Linux, with the machine's own files as its root (`rootfstype=hostfs`) and
+a script as `init=` that mounts /proc, /sys and cgroup2 and runs these tests.
 """
 
 from __future__ import annotations

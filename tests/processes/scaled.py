@@ -55,6 +55,14 @@ class Front:
         return str(await self.held.hold.remote())
 
 
+@serve.deployment
+class Broken:
+    """A version of `Held` that does not start."""
+
+    def __init__(self) -> None:
+        raise ValueError("there is no model here")
+
+
 #: Looks back for half a second and decides at once, so that tests need not wait.
 QUICK = {
     "min_replicas": 1,
@@ -68,6 +76,10 @@ QUICK = {
 def held(args: dict[str, Any]) -> serve.Application:
     options = {**QUICK, **args.get("scaling", {})}
     return Held.options(autoscaling_config=options).bind(args["folder"])
+
+
+def broken(args: dict[str, Any]) -> serve.Application:
+    return Broken.options(name="Held", autoscaling_config={**QUICK, "max_replicas": 2}).bind()
 
 
 def behind(args: dict[str, Any]) -> serve.Application:

@@ -12,9 +12,7 @@ import httpx
 import pytest
 
 import serve_lite as serve
-from serve_lite.schema import (
-    DeploymentStatusTrigger,
-)
+from serve_lite.schema import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger
 from tests.instances import DEADLINE_S, Instance, until
 from tests.processes.stage import HERE, Stage
 
@@ -125,6 +123,21 @@ async def test_a_redeploy_keeps_the_present_number(stage: Stage) -> None:
         await stage.becomes(3)
     await stage.deploy(downscale_delay_s=601)
     assert await stage.shown_target() == 3
+
+
+async def test_what_serves_after_a_deploy_that_failed_follows_its_load(stage: Stage) -> None:
+    """Within its own bounds; what failed is not tried again by that."""
+    await stage.deploy(min_replicas=1)
+    status = await stage.daemon.deploy("scaled:broken", folder=HERE, args={"folder": str(stage.folder)})
+    assert status.applications["default"].status is ApplicationStatus.DEPLOY_FAILED
+    await until(lambda: len(stage.pids()) == 1, "what failed has ended")
+    async with stage.requests(12):
+        await until(lambda: len(stage.pids()) == 3, "there are as many as its own bounds allow")
+    assert len(stage.answers) == 12
+    await until(lambda: len(stage.pids()) == 1, "they go after it")
+    overview = await stage.overview()
+    assert overview.status is DeploymentStatus.DEPLOY_FAILED
+    assert overview.message.splitlines()[-1].startswith("ValueError: there is no model here (at ")
 
 
 # --- custom policies ----------------------------------------------------------------------------

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from serve_lite.controller.cgroups import find_base
+from serve_lite.controller.machine import usable_memory_bytes
 from serve_lite.exceptions import InstanceError
 from serve_lite.policy.cgroups import NoParting
 from serve_lite.state.goal import AppSubmission, BuildRequest, CodeEnvironment
 from serve_lite.wire.messages import DeployReply, DeployRequest
+from serve_lite_cli.status import status_of
 from tests.instances import Instance, Instances, is_running, until
 from tests.processes.cgroups import handed_over, members, moved_into
 from tests.processes.test_kills import kill, new_daemon
@@ -156,6 +158,12 @@ async def test_an_instance_that_is_told_to_watch_makes_no_cgroups(
     assert await told(daemon) == "watched: memory_limits is watched"
 
 
+async def test_what_the_machine_has_to_give_is_what_its_cgroup_leaves(handed_over: Path) -> None:
+    (handed_over / "memory.max").write_text("300000000")
+    with moved_into(handed_over):
+        assert usable_memory_bytes() == int((handed_over / "memory.max").read_text())
+
+
 # --- where it cannot ----------------------------------------------------------------------------
 
 
@@ -168,6 +176,8 @@ async def test_an_instance_tells_that_it_watches_and_why(
     await deploy(daemon)
     await running(daemon, "greedy", 1)
     assert await told(daemon) == f"watched: {reason}"
+    details = (await daemon.admin.get("/api/serve/applications/")).json()
+    assert status_of(details)["memory_limits"] == f"watched: {reason}", "a line of `serve status`"
     options: list[dict[str, Any]] = (await daemon.admin.get("/api/serve/instance")).json()["options"]
     (row,) = [option for option in options if option["name"] == "memory_limits"]
     assert (row["value"], row["origin"].endswith(f"; auto: {reason}")) == ("watched", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -151,17 +152,34 @@ async def test_a_rolling_update_ends_though_no_gpu_is_free(
 async def test_a_new_daemon_leaves_the_replicas_what_they_have(
     instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemon = await start(instances, monkeypatch, CUDA_VISIBLE_DEVICES="3,GPU-5d5b")
-    await deploy(daemon, "app", {"num_gpus": 1}, replicas=2)
-    before = {pid: r["gpu_ids"] for pid, r in (await running(daemon, "app", 2)).items()}
-    assert sorted(before.values()) == [["3"], ["GPU-5d5b"]], "the ids of the mask are kept as they are"
+    daemon = await start(instances, monkeypatch, CUDA_VISIBLE_DEVICES="3,GPU-5d5b,MIG-c6d4f1ef-42e4")
+    await deploy(daemon, "app", {"num_gpus": 1}, replicas=3)
+    before = {pid: r["gpu_ids"] for pid, r in (await running(daemon, "app", 3)).items()}
+    ids = ["3", "GPU-5d5b", "MIG-c6d4f1ef-42e4"]
+    assert sorted(before.values()) == [[gpu] for gpu in ids], "the ids of the mask are kept as they are"
     old = await daemon.daemon_pid()
     kill(old)
     await new_daemon(daemon, old)
-    assert {pid: r["gpu_ids"] for pid, r in (await running(daemon, "app", 2)).items()} == before
+    assert {pid: r["gpu_ids"] for pid, r in (await running(daemon, "app", 3)).items()} == before
     await deploy(daemon, "late", {"num_gpus": 0.1})
-    await waiting(daemon, "late", "the most that is free on one of 2 is 0")
-    assert {a["visible"] for a in (await asked(daemon, "app", 2)).values()} == {"3", "GPU-5d5b"}
+    await waiting(daemon, "late", "the most that is free on one of 3 is 0")
+    assert {a["visible"] for a in (await asked(daemon, "app", 3)).values()} == set(ids)
+
+
+async def test_the_variable_is_there_when_the_interpreter_starts(
+    instances: Instances, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is loaded that early, such as a library that a `.pth` file imports, sees the replica's GPUs only."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib\n"
+        f"pathlib.Path({str(tmp_path)!r}, str(os.getpid())).write_text(os.environ.get('CUDA_VISIBLE_DEVICES', '-'))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    daemon = await start(instances, monkeypatch, SERVE_LITE_NUM_GPUS="2")
+    await deploy(daemon, "app", {"num_gpus": 1}, replicas=2)
+    replicas = await running(daemon, "app", 2)
+    assert {(tmp_path / str(pid)).read_text() for pid in replicas} == {"0", "1"}
+    assert (tmp_path / str(await daemon.daemon_pid())).read_text() == "-"
 
 
 async def test_without_a_gpu_asked_for_the_variable_is_the_users(

@@ -6,6 +6,7 @@ import os
 import re
 import textwrap
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,8 @@ async def test_a_caller_of_another_version_hears_which_versions_do_not_fit(daemo
     )
 
 
-async def test_of_several_replicas_the_idle_ones_leave(shop: Shop) -> None:
+@pytest.mark.parametrize("how", ["scaled", "deployed"])
+async def test_of_several_replicas_the_idle_ones_leave(shop: Shop, how: str) -> None:
     """The busy one stays, whether it is the oldest or not, and its request is answered."""
     (shop.folder / "held.py").write_text(
         textwrap.dedent("""
@@ -275,12 +277,12 @@ async def test_of_several_replicas_the_idle_ones_leave(shop: Shop) -> None:
         app = Held.bind()
         """)
     )
-    await shop.daemon.deploy("held:app", folder=shop.folder)
+    await deploy_held(shop, 3)
     for _ in range(3):  # whichever of the three is busy
-        await keep_the_busy_one(shop)
+        await keep_the_busy_one(shop, scale if how == "scaled" else deploy_held)
 
 
-async def keep_the_busy_one(shop: Shop) -> None:
+async def keep_the_busy_one(shop: Shop, change: Callable[[Shop, int], Awaitable[None]]) -> None:
     entered, gate = shop.folder / "entered", shop.folder / "gate"
     entered.unlink(missing_ok=True)
     gate.unlink(missing_ok=True)
@@ -292,18 +294,31 @@ async def keep_the_busy_one(shop: Shop) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(ask)
         busy = await until(lambda: entered.exists() and entered.read_text(), "a replica is busy")
-        await scale(shop.daemon, 1)
+        await change(shop, 1)
         await until(lambda: shop.daemon.pids("replica") == {int(busy)}, "only the busy one is left")
         gate.touch()
     assert answers == [busy]
-    await scale(shop.daemon, 3)
+    await change(shop, 3)
     await shop.settled()
 
 
-async def scale(daemon: Instance, target: int) -> None:
+async def scale(shop: Shop, target: int) -> None:
     url = "/api/v1/applications/default/deployments/Held/scale?manual=true"
-    answer = await daemon.admin.post(url, json={"target_num_replicas": target})
+    answer = await shop.daemon.admin.post(url, json={"target_num_replicas": target})
     assert answer.status_code == 200, answer.text
+
+
+async def deploy_held(shop: Shop, target: int) -> None:
+    app = {
+        "name": "default",
+        "import_path": "held:app",
+        "runtime_env": {"working_dir": str(shop.folder)},
+        "deployments": [{"name": "Held", "num_replicas": target}],
+    }
+    answer = await shop.daemon.admin.put(PATH, json={"applications": [app]})
+    assert answer.status_code == 200, answer.text
+    if target > 1:
+        await shop.settled()
 
 
 def processor_s(processes: list[psutil.Process]) -> float:

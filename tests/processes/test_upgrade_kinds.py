@@ -17,7 +17,7 @@ import pytest
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed
 
-from tests.instances import DEADLINE_S, Instance, is_running, until
+from tests.instances import DEADLINE_S, Instance, Instances, is_running, until
 from tests.processes.polite_h2 import PoliteClient
 from tests.processes.test_upgrade import Load, deploy, upgrade
 
@@ -131,6 +131,16 @@ KINDS = ["h2_one_by_one", "h2_many", "websocket", "down", "up", "through"]
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_request_fails_and_the_old_daemon_ends(kind: str, daemon: Instance, tmp_path: Path) -> None:
+    await upgraded_twice(kind, daemon, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["h2_one_by_one", "h2_many", "websocket"])
+async def test_the_same_with_a_proxy_of_its_own(kind: str, instances: Instances, tmp_path: Path) -> None:
+    await upgraded_twice(kind, await instances.start(instances.options(proxy_processes=1)), tmp_path)
+
+
+async def upgraded_twice(kind: str, daemon: Instance, tmp_path: Path) -> None:
+    """Upgrade an instance twice while it is asked."""
     await deploy(daemon, tmp_path)
     replicas, load = daemon.pids("replica"), Load()
     async with AsyncExitStack() as stack, asyncio.timeout(4 * DEADLINE_S):
@@ -140,10 +150,10 @@ async def test_no_request_fails_and_the_old_daemon_ends(kind: str, daemon: Insta
                 group.start_soon(load.repeat, kind, ask)
             await until(lambda: load.answered or load.failed, "requests are answered")
             for _ in range(2):
-                old = await daemon.daemon_pid()
+                old = daemon.pids("daemon") | daemon.pids("proxy")
                 assert (await upgrade(daemon, "--grace-period", "4")).code == 0
                 await load.more(5)
-                await until(lambda old=old: not is_running(old) or load.failed, "the old daemon ends")  # type: ignore[misc]
+                await until(lambda old=old: not any(map(is_running, old)) or load.failed, "the old ones end")  # type: ignore[misc]
                 await load.more(5)
             load.is_over = True
     assert not load.failed, load.failed

@@ -51,12 +51,20 @@ class Everything:
     @app.post("/total")
     async def total(self, request: Request) -> int:
         """Return how many bytes the body has; it is read as it comes."""
-        return sum([len(piece) async for piece in request.stream()])
+        return sum([len(piece) async for piece in self._pieces(request)])
 
     @app.post("/through")
     async def through(self, request: Request) -> StreamingResponse:
         """Send each piece of the body back when it comes."""
-        return StreamingResponse(request.stream(), media_type="application/octet-stream")
+        return StreamingResponse(self._pieces(request), media_type="application/octet-stream")
+
+    async def _pieces(self, request: Request) -> AsyncIterator[bytes]:
+        """Give the pieces of a body, and leave a mark, if one is asked for, when the first has come."""
+        mark = request.query_params.get("mark")
+        async for piece in request.stream():
+            if mark:
+                (self._folder / mark).touch()
+            yield piece
 
     @app.websocket("/echo")
     async def echo(self, socket: WebSocket) -> None:

@@ -18,13 +18,13 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture(params=["native", "hypercorn"])
 async def door(request: pytest.FixtureRequest) -> AsyncIterator[Door]:
-    async with open_door(ProxyOptions(server=request.param, access_log=False)) as door:
+    async with open_door(ProxyOptions(server=request.param)) as door:
         yield door
 
 
 @pytest.fixture
 async def native() -> AsyncIterator[Door]:
-    async with open_door(ProxyOptions(access_log=False)) as door:
+    async with open_door(ProxyOptions()) as door:
         yield door
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import anyio
 import msgspec
 
+from serve_lite.proxy.access_log import AccessLog
+from serve_lite.proxy.guard import Doorkeeper
 from serve_lite.proxy.http import RequestHandler
 from serve_lite.proxy.options import ProxyOptions
 from serve_lite.proxy.server import HttpServer, serve_http
@@ -227,7 +229,7 @@ class Answer(msgspec.Struct):
 
 
 class Client:
-    """An HTTP/1 client that adds nothing of its own."""
+    """An HTTP/1 client that adds nothing of its own, and sees to it that every answer has a request id."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -244,7 +246,9 @@ class Client:
             name = name.lower()
             assert name not in headers, f"{name} twice"
             headers[name] = value
-        return int(lines[0].split()[1]), headers
+        status = int(lines[0].split()[1])
+        assert status < 200 or headers.get("x-request-id"), f"an answer {status} without a request id"
+        return status, headers
 
     async def answer(self, method: str = "GET") -> Answer:
         with anyio.fail_after(PATIENCE_S):
@@ -291,12 +295,16 @@ class Client:
 
 @asynccontextmanager
 async def open_door(
-    options: ProxyOptions, *, routes: tuple[RouteTarget, ...] | None = None
+    options: ProxyOptions,
+    *,
+    routes: tuple[RouteTarget, ...] | None = None,
+    keeper: Doorkeeper | None = None,
+    log: AccessLog | None = None,
 ) -> AsyncIterator[Door]:
     """Serve until the block ends. Two applications by default, at `/` and `/shop`."""
     stage = Stage()
     stage.apps = {b"/hello": hello, b"/count": count, b"/echo": echo, b"/shop/echo": echo}
-    handler = RequestHandler(stage, options)
+    handler = RequestHandler(stage, options, keeper, log)
     if routes is None:
         routes = (
             RouteTarget(prefix="/", app="main", deployment="D"),
@@ -312,4 +320,6 @@ async def open_door(
             )
             yield Door(stage, handler, server, sock.getsockname())
             group.cancel_scope.cancel()
+    if log is not None:
+        await log.aclose()
     assert handler.accounts.ongoing == 0, "a request was not booked at its end"

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, PingReceived, RemoteSettingsChanged, StreamReset
+from h2.settings import SettingCodes
 
 from serve_lite.proxy import h2_wire as wire
 from serve_lite.proxy.grpc import GrpcDoor, GrpcOptions, serve_grpc
@@ -117,6 +118,38 @@ async def test_a_frame_that_comes_drop_by_drop_is_cut_off_and_a_slow_stream_is_n
         slow.h2.ping(b"12345678")
         slow.flush()
         assert await slow.read()  # it is still served
+
+
+async def test_a_client_that_reads_nothing_is_cut_off_although_it_goes_on_sending() -> None:
+    patience = Patience(midst_s=60.0, silence_s=60.0, answer_s=60.0, write_s=0.5, look_s=0.1)
+    async with open_door(patience=patience) as (door, stage, port), connect("127.0.0.1", port) as client:
+        client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
+        client.h2.increment_flow_control_window(2**31 - 1 - 65_535)
+        client.begin(TALK)
+        await until(lambda: stage.calls)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(200):
+            stage.calls[0].on_item(b"", [memoryview(bytes(100_000))])
+        with anyio.fail_after(20):
+            while door._connections:
+                client.h2.ping(b"12345678")
+                try:
+                    client.flush()
+                except ConnectionError:
+                    break
+                await anyio.sleep(0.02)
+        await until(lambda: not door._connections)
+        assert stage.cancelled == stage.calls
+
+
+async def test_what_comes_behind_too_many_messages_is_not_kept() -> None:
+    async with open_door() as (door, _, port), connect("127.0.0.1", port) as client:
+        await client.until(RemoteSettingsChanged)
+        stream = client.begin(SAY)
+        data = framed(b"") * 2 + framed(bytes(300_000))[:-1]
+        client.send(wire.head(60_000, wire.DATA, 0, stream) + data[:60_000])
+        assert await client.status(stream) == "12"
+        assert not door._larder.held_bytes
 
 
 async def test_large_messages_that_do_not_fit_are_refused_and_small_ones_pass() -> None:

@@ -8,7 +8,14 @@ import resource
 import anyio
 import pytest
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, DataReceived, StreamEnded, StreamReset, TrailersReceived
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
 from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -307,16 +314,22 @@ async def test_a_stream_that_its_client_does_not_take_is_reset() -> None:
         await client.close()
 
 
-async def test_a_path_that_is_no_ascii_ends_its_connection_only(door: Door, client: Client) -> None:
+@pytest.mark.parametrize("odd", [{b":path": b"/\xff"}, {b":path": b"/a\xc3\xa4?b"}, {b":method": b"GE\xc4T"}])
+async def test_a_head_that_is_no_ascii_is_malformed(
+    door: Door, client: Client, odd: dict[bytes, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
     raw = RawH2(client)
     raw.h2.config.validate_outbound_headers = False
-    pseudo = [(b":method", b"GET"), (b":path", b"/\xff"), (b":scheme", b"http"), (b":authority", b"a")]
-    raw.h2.send_headers(1, pseudo, end_stream=True)
+    head = {b":method": b"GET", b":path": b"/", b":scheme": b"http", b":authority": b"a"}
+    raw.h2.send_headers(1, list({**head, **odd}.items()), end_stream=True)
     raw.flush()
-    assert await client.reader.read() is not None
-    other = await door.connect()
-    assert (await other.get("/hello")).status == 200
-    await other.close()
+    answer = await raw.until(ResponseReceived)
+    headers = dict(answer.headers)
+    assert headers[b":status"] == b"400" and headers[b"x-request-id"]
+    assert await raw.body() == b"Bad Request"
+    raw.get(3, "/hello")  # the connection lives on
+    assert await raw.body() == b"hello"
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_trailers_end_an_answer_over_http_2(door: Door, client: Client) -> None:

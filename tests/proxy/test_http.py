@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import anyio
 import pytest
 
 from serve_lite.exceptions import (
@@ -12,7 +15,7 @@ from serve_lite.exceptions import (
 )
 from serve_lite.proxy.options import ProxyOptions
 from serve_lite.state.ids import DeploymentId
-from serve_lite.wire.messages import ErrorHead
+from serve_lite.wire.messages import ErrorHead, HttpResponseHead
 from tests.proxy.corpus import MALFORMED
 from tests.proxy.door import Client, Door, Played, encode, open_door
 
@@ -61,8 +64,6 @@ async def test_chunked_bodies_arrive_whole(client: Client) -> None:
 
 
 async def test_bytes_may_come_one_at_a_time(client: Client) -> None:
-    import asyncio
-
     for byte in b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc":
         client.send(bytes([byte]))
         await asyncio.sleep(0)
@@ -71,17 +72,13 @@ async def test_bytes_may_come_one_at_a_time(client: Client) -> None:
 
 async def test_a_client_that_asks_is_told_to_continue(door: Door, client: Client) -> None:
     client.send(b"POST /held HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
-    if door.handler.options.server == "native":  # hypercorn says it before it knows who will read the body
-        (await door.stage.call()).take()
-        assert (await client.head())[0] == 100
-        client.send(b"abc")
-    else:
-        assert (await client.head())[0] == 100
-        client.send(b"abc")
-        (await door.stage.call()).take()
     call = await door.stage.call()
-    if call.call.streams_body:
-        await call.until(lambda: call.body_ended)
+    call.take()
+    assert call.header(b"expect") == [b"100-continue"]
+    call.call.on_item(encode(HttpResponseHead(100, b"")), [])  # the application reads
+    assert (await client.head())[0] == 100
+    client.send(b"abc")
+    await call.until(lambda: call.body_ended)
     call.result(200, b"", b"ok")
     assert (await client.answer()).body == b"ok"
 
@@ -203,8 +200,6 @@ async def test_a_client_that_does_not_read_stops_the_application(door: Door, cli
     call.start()
     await client.head()
     piece, sent = b"x" * 100_000, 0
-    import asyncio
-
     while call.consumed_bytes >= sent and sent < 500_000_000:
         call.item(piece)
         sent += len(piece)
@@ -225,8 +220,6 @@ async def test_a_client_that_does_not_read_stops_the_application(door: Door, cli
 
 
 async def test_an_application_that_does_not_read_stops_the_client(door: Door, client: Client) -> None:
-    import asyncio
-
     total = 64 * 1024 * 1024
     client.send(b"POST /held HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % total)
     call = await door.stage.call()
@@ -338,12 +331,24 @@ async def test_after_the_last_application_is_gone_the_door_is_still_healthy(
     assert (await client.get("/-/routes")).json() == {}
 
 
-async def test_while_draining_the_door_says_so(door: Door, client: Client) -> None:
-    door.handler.is_draining = True
-    for path in ("/-/healthz", "/-/routes"):
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [
+        ("/-/healthz", 503, b"This node is being drained."),
+        ("/-/routes", 503, b"This node is being drained."),
+        ("/hello", 200, b"hello"),
+    ],
+)
+async def test_while_draining_the_door_says_so(door: Door, path: str, status: int, body: bytes) -> None:
+    client = await door.connect()
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: door.server.drain(20, linger_s=20))
+        while not door.server.is_draining:
+            await asyncio.sleep(0)
         answer = await client.get(path)
-        assert (answer.status, answer.body) == (503, b"This node is being drained.")
-    assert (await client.get("/hello")).status == 200
+        assert (answer.status, answer.body, answer.headers["connection"]) == (status, body, "close")
+        assert await client.is_closed()
+    await client.close()
 
 
 async def test_a_path_of_no_application_is_not_found(door: Door, client: Client) -> None:

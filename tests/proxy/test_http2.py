@@ -10,7 +10,7 @@ import anyio
 import httpx
 import pytest
 from h2.connection import H2Connection
-from h2.events import DataReceived, Event, StreamReset
+from h2.events import DataReceived, Event, StreamEnded, StreamReset
 
 from serve_lite.exceptions import ReplicaDiedError
 from tests.proxy.door import PATIENCE_S, Client, Door
@@ -75,6 +75,13 @@ class RawH2:
 
     def flush(self) -> None:
         self.client.send(self.h2.data_to_send())
+
+    async def body(self) -> bytes:
+        """Return the body that comes next, to the end of its stream."""
+        data = b""
+        while not isinstance(event := await self.until(Event), StreamEnded):
+            data += event.data if isinstance(event, DataReceived) else b""
+        return data
 
     async def until(self, kind: type[E]) -> E:
         """Return the next event of this kind."""

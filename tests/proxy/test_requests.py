@@ -132,7 +132,8 @@ def test_headers_that_serve_looks_at_are_found_in_any_spelling(header: bytes, na
 
 @pytest.mark.parametrize("step", [1 << 30, 1])
 def test_an_upgrade_is_handed_over_with_everything_that_followed(step: int) -> None:
-    head = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    head = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + key + b"\r\n"
     r = reader()
     rest = b""
     for at in range(0, len(head), step):
@@ -140,7 +141,8 @@ def test_an_upgrade_is_handed_over_with_everything_that_followed(step: int) -> N
     assert r.handover is not None
     handed = r.handover + rest
     assert handed.startswith(
-        b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
+        b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
     assert not r.ready
     if step > 1:

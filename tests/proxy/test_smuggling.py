@@ -45,6 +45,7 @@ async def test_nothing_is_smuggled_behind_a_malformed_request(door: Door, client
     answers = await rest_of(client)
     last = b"HTTP/1.1 " + answers.rpartition(b"HTTP/1.1 ")[2]
     assert b"\r\nconnection: close\r\n" in last.lower()
+    assert b"\r\nx-request-id: " in last.lower()
     assert 400 <= int(last.split()[1]) <= 505
     seen = [call.head.target for call in door.stage.calls]
     assert seen[0] == b"/hello?first"
@@ -145,7 +146,7 @@ def test_a_damaged_request_is_refused_or_another_one_but_never_more(
 @given(st.binary(min_size=1, max_size=300), st.sampled_from(["native", "hypercorn"]), st.integers(1, 40))
 def test_no_bytes_harm_a_connection_or_the_next(data: bytes, server: str, step: int) -> None:
     async def main() -> None:
-        async with open_door(ProxyOptions(server=server, access_log=False)) as door:  # type: ignore[arg-type]
+        async with open_door(ProxyOptions(server=server)) as door:  # type: ignore[arg-type]
             bad = await door.connect()
             try:
                 for at in range(0, len(data), step):
@@ -171,7 +172,7 @@ def test_no_bytes_harm_a_connection_or_the_next(data: bytes, server: str, step: 
 
 @pytest.mark.parametrize("server", ["native", "hypercorn"])
 async def test_slow_heads_are_given_up_while_others_are_served(server: str) -> None:
-    options = ProxyOptions(server=server, read_timeout_s=0.3, access_log=False)  # type: ignore[arg-type]
+    options = ProxyOptions(server=server, read_timeout_s=0.3)  # type: ignore[arg-type]
     async with open_door(options) as door:
         slow = [await door.connect() for _ in range(50)]
         good = await door.connect()

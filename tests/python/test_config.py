@@ -68,6 +68,10 @@ DEFAULTS: dict[type[Checked], dict[str, Any]] = {
         "max_header_bytes": 65536,
         "max_body_bytes": None,
         "forwarded_allow_ips": [],
+        "require_api_key": False,
+        "api_keys_file": None,
+        "access_log": None,
+        "http3": False,
     },
     gRPCOptions: {
         "port": 9000,

@@ -78,11 +78,15 @@ HTTP: dict[str, list[tuple[Any, Any]]] = {
     "max_headers": [(1, SAME), (10_000, SAME)],
     "max_header_bytes": [(1024, SAME)],
     "max_body_bytes": [(None, None), (0, SAME)],
+    "http3": [(False, SAME), (True, SAME)],
     "forwarded_allow_ips": [
         ([], SAME),
         (["*"], SAME),
         (["10.1.2.3/8", "fe80::1"], ["10.0.0.0/8", "fe80::1/128"]),
     ],
+    "require_api_key": [(True, True), (False, False)],
+    "api_keys_file": [(None, None), ("/etc/serve/api-keys", SAME)],
+    "access_log": [(None, None), ("stdout", SAME), ("/var/log/access.log", SAME)],
 }
 
 GRPC: dict[str, list[tuple[Any, Any]]] = {
@@ -128,6 +132,9 @@ APPLICATION: dict[str, list[tuple[Any, Any]]] = {
     ],
     "external_scaler_enabled": [(True, True)],
     "rollback_on_failure": [(True, True), (False, False)],
+    "require_api_key": [(True, True), (False, False), (None, None)],
+    "rate_limit": [(None, None), ("100/s", SAME), ("10/s burst 50", SAME)],
+    "client_rate_limit": [(None, None), ("600/min", SAME)],
 }
 
 #: Options of a deployment: what `DeploymentConfig` says then.

@@ -11,8 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import cloudpickle
+import falcon
+import flask
 import httpx
 import pytest
+from a2wsgi import WSGIMiddleware
 from fastapi import APIRouter, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
@@ -281,6 +284,37 @@ def test_a_class_defined_again_uses_its_new_methods() -> None:
 
     cell("old")
     assert client_of(cell("new")()).get("/x").json() == "new"
+
+
+def wsgi_function(environ: Any, start_response: Any) -> list[bytes]:
+    return []
+
+
+@pytest.mark.parametrize("kind", ["function", "flask", "django", "falcon"])
+def test_a_wsgi_app_is_refused_with_the_line_to_write(kind: str) -> None:
+    def made() -> Any:
+        if kind == "flask":
+            return flask.Flask("shop")
+        if kind == "django":
+            from django.core.handlers.wsgi import WSGIHandler
+
+            return WSGIHandler.__new__(WSGIHandler)  # its constructor wants a configured project
+        return falcon.App() if kind == "falcon" else wsgi_function
+
+    app = made()
+    with pytest.raises(TypeError, match="looks like a WSGI app.*a2wsgi.WSGIMiddleware"):
+        ingress(app)
+
+    @ingress(lambda: app)
+    class Late:
+        pass
+
+    with pytest.raises(TypeError, match="looks like a WSGI app"):
+        Late()
+
+
+def test_a_wsgi_app_is_taken_through_an_adapter() -> None:
+    assert is_ingress(ingress(WSGIMiddleware(wsgi_function))())
 
 
 def test_a_class_travels_by_value_with_an_app_that_holds_locks() -> None:

@@ -46,7 +46,11 @@ TWO: dict[str, tuple[Any, Any]] = {
     "http_options.max_headers": (10, 20),
     "http_options.max_header_bytes": (4096, 8192),
     "http_options.max_body_bytes": (10, 0),
+    "http_options.http3": (True, False),
     "http_options.forwarded_allow_ips": (["10.0.0.0/8", "::1/128"], ["*"]),
+    "http_options.require_api_key": (True, False),
+    "http_options.api_keys_file": ("/tmp/keys-a", "/tmp/keys-b"),
+    "http_options.access_log": ("stdout", "/tmp/access.log"),
     "grpc_options.port": (9001, 0),
     "grpc_options.grpc_servicer_functions": (["a:add", "b:add"], ["c:add"]),
     "grpc_options.request_timeout_s": (1.0, 2.0),
@@ -56,6 +60,7 @@ TWO: dict[str, tuple[Any, Any]] = {
     "grpc_options.max_connections": (10, 20),
     "admin_host": ("127.0.0.2", "::1"),
     "admin_port": (52366, 0),
+    "proxy_processes": (2, 3),
     "orphan_grace_s": (1.0, 0.0),
     "backlog": (16, 32),
     "num_cpus": (2.5, 4.0),
@@ -72,8 +77,9 @@ TWO: dict[str, tuple[Any, Any]] = {
 }
 #: Of a pair, each needs the other.
 COMPANIONS = {
-    "http_options.ssl_keyfile": "http_options.ssl_certfile",
-    "http_options.ssl_certfile": "http_options.ssl_keyfile",
+    "http_options.ssl_keyfile": ("http_options.ssl_certfile",),
+    "http_options.ssl_certfile": ("http_options.ssl_keyfile",),
+    "http_options.http3": ("http_options.ssl_certfile", "http_options.ssl_keyfile"),
 }
 
 
@@ -169,8 +175,8 @@ def test_the_stronger_source_wins_and_is_named(
     for wanted, other in itertools.permutations(TWO[option.name]):
         sources.say(weak, option, other)
         sources.say(strong, option, wanted)
-        companion = COMPANIONS.get(option.name)
-        options = sources.resolve(**({companion: "/dev/null"} if companion else {}))
+        companions = COMPANIONS.get(option.name, ())
+        options = sources.resolve(**dict.fromkeys(companions, "/dev/null"))
         assert option.value_in(options) == wanted
         assert options.origins[option.id].startswith(ORIGINS[strong])
 
@@ -281,7 +287,9 @@ WRONG = {
     "http_options.max_headers": ("0", "at least 1"),
     "http_options.max_header_bytes": ("12", "at least 1024"),
     "http_options.max_body_bytes": ("-1", "at least 0"),
+    "http_options.http3": ("maybe", "true or false"),
     "http_options.forwarded_allow_ips": ("10.0.0.0/33", "a network"),
+    "http_options.require_api_key": ("perhaps", "true or false"),
     "grpc_options.enable_reflection": ("perhaps", "true or false"),
     "grpc_options.max_receive_message_bytes": ("2147483648", "at most 2147483647"),
     "grpc_options.max_send_message_bytes": ("-1", "at least 0"),
@@ -532,8 +540,8 @@ def test_what_is_asked_of_a_running_instance_in_vain_is_named(sources: Sources, 
     if option.name == "proxy_location":
         wanted = "Disabled"
     sources.say("environment", option, wanted)
-    companion = COMPANIONS.get(option.name)
-    asked = sources.resolve(**({companion: "/dev/null"} if companion else {}))
+    companions = COMPANIONS.get(option.name, ())
+    asked = sources.resolve(**dict.fromkeys(companions, "/dev/null"))
     told = differences(asked, shown(running))
     if option.is_secret:
         assert told == []

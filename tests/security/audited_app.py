@@ -26,7 +26,7 @@ class Audited:
     def take(self, value: Any) -> str:
         return type(value).__name__
 
-    def Say(self, request: bytes) -> bytes:
+    def Say(self, request: Any) -> Any:
         return request
 
 
@@ -34,10 +34,16 @@ app = Audited.bind()
 
 
 def add_to_server(servicer: Any, server: Any) -> None:
-    """Offer `Say`, which takes and returns plain bytes."""
+    """Offer `Say`, which takes and returns bytes in a message."""
     import grpc
+    from google.protobuf.wrappers_pb2 import BytesValue
 
-    handlers = {"Say": grpc.unary_unary_rpc_method_handler(servicer.Say)}
+    say = grpc.unary_unary_rpc_method_handler(
+        servicer.Say,
+        request_deserializer=BytesValue.FromString,
+        response_serializer=BytesValue.SerializeToString,
+    )
+    handlers = {"Say": say}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("audit.Audit", handlers),))
 
 

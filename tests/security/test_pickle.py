@@ -20,6 +20,7 @@ import pytest
 import websockets
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.encoding.base import CodecBase
+from grpclib.exceptions import GRPCError
 
 import serve_lite as serve
 from serve_lite.admin.app import ENDPOINTS
@@ -40,7 +41,7 @@ def write(what):
 def hook(event, arguments):
     if event == "pickle.find_class":
         write(f"unpickles {{arguments[0]}}.{{arguments[1]}}")
-    elif event == "import" and arguments[0].partition(".")[0] == "audited_app":
+    elif event == "exec" and "audited_app" in getattr(arguments[0], "co_filename", ""):
         write("imports audited_app")
 
 write("is watched")
@@ -156,7 +157,10 @@ async def try_grpc(instance: Instance) -> None:
         say = UnaryUnaryMethod[bytes, bytes](channel, "/audit.Audit/Say", bytes, bytes)
         for payload in PAYLOADS:
             metadata = {"application": "default", "payload-bin": payload}
-            assert await say(payload, timeout=DEADLINE_S, metadata=metadata) == payload
+            message = b"\x0a%c%b" % (len(payload), payload)  # a protobuf with the payload as its field 1
+            assert await say(message, timeout=DEADLINE_S, metadata=metadata) == message
+            with pytest.raises(GRPCError):
+                await say(payload, timeout=DEADLINE_S, metadata=metadata)
 
 
 async def test_nothing_that_comes_by_a_port_is_unpickled_anywhere(watched: Watched) -> None:

@@ -5,6 +5,7 @@ Some of these need another user to connect, so they run as root only.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 import pytest
 
@@ -115,7 +117,7 @@ def as_nobody(code: str, *arguments: str) -> str:
 ASK = """
 connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=30)
 headers = {"authorization": "Bearer " + sys.argv[2]} if len(sys.argv) > 2 else {}
-for method, path in (("GET", "/api/serve/applications/"), ("BREW", "/nowhere"), ("GET", "/metrics"),
+for method, path in (("GET", "/api/serve/applications/"), ("PROPFIND", "/nowhere"), ("GET", "/metrics"),
                      ("GET", "/-/healthz"), ("OPTIONS", "*")):
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
@@ -276,3 +278,23 @@ async def test_a_control_plane_that_others_can_reach_does_not_start_without_a_to
     options = instances.options(admin_host="0.0.0.0")
     with pytest.raises(InstanceError, match="serve token rotate"):
         await instances.start(options)
+
+
+async def test_a_client_that_waits_to_send_its_body_is_told_to_once_it_is_let_in(daemon: Instance) -> None:
+    async def first_line(*headers: str) -> bytes:
+        head = (
+            "PUT /api/serve/applications/ HTTP/1.1",
+            "Content-Length: 2",
+            "Expect: 100-continue",
+            *headers,
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", daemon.info.admin_port)
+        try:
+            writer.write("\r\n".join([*head, "", ""]).encode())
+            with anyio.fail_after(PATIENCE_S):
+                return await reader.readline()
+        finally:
+            writer.close()
+
+    assert await first_line("Host: localhost") == b"HTTP/1.1 100 Continue\r\n"
+    assert b" 403" in await first_line("Host: evil.example")
