@@ -38,8 +38,9 @@ from serve_lite.wire.frames import Buffer
 if TYPE_CHECKING:
     import ctypes
 
-#: Buffers from this size on go through files. Measured: docs/performance.md.
-FROM_BYTES: Final = 256 * 1024
+#: Buffers from this size on go through files. It is what fits into a Unix socket by default: below, the socket costs no
+#: more than a file; beyond, it takes several passes of both loops and several times as much (docs/performance.md).
+FROM_BYTES: Final = 208 * 1024
 
 _REFERENCE: Final = Struct("<HIQ")  # place among the buffers, file, bytes
 _encode = msgspec.msgpack.Encoder().encode
