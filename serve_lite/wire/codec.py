@@ -51,5 +51,17 @@ def dumps(value: Any) -> list[Buffer]:
 
 
 def loads(buffers: Sequence[Buffer]) -> Any:
-    """Return the value. Arrays made from out-of-band buffers share the received memory."""
-    return pickle.loads(buffers[0], buffers=buffers[1:])
+    """Return the value. Arrays made from out-of-band buffers share the received memory, and may be written to."""
+    beside = buffers[1:]
+    if beside:
+        beside = [_writable(buffer) for buffer in beside]
+    return pickle.loads(buffers[0], buffers=beside)
+
+
+def _writable(buffer: Buffer) -> Buffer:
+    """Copy what one read from the socket brought, which is `bytes` and small; larger ones lie in memory of their own.
+
+    Else it would depend on how the bytes were cut whether an array can be written to. What was read-only at the sender
+    stays so: the pickle says it.
+    """
+    return bytearray(buffer) if memoryview(buffer).readonly else buffer

@@ -136,6 +136,8 @@ ARRAYS: dict[str, Any] = {
     "with gaps": np.arange(2 * LARGE, dtype=np.int16)[::2],
     "of records": np.zeros(LARGE, dtype=[("a", "i4"), ("b", "f8")]),
     "not writable": np.frombuffer(bytes(LARGE), dtype=np.uint8),
+    "in one read": filled(3, 50_000),
+    "inside the pickle": filled(3, 5_000),
     "exactly at the threshold": filled(3, FROM_BYTES),
     "one byte below": filled(3, FROM_BYTES - 1),
     "tens of megabytes": np.arange(4_000_000, dtype=np.float64),
