@@ -474,8 +474,8 @@ class _Draft:
             has_fallen_back=False,
         )
         move = event.move
-        if move is None and old.status is DeploymentStatus.DEPLOY_FAILED:
-            move = DeploymentMove.CONFIGURED  # deploying the same again means: try again
+        if old.status is DeploymentStatus.DEPLOY_FAILED:
+            move = DeploymentMove.CONFIGURED  # deploying it again, with whatever number, means: try again
         if move is not None:
             self._deployment_moved(event.deployment, move, event.message, event.at)
 

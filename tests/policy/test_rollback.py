@@ -48,6 +48,28 @@ def test_the_last_version_that_worked_comes_back(target: int, surge: int | None,
     assert world.starts == starts
 
 
+@pytest.mark.parametrize("target", [1, 2, 3])
+def test_what_failed_before_is_tried_again_before_it_is_rolled_back(target: int) -> None:
+    """With whatever number it is deployed again, what an earlier revision met says nothing of this one."""
+    world = World({"bad": BAD})
+    world.deploy(wanted("good", 2))
+    world.settle()
+    world.deploy(wanted("bad", 2))
+    world.settle()
+    assert (told(world)[0], world.rollbacks) == (FAILED, [])
+    starts = world.starts
+    world.deploy(wanted("bad", target), rollback_on_failure=True)
+    assert world.observed.deployments[MODEL].status is DeploymentStatus.UPDATING
+    assert (told(world)[0], world.rollbacks) == (DEPLOYING, [])
+    world.settle()
+    assert len(world.rollbacks) == 1 and world.starts > starts + 1
+    world.behaviours["bad"] = Behaviour()  # what ailed it is over
+    world.deploy(wanted("bad", target), rollback_on_failure=True)
+    world.settle()
+    assert told(world)[0] is RUNNING
+    assert [r.version for r in world.running()] == ["bad"] * target
+
+
 def test_without_the_option_nothing_comes_back() -> None:
     world = World({"bad": BAD})
     world.deploy(wanted("good"))
