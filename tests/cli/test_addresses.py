@@ -67,7 +67,18 @@ def stranger() -> Iterator[Stranger]:
 
 
 def test_every_command_with_an_address_is_asked_here() -> None:
-    without = {"start", "run", "build", "validate", "schema", "upgrade", "systemd"}
+    without = {
+        "start",
+        "run",
+        "build",
+        "validate",
+        "schema",
+        "upgrade",
+        "systemd",
+        "token",
+        "keys",
+        "security-check",
+    }
     assert set(QUESTIONS) == set(COMMANDS) - without
 
 

@@ -34,7 +34,7 @@ class Http3Door:
 @asynccontextmanager
 async def open_http3(folder: Path, **more: object) -> AsyncIterator[Http3Door]:
     files = {"ssl_certfile": str(folder / "cert.pem"), "ssl_keyfile": str(folder / "key.pem")}
-    options = ProxyOptions(access_log=False, http3=True, **files, **more)  # type: ignore[arg-type]
+    options = ProxyOptions(http3=True, **files, **more)  # type: ignore[arg-type]
     async with open_door(options) as door:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind((door.host, door.port))

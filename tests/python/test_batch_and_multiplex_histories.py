@@ -88,10 +88,10 @@ class Req:
     gives_up_after: int | None
     is_poison: bool
 
-    @property
-    def n_extra_models(self) -> int:
-        """Models it may hold beyond its first."""
-        return {"two": 1, "both": 1, "holds and batches": 1}.get(self.kind, 0)
+    def n_extra_models(self, concurrent: int) -> int:
+        """Models that there may be because it holds one: another of its own and, if it has to wait for the batches that
+        run before its own, those of theirs, since whom a holder waits for must not wait."""
+        return {"two": 1, "both": 1, "holds and batches": 1 + concurrent}.get(self.kind, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ class History:
 
     @property
     def asks_for_one_model_each(self) -> bool:
-        return not any(r.n_extra_models for r in self.requests) and not any(
+        return not any(r.n_extra_models(self.concurrent) for r in self.requests) and not any(
             r.model in BASE_OF for r in self.requests
         )
 
@@ -228,8 +228,8 @@ class Play:
     async def load(self, model_id: str) -> Any:
         number, self.n_loads = self.n_loads, self.n_loads + 1
         self.in_memory.append(model_id)
-        self.check_places()
         try:
+            self.check_places()
             await asyncio.sleep(self.history.load_s.get(model_id, 0))
             if model_id in BASE_OF:
                 self.n_extra += 1
@@ -259,7 +259,7 @@ class Play:
             return
         context = RequestContext(f"r{number}", multiplexed_model_id=req.model)
         _serve_request_context.set(context)
-        self.n_extra += req.n_extra_models
+        self.n_extra += req.n_extra_models(self.history.concurrent)
         try:
             await self.attempt(number, req)
         finally:
@@ -270,7 +270,7 @@ class Play:
             async with asyncio.timeout(req.gives_up_after):
                 await getattr(self, req.kind.replace(" ", "_"))(number, req)
         except LoadFailed as error:
-            wanted = {req.model} | ({req.other} if req.n_extra_models else set())
+            wanted = {req.model} | ({req.other} if req.n_extra_models(1) else set())
             assert error.model_id in wanted | {BASE_OF.get(m, m) for m in wanted}
         except Poisoned as error:
             assert number in error.members
