@@ -84,7 +84,7 @@ class Contender:
     shown_versions: ClassVar[Sequence[str]] = ()  #: packages whose versions the report names
     apps: ClassVar[Sequence[App]] = ("noop",)
     why_not: ClassVar[Mapping[App, str]] = {}  #: reasons for applications that it cannot do
-    library: ClassVar[str | None] = None  #: what a program imports to use it
+    module: ClassVar[str | None] = None  #: what a program imports to use it
     has_handles: ClassVar[bool] = False  #: whether drivers of `drivers/` can call it
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
     #: What the command line of the process to kill begins with, or its name: of the one that takes connections, and

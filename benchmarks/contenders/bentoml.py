@@ -15,7 +15,7 @@ class BentoML(Contender):
     environment = "bentoml"
     packages = ("bentoml",)
     shown_versions = ("bentoml", "uvicorn", "starlette")
-    library = "bentoml"
+    module = "bentoml"
     apps = ("noop", "batch")
 
     def ask(self, name: str) -> Ask:

@@ -15,7 +15,7 @@ class LitServe(Contender):
     environment = "litserve"
     packages = ("litserve",)
     shown_versions = ("litserve", "uvicorn", "fastapi")
-    library = "litserve"
+    module = "litserve"
     apps = ("noop", "batch")
 
     def ask(self, name: str) -> Ask:

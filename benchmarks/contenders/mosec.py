@@ -17,7 +17,7 @@ class Mosec(Contender):
     environment = "mosec"
     packages = ("mosec",)
     shown_versions = ("mosec",)
-    library = "mosec"
+    module = "mosec"
     apps = ("noop", "batch")
     stop_signal = signal.SIGTERM  # it does not end on an interrupt
 

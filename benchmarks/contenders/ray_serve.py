@@ -20,7 +20,7 @@ class RayServe(Deployments):
     environment = "ray"
     packages = ("ray[serve]", "numpy")
     shown_versions = ("ray", "uvicorn", "fastapi")
-    library = "ray.serve"
+    module = "ray.serve"
     flavour = "ray"
     victims: ClassVar[Mapping[str, str] | None] = {
         "proxy": "ray::ProxyActor",

@@ -14,7 +14,7 @@ class ServeLite(Deployments):
     title = "serve-lite"
     environment = ""
     shown_versions = ("serve-lite", "uvloop", "httptools", "fastapi")
-    library = "serve_lite"
+    module = "serve_lite"
     flavour = "serve_lite"
     victims = {"proxy": "serve-lite: daemon", "replica": "serve-lite: replica default/Noop"}
 

@@ -52,11 +52,11 @@ class Import(Row):
     figures = (Figure("import_ms", "import of the library", milliseconds, target=Goal(150), aim=Goal(100)),)
 
     def lacks(self, contender: Contender) -> str | None:
-        return None if contender.library else "there is nothing to import"
+        return None if contender.module else "there is nothing to import"
 
     def measure(self, server: Server) -> Measured:
         bare = self._fastest_s(server, "pass")
-        yield "import_ms", (self._fastest_s(server, f"import {server.contender.library}") - bare) * 1000
+        yield "import_ms", (self._fastest_s(server, f"import {server.contender.module}") - bare) * 1000
 
     def _fastest_s(self, server: Server, code: str) -> float:
         command = server.contender.driver("", server.place)
